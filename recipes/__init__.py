@@ -1,0 +1,1 @@
+"""The paper's rows and the demo, one TOML file each."""

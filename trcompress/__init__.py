@@ -1,0 +1,33 @@
+"""Compress pretrained recurrent networks with tensor rings.
+
+checkpoint -> plan -> cores -> layer -> finetune -> artifact -> report
+
+Public names load on first use, so `import trcompress` and `trcompress --help` do not pay for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from trcompress.version import __version__
+
+# name -> the module that defines it
+_PUBLIC = {
+    "Plan": "trcompress.plan",
+    "Rule": "trcompress.plan",
+    "TensorRing": "trcompress.formats",
+    "TensorTrain": "trcompress.formats",
+    "BlockTerm": "trcompress.formats",
+    "TrcompressError": "trcompress.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'trcompress' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

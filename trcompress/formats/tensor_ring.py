@@ -1,0 +1,93 @@
+"""The tensor ring (Eqs. 3, 5): two open chains, of input and of output cores, joined at two bonds.
+
+    W[i, o] = sum over (r0, rn) of  A[i, (r0, rn)] * B[(r0, rn), o],       K = R0 * Rn
+
+so a ring is a linear bottleneck of width K, and its rank as a matrix is at most K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, ClassVar
+
+from trcompress.errors import ShapeError
+from trcompress.formats.chain import merge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorRing:
+    """The structure of one ring: its modes and its bonds.
+
+    Args:
+        in_modes: (I_1 ... I_n), whose product is the (padded) number of inputs.
+        out_modes: (O_1 ... O_m), whose product is the (padded) number of outputs, gates folded in.
+        ranks: (R_0 ... R_{n+m}) with both ends equal.
+
+    Raises:
+        ShapeError: no mode on one side, a size below one, a wrong number of ranks, or an open ring.
+
+    Example:
+        >>> ring = TensorRing((4, 2, 5, 8, 6, 5, 3, 2), (16, 4, 2, 4, 2), (10, *[5] * 12, 10))
+        >>> ring.parameters, ring.bottleneck
+        (1725, 50)
+    """
+
+    in_modes: tuple[int, ...]
+    out_modes: tuple[int, ...]
+    ranks: tuple[int, ...]
+    kind: ClassVar[str] = "tensor-ring"
+
+    def __post_init__(self) -> None:
+        if not self.in_modes or not self.out_modes:
+            raise ShapeError("a ring needs at least one input mode and one output mode, as in 8x8:4x4")
+        if min(*self.modes, *self.ranks) < 1:
+            raise ShapeError(f"modes and ranks must be 1 or more: got modes {self.modes}, ranks {self.ranks}")
+        if len(self.ranks) != len(self.modes) + 1:
+            raise ShapeError(
+                f"a ring of {len(self.modes)} modes has {len(self.modes) + 1} ranks R0..R{len(self.modes)}, "
+                f"the closing one repeated: got {len(self.ranks)} ({self.ranks})"
+            )
+        if self.ranks[0] != self.ranks[-1]:
+            raise ShapeError(
+                f"ranks must close the ring: got ranks[0]={self.ranks[0]}, ranks[-1]={self.ranks[-1]}; "
+                "set both ends to the same value"
+            )
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """All modes around the ring, inputs first."""
+        return self.in_modes + self.out_modes
+
+    @property
+    def bottleneck(self) -> int:
+        """K = R0 * Rn, the width between the input and the output cores."""
+        return self.ranks[0] * self.ranks[len(self.in_modes)]
+
+    @property
+    def core_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """`(r_k, n_k, r_{k+1})` of each core, inputs first."""
+        return tuple(zip(self.ranks[:-1], self.modes, self.ranks[1:], strict=True))
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in the cores: the denominator of Eq. 7."""
+        return sum(prod(shape) for shape in self.core_shapes)
+
+    def input_factor(self, cores: Sequence[Tensor]) -> Tensor:
+        """Merge the input cores into A: (..., prod(in_modes), K), columns ordered (r0, rn)."""
+        chain = merge(cores[: len(self.in_modes)])  # (..., r_0, I, r_n)
+        return chain.transpose(-3, -2).flatten(-2)
+
+    def output_factor(self, cores: Sequence[Tensor]) -> Tensor:
+        """Merge the output cores into B: (..., K, prod(out_modes)), rows ordered (r0, rn)."""
+        chain = merge(cores[len(self.in_modes) :])  # (..., r_n, O, r_0)
+        return chain.movedim(-1, -3).flatten(-3, -2)
+
+    def to_dense(self, cores: Sequence[Tensor]) -> Tensor:
+        """Return W_hat (..., prod(in_modes), prod(out_modes))  # Eq. 5."""
+        return self.input_factor(cores) @ self.output_factor(cores)
