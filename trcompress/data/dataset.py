@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """Rows of sequences, wherever they are stored."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, I): the most steps that a row has, and the values per step."""
+
     def fetch(self, rows: np.ndarray, draw: int | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return `(values (B, T, I) float32, lengths (B,) int64 or None)` of the rows.
 

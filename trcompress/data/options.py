@@ -37,7 +37,7 @@ class SplitOptions(BaseModel):
             them; "random" ignores groups and is labelled as leaking; "none" = all rows are training rows.
         test_groups: groups to test on; default: whole groups drawn by `split_seed` up to `test_fraction`.
         test_fraction: share of the rows to test on where the split is not given.
-        validation_fraction: share of the *training* rows to validate on, by group where groups exist; 0: none.
+        validation_fraction: share of the *training* rows to validate on, by group if groups exist; 0: none.
         split_seed: seed of the division alone; the training seed does not move rows between parts.
     """
 

@@ -1,0 +1,157 @@
+"""Named arrays in .npz and .safetensors files, mapped from disk where the file allows, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from trcompress.errors import InputFileError, UnsafeFileError
+
+_SMALL_BYTES = 2**16
+_SAFETENSORS_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+
+def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
+    """Open every array of a file; large ones stay on disk.
+
+    Args:
+        path: a .npz file (stored members are mapped, compressed ones read) or a .safetensors file (mapped).
+        max_bytes: the most that compressed members may take in memory together.
+
+    Returns:
+        Arrays by name. Text lists in safetensors metadata (`classes`) come as arrays of text.
+
+    Raises:
+        InputFileError: the file is missing, damaged, or its compressed members are larger than `max_bytes`.
+        UnsafeFileError: an array holds pickled objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputFileError(f"no such data file: {path}")
+    read = _read_safetensors if path.suffix.lower() == ".safetensors" else _read_npz
+    try:
+        return read(path, max_bytes)
+    except InputFileError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputFileError(
+            f"{path} is damaged or not a {path.suffix} file: {reason}; write it again"
+        ) from error
+
+
+def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    budget = max_bytes
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name in arrays:
+                raise InputFileError(f"{path} holds two arrays named {name!r}; write it again")
+            with archive.open(info) as stream:
+                shape, fortran, dtype = _npy_header(stream, f"{path}: {name}")
+                skip = stream.tell()
+            size = dtype.itemsize * int(np.prod(shape, dtype=object))
+            if skip + size != info.file_size:
+                raise InputFileError(
+                    f"{path}: {name} is damaged: {info.file_size - skip:,} bytes, not {size:,}"
+                )
+            if info.compress_type == zipfile.ZIP_STORED and size > _SMALL_BYTES:
+                offset = _member_offset(path, info) + skip
+                arrays[name] = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+                continue
+            budget -= size
+            if budget < 0:
+                raise InputFileError(
+                    f"{path} is compressed and would fill more memory than max_bytes={max_bytes:,} (at {name}); "
+                    "save it with numpy.savez or as .safetensors, which are mapped, or raise max_bytes"
+                )
+            with archive.open(info) as stream:
+                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
+
+
+def _npy_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise InputFileError(
+            f"{where} must be an .npy array of version 1 or 2: got {version}; save plain numbers"
+        )
+    shape, fortran, dtype = readers[version](stream)
+    if dtype.hasobject:
+        raise UnsafeFileError(
+            f"{where} holds pickled objects, which run code when read; save numbers, or text as dtype=str"
+        )
+    return shape, fortran, dtype
+
+
+def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Return where a stored member's bytes begin: after its local header, whose size only the file tells."""
+    with path.open("rb") as stream:
+        stream.seek(info.header_offset)
+        header = stream.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04" or info.flag_bits & 1:
+        raise InputFileError(f"{path}: {info.filename} is damaged or encrypted; write it again")
+    name, extra = struct.unpack("<HH", header[26:30])
+    return info.header_offset + 30 + name + extra
+
+
+def _read_safetensors(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as checked:  # validates sizes and offsets
+            metadata = checked.metadata() or {}
+    except SafetensorError as error:
+        raise InputFileError(
+            f"{path} is damaged or not a .safetensors file: {error}; write it again"
+        ) from error
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    arrays = {key: _text_list(metadata[key], path, key) for key in ("classes", "groups") if key in metadata}
+    for name, item in header.items():
+        if name != "__metadata__":
+            arrays[name] = _map_tensor(path, name, item, 8 + length)
+    return arrays
+
+
+def _map_tensor(path: Path, name: str, item: dict[str, Any], base: int) -> np.ndarray:
+    if item["dtype"] not in _SAFETENSORS_DTYPES:
+        raise InputFileError(
+            f"{path}: {name} must be of a NumPy type: got {item['dtype']}; save it as float16 or float32"
+        )
+    dtype, shape = np.dtype(_SAFETENSORS_DTYPES[item["dtype"]]), tuple(item["shape"])
+    start, end = item["data_offsets"]
+    if end - start > _SMALL_BYTES:
+        return np.memmap(path, dtype, "r", base + start, shape)
+    with path.open("rb") as stream:
+        stream.seek(base + start)
+        return np.frombuffer(stream.read(end - start), dtype).reshape(shape)
+
+
+def _text_list(text: str, path: Path, key: str) -> np.ndarray:
+    names = json.loads(text)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputFileError(f"{path}: the metadata {key!r} must be a JSON list of texts; write it again")
+    return np.array(names, dtype=str)
