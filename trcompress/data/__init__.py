@@ -11,6 +11,7 @@ _PUBLIC = {
     "DATA_KINDS": "trcompress.data.load",
     "DataSet": "trcompress.data.dataset",
     "Split": "trcompress.data.dataset",
+    "from_arrays": "trcompress.data.arrays",
     "load_data": "trcompress.data.load",
 }
 

@@ -82,7 +82,7 @@ def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             budget -= size
             if budget < 0:
                 raise InputFileError(
-                    f"{path} is compressed and would fill more memory than max_bytes={max_bytes:,} (at {name}); "
+                    f"{path} is compressed and needs more memory than max_bytes={max_bytes:,} (at {name}); "
                     "save it with numpy.savez or as .safetensors, which are mapped, or raise max_bytes"
                 )
             with archive.open(info) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,27 +37,41 @@ _Rows = dict[str, tuple[_Table, np.ndarray]]  # of each split: where its rows ar
 
 
 def load_arrays(spec: str, values: dict[str, Any], **_: Any) -> DataSet:
-    """Open an array file.
+    """Open an array file: `from_arrays` over what it holds, mapped from disk where possible."""
+    options = read_options(ArrayOptions, values, "array")
+    return _build(read_arrays(spec, options.max_bytes), spec, options)
 
-    A file holds either the parts `x_train, y_train` (and `x_test, y_test`, `x_val, y_val`), or one `x, y`
-    with the array of groups that `group_key` names and, optionally, official splits `split_1`, `split_2`, ...
+
+def from_arrays(arrays: Mapping[str, np.ndarray], name: str = "arrays", **options: Any) -> DataSet:
+    """Make a data set of named arrays.
+
+    They are either the parts `x_train, y_train` (and `x_test, y_test`, `x_val, y_val`), or one `x, y` with
+    the array of groups that `group_key` names and, optionally, official splits `split_1`, `split_2`, ...
     of 0 unused, 1 train, 2 test. Beside each x: `length*` (N,) where rows are shorter than T, `group*` (N,).
     `classes` names the labels.
 
     Args:
-        spec: the path.
-        values: fields of `ArrayOptions`.
+        arrays: x is (N, T, ...) numbers, y (N,) class indices or names.
+        name: for messages and reports.
+        **options: fields of `ArrayOptions`.
 
     Raises:
-        InputFileError: the file breaks a rule; the message says which.
-        UsageError: options that are unknown or do not fit the file.
+        InputFileError: an array breaks a rule; the message says which.
+        UsageError: options that are unknown or do not fit the arrays.
+
+    Example:
+        >>> x, y = np.zeros((8, 5, 3)), np.array([0, 1] * 4)
+        >>> from_arrays({"x_train": x, "y_train": y, "x_test": x, "y_test": y}).input_size
+        3
     """
-    options = read_options(ArrayOptions, values, "array")
+    return _build(dict(arrays), name, read_options(ArrayOptions, options, "array"))
+
+
+def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> DataSet:
     if options.steps and options.frames:
         raise UsageError(
             "steps (fold all) and frames (sample some) exclude each other: leave one of them out"
         )
-    arrays = read_arrays(spec, options.max_bytes)
     suffixes = [suffix for suffix in _PARTS if f"x{suffix}" in arrays]
     if ("x" in arrays) == bool(suffixes):
         raise InputFileError(

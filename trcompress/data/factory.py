@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -14,10 +13,8 @@ from trcompress.data.dataset import DataSet
 from trcompress.errors import InputFileError, UnsafeFileError, UsageError, nearest
 
 
-def load_factory(spec: str, values: dict[str, Any], *, allow_code: bool = False, **_: Any) -> DataSet:
-    """Import `package.module`, call `factory(**values)` and return the `DataSet` that it returns.
-
-    Modules are looked up as Python does, and in the current folder.
+def load_factory(spec: str, options: dict[str, Any], *, allow_code: bool = False, **_: Any) -> DataSet:
+    """Import `package.module`, call `factory(**options)` and return the `DataSet` that it returns.
 
     Raises:
         UnsafeFileError: `allow_code` is not set, that is, the spec may come from a file.
@@ -26,59 +23,57 @@ def load_factory(spec: str, values: dict[str, Any], *, allow_code: bool = False,
     """
     if not allow_code:
         raise UnsafeFileError(
-            f"data factories run code, so they must be typed by the user, not read from a file: got {spec!r}; "
+            f"a data factory runs code, so the user must type it; files may not name one: got {spec!r}; "
             "give it with --data on the command line, or allow_code=True in Python"
         )
-    module_name, _, name = spec.partition(":")
-    with _current_folder():
-        factory = _find(module_name, name)
-        _check_options(factory, values, spec)
-        data = factory(**values)
+    factory = find_function(spec, "a data factory")
+    _check_options(factory, options, spec)
+    data = factory(**options)
     if not isinstance(data, DataSet):
         raise InputFileError(
-            f"{spec} must return a trcompress.data.DataSet: got {type(data).__module__}.{type(data).__qualname__}; "
-            "build one from Split objects over a source with fetch(rows, draw)"
+            f"{spec} must return a DataSet: got {type(data).__module__}.{type(data).__qualname__}; "
+            "make one with trcompress.data.from_arrays, or of Split objects over your own source"
         )
     return data
 
 
-def _find(module_name: str, name: str) -> Any:
+def find_function(spec: str, what: str) -> Callable[..., Any]:
+    """Import the function that `package.module:name` names; the current folder is searched last.
+
+    This runs code: only for a spec that the user typed.
+
+    Args:
+        spec: `package.module:name`.
+        what: what it is for ("a data factory"), for messages.
+
+    Raises:
+        UsageError: there is no such module or no such function in it.
+    """
+    module_name, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # the user's module exists and lacks something itself: its own traceback tells most
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the user's module exists and itself lacks another one
         raise UsageError(
-            f"a data factory must be importable: there is no module {error.name!r} for {module_name}:{name}; "
+            f"{what} must be importable: there is no module {error.name!r} for {spec}; "
             "run in its folder or install it"
         ) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        what = "is not a function" if factory is not None else f"is missing{nearest(name, dir(module))}"
-        raise UsageError(f"a data factory must be a function of its module: {name} in {module_name} {what}")
-    return factory
+    function = getattr(module, name, None)
+    if not callable(function):
+        fault = "is not a function" if function is not None else f"is missing{nearest(name, dir(module))}"
+        raise UsageError(f"{what} must be a function of its module: {name} {fault} in {module_name}")
+    return function
 
 
-def _check_options(factory: Any, values: dict[str, Any], spec: str) -> None:
+def _check_options(factory: Any, options: dict[str, Any], spec: str) -> None:
     try:
-        inspect.signature(factory).bind(**values)
+        inspect.signature(factory).bind(**options)
     except ValueError:  # built in, without a signature
         return
     except TypeError as error:
         raise UsageError(
-            f"the options must be arguments of {spec}{inspect.signature(factory)}: {error}; got {values}"
+            f"the options must be arguments of {spec}{inspect.signature(factory)}: {error}; correct them"
         ) from error
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Make the current folder importable, as `python -m` does, last in the search."""
-    folder = os.getcwd()
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.reverse()
-            sys.path.remove(folder)
-            sys.path.reverse()
