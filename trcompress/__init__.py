@@ -18,6 +18,21 @@ _PUBLIC = {
     "TensorTrain": "trcompress.formats",
     "BlockTerm": "trcompress.formats",
     "TrcompressError": "trcompress.errors",
+    "read_checkpoint": "trcompress.checkpoint",
+    "inspect": "trcompress.checkpoint",
+    "compress_": "trcompress.compress",
+    "decompose_checkpoint": "trcompress.compress",
+    "read_artifact": "trcompress.artifact",
+    "write_artifact": "trcompress.artifact",
+    "save": "trcompress.save_load",
+    "load": "trcompress.save_load",
+    "load_": "trcompress.save_load",
+    "TRLSTM": "trcompress.layers",
+    "TRGRU": "trcompress.layers",
+    "TRRNN": "trcompress.layers",
+    "TRLSTMCell": "trcompress.layers",
+    "TRGRUCell": "trcompress.layers",
+    "TRRNNCell": "trcompress.layers",
 }
 
 __all__ = ["__version__", *_PUBLIC]

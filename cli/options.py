@@ -1,0 +1,70 @@
+"""Options that several verbs share, spelled once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+FORMATS = ("human", "json")
+
+format_option = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="human",
+    show_default=True,
+    help="How to print the result on stdout.",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1, ..."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+kind_option = click.option(
+    "--kind", type=click.Choice(["lstm", "gru", "rnn"]), help="Read the recurrent layers as this kind."
+)
+
+
+def path_argument(name: str, metavar: str) -> Callable[[Any], Any]:
+    """An input file; whether it exists and what it is, the library says."""
+    return click.argument(name, metavar=metavar, type=click.Path(path_type=Path))
+
+
+def out_option(what: str) -> Callable[[Any], Any]:
+    """The `-o` option."""
+    return click.option(
+        "-o", "--out", type=click.Path(path_type=Path), help=f"Output file [default: {what}]."
+    )
+
+
+def resolve_device(name: str) -> str:
+    """Turn `auto` into `cuda` where there is one, and check the rest.
+
+    Raises:
+        UsageError: no such device on this machine.
+    """
+    import torch
+
+    from trcompress.errors import UsageError
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
+    return name
+
+
+def command_line() -> str:
+    """The command as the user typed it, for the lineage."""
+    return shlex.join(["trcompress", *sys.argv[1:]])

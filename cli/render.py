@@ -1,0 +1,132 @@
+"""Library results as rich tables."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from trcompress.artifact import Artifact
+from trcompress.cli.console import count, out, print_json, ratio, size
+from trcompress.report import Report, WeightReport, report
+
+
+def print_report(report: Report) -> None:
+    """Print the whole report."""
+    out.print(f"[bold]{report.artifact}[/bold]")
+    for weight in report.weights:
+        print_weight(weight)
+    _print_totals(report)
+    _print_tensors(report)
+    _print_metrics(report)
+    _print_lineage(report)
+
+
+def print_weight(weight: WeightReport) -> None:
+    """Print one compressed weight: the resolved ring, its count, its error and what no ring could do better."""
+    rings = f"{weight.rings} rings of " if weight.rings > 1 else ""
+    out.print(f"\n[bold]{weight.name}[/bold]  {weight.layer}")
+    out.print(f"  {weight.format}: {rings}{weight.shape}  ranks {','.join(map(str, weight.ranks))}")
+    if weight.bottleneck:
+        out.print(f"  bottleneck K = R0*Rn = {count(weight.bottleneck * weight.rings)}")
+    out.print(
+        f"  input-to-hidden parameters {count(weight.parameters_before)} -> [bold]{count(weight.parameters_after)}[/bold], "
+        f"compression_ratio (Eq. 7) [bold]{ratio(weight.compression_ratio)}[/bold]"
+    )
+    if weight.error is not None:
+        out.print(f"  {explain_error(weight)}")
+    if weight.error_now is not None:
+        out.print(f"  distance of today's cores from the baseline's weight: {weight.error_now:.4f}")
+    for note in weight.notes:
+        out.print(f"  note: {note}")
+    if weight.candidates:
+        _print_candidates(weight)
+
+
+def explain_error(weight: WeightReport) -> str:
+    """The decomposition's error beside the bound, in plain words."""
+    if weight.bound is None:
+        return f"decomposition error ({weight.init}): {weight.error:.4f} of ||W||"
+    return (
+        f"decomposition error ({weight.init}): no {weight.format} of these ranks can do better than "
+        f"{weight.bound:.4f} of ||W||; this one is at {weight.error:.4f}"
+    )
+
+
+def _print_candidates(weight: WeightReport) -> None:
+    table = Table(title="candidates, by what they do to the network's hidden states", title_justify="left")
+    for column in weight.candidates[0]:
+        table.add_column(column)
+    for candidate in weight.candidates:
+        table.add_row(
+            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in candidate.values())
+        )
+    out.print(table)
+
+
+def _print_totals(report: Report) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "before", "after", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    matrices = [(one.parameters_before, one.parameters_after) for one in report.weights]
+    before, after = map(sum, zip(*matrices, strict=True))
+    table.add_row("input-to-hidden (Eq. 7)", count(before), count(after), ratio(report.compression_ratio))
+    table.add_row(
+        "all parameters (model_ratio)",
+        count(report.parameters_before),
+        count(report.parameters_after),
+        ratio(report.model_ratio),
+    )
+    for name, first, second in (
+        ("tensor bytes", report.tensor_bytes_before, report.tensor_bytes_after),
+        ("bytes on disk", report.file_bytes_before, report.file_bytes_after),
+    ):
+        share = ratio(first / second) if first and second else ""
+        table.add_row(name, size(first), size(second), share)
+    out.print()
+    out.print(table)
+    if report.uncompressed_layers:
+        out.print(f"left dense: {', '.join(report.uncompressed_layers)}")
+
+
+def _print_tensors(report: Report) -> None:
+    table = Table(title="parameters by tensor", title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for tensor in report.tensors:
+        table.add_row(tensor.name, count(tensor.before), count(tensor.after))
+    out.print()
+    out.print(table)
+
+
+def _print_metrics(report: Report) -> None:
+    if not report.metrics:
+        return
+    out.print("\n[bold]measured[/bold]")
+    for name, value in report.metrics.items():
+        out.print(f"  {name}: {value}", markup=False)
+
+
+def _print_lineage(report: Report) -> None:
+    out.print("\n[bold]lineage[/bold]")
+    if report.source:
+        out.print(f"  source {report.source['file']}  sha256 {report.source['sha256']}", markup=False)
+    if report.baseline:
+        same = "is" if report.baseline["is_the_source"] else "is NOT"
+        out.print(
+            f"  the baseline {report.baseline['file']} {same} the file that was compressed", markup=False
+        )
+    for step in report.lineage:
+        seed = f"  (seed {step['seed']})" if step["seed"] is not None else ""
+        out.print(f"  {step['command'] or step['verb']}{seed}", markup=False)
+
+
+def print_decomposition(artifact: Artifact, format_: str) -> None:
+    """Print what `decompose` made: each ring, the two ratios, and where it was written."""
+    result = report(artifact)
+    if format_ == "json":
+        print_json(result.to_dict())
+        return
+    for weight in result.weights:
+        print_weight(weight)
+    _print_totals(result)
+    out.print(f"\nwrote {result.artifact}", markup=False)

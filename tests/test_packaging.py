@@ -1,0 +1,77 @@
+"""The package as a stranger gets it: what a wheel holds, which way imports point, how fast --help answers."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Each place may import from itself and from those to the left of it, never to the right.
+LAYERS = (
+    ("version", "errors", "slots", "grammar"),
+    ("formats",),
+    ("plan", "files"),
+    ("checkpoint", "decompose", "contract", "header"),
+    ("artifact", "layers"),
+    ("stacks", "save_load", "data"),
+    ("compress",),
+    ("classifier", "calibration", "search"),
+    ("training", "finetune", "distill", "evaluate"),
+    ("report", "recipe", "bench"),
+    ("reproduce", "plots"),
+)
+
+
+def imports_of(path):
+    """Yield the trcompress modules a file imports at its top level."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("trcompress"):
+            yield node.module.removeprefix("trcompress").removeprefix(".") or "__init__"
+
+
+def place(name):
+    return next((level for level, names in enumerate(LAYERS) if name.split(".")[0] in names), None)
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for path in sorted((ROOT / "trcompress").rglob("*.py")):
+        own = path.relative_to(ROOT / "trcompress").with_suffix("").parts[0]
+        if own in ("__init__", "__main__"):
+            continue
+        assert place(own) is not None, f"{own} has no place in the order of imports; give it one"
+        wrong += [f"{path.name} <- {name}" for name in imports_of(path) if place(name) is None or place(name) > place(own)]
+    assert wrong == []
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; sys.argv=['trcompress','--help']\nfrom trcompress.cli.main import main\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules, 'heavy import'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
+    assert "decompose" in done.stdout
+
+
+def test_every_public_name_resolves_and_is_documented():
+    import trcompress
+
+    for name in trcompress.__all__:
+        assert (getattr(trcompress, name).__doc__ or "").strip(), name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        trcompress.nonsense
+
+
+@pytest.mark.slow
+def test_wheel_has_one_top_level_name(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT], check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"trcompress"}
+    assert {"trcompress/cli/main.py", "trcompress/recipes/__init__.py", "trcompress/py.typed"} <= set(names)
+    on_disk = {f"trcompress/{path.relative_to(ROOT / 'trcompress')}" for path in (ROOT / "trcompress").rglob("*.py")}
+    assert on_disk <= set(names)

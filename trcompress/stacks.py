@@ -1,0 +1,114 @@
+"""Recurrent stacks as modules, built from their description in a checkpoint or an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+
+from torch import Tensor, nn
+
+from trcompress.errors import InputFileError
+from trcompress.layers import CELLS, LAYERS
+from trcompress.plan import WeightPlan
+
+
+class LayerLike(Protocol):
+    """What `checkpoint.RnnLayer` and `header.Layer` have in common."""
+
+    stack: str
+    kind: str
+    layer: int
+    reverse: bool
+    cell: bool
+    input_size: int
+    hidden_size: int
+    proj_size: int
+    keys: Mapping[str, str]
+
+
+def by_stack(layers: Iterable[LayerLike]) -> dict[str, list[LayerLike]]:
+    """Group layers by the stack they belong to, in order of layer, forward before backward."""
+    stacks: dict[str, list[LayerLike]] = {}
+    for layer in layers:
+        stacks.setdefault(layer.stack, []).append(layer)
+    return {name: sorted(group, key=lambda one: (one.layer, one.reverse)) for name, group in stacks.items()}
+
+
+def local_name(role: str, layer: LayerLike) -> str:
+    """Name of a weight inside its module: `weight_ih_l0_reverse`, or `weight_ih` in a cell."""
+    if layer.cell:
+        return role
+    return f"{role}_l{layer.layer}" + ("_reverse" if layer.reverse else "")
+
+
+def build_stack(layers: Sequence[LayerLike], weights: Mapping[str, WeightPlan], **options: Any) -> nn.Module:
+    """Build the module for one stack, on the meta device: ring layers where `weights` names a weight.
+
+    Args:
+        layers: the stack's layers, one per layer and direction.
+        weights: structures by checkpoint key; a stack without any becomes a plain torch.nn module.
+        options: passed to the module: `batch_first`, `dropout`, `nonlinearity`.
+
+    Raises:
+        InputFileError: the layers do not form one PyTorch module.
+    """
+    first = layers[0]
+    local = {
+        local_name("weight_ih", one): weights[one.keys["weight_ih"]] for one in layers if _key(one) in weights
+    }
+    arguments: dict[str, Any] = {"bias": "bias_ih" in first.keys, "device": "meta", **options}
+    if first.kind != "rnn":
+        arguments.pop("nonlinearity", None)
+    if first.cell:
+        arguments = {
+            name: value for name, value in arguments.items() if name not in ("batch_first", "dropout")
+        }
+        factory, plain = CELLS[first.kind], getattr(nn, f"{first.kind.upper()}Cell")
+    else:
+        arguments |= _shape_arguments(layers)
+        factory, plain = LAYERS[first.kind], getattr(nn, first.kind.upper())
+    if local:
+        return factory(first.input_size, first.hidden_size, weights=local, **arguments)
+    return plain(first.input_size, first.hidden_size, **arguments)
+
+
+def load_stack(module: nn.Module, layers: Sequence[LayerLike], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Give a module built by `build_stack` its tensors, in their own dtype and without copying.
+
+    Raises:
+        InputFileError: a tensor is missing or has another shape than the layer's sizes ask.
+    """
+    wanted = module.state_dict()
+    names = {local_name(role, one): key for one in layers for role, key in one.keys.items()}
+    state = {}
+    for name, meta in wanted.items():
+        root, dot, rest = name.partition(".")
+        key = names.get(root, root) + dot + rest
+        if key not in tensors or tensors[key].shape != meta.shape:
+            found = f"has shape {tuple(tensors[key].shape)}" if key in tensors else "is missing"
+            raise InputFileError(f"the file's tensor {key!r} {found}: {tuple(meta.shape)} expected")
+        state[name] = tensors[key]
+    module.load_state_dict(state, assign=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return module
+
+
+def _key(layer: LayerLike) -> str:
+    return layer.keys["weight_ih"]
+
+
+def _shape_arguments(layers: Sequence[LayerLike]) -> dict[str, Any]:
+    depth, two_way = max(one.layer for one in layers) + 1, any(one.reverse for one in layers)
+    places = {(one.layer, one.reverse) for one in layers}
+    same = {(one.kind, one.hidden_size, one.proj_size, "bias_ih" in one.keys) for one in layers}
+    if len(places) != depth * (1 + two_way) or len(places) != len(layers) or len(same) != 1:
+        raise InputFileError(
+            f"the layers of stack {layers[0].stack!r} do not form one torch.nn module: "
+            f"{', '.join(local_name('weight_ih', one) for one in layers)}"
+        )
+    arguments: dict[str, Any] = {"num_layers": depth, "bidirectional": two_way}
+    if layers[0].proj_size:
+        arguments["proj_size"] = layers[0].proj_size
+    return arguments
