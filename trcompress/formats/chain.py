@@ -29,7 +29,7 @@ def merge(cores: Sequence[Tensor]) -> Tensor:
     """
     if len(cores) == 1:
         return cores[0]
-    shapes = tuple(tuple(core.shape[-3:]) for core in cores)
+    shapes = [(core.shape[-3], core.shape[-2], core.shape[-1]) for core in cores]
     split = merge_order(shapes)[1]
     return join(merge(cores[:split]), merge(cores[split:]))
 

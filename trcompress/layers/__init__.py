@@ -1,1 +1,21 @@
-""
+"""Recurrent layers with tensor-ring input weights, drop-in for torch.nn's."""
+
+from trcompress.layers.cells import TRGRUCell, TRLSTMCell, TRRNNCell
+from trcompress.layers.convert import RING_OF, from_dense, is_recurrent, slots_of, to_dense_module
+from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
+
+__all__ = [
+    "RING_OF",
+    "TRGRU",
+    "TRLSTM",
+    "TRRNN",
+    "CoreWeight",
+    "TRGRUCell",
+    "TRLSTMCell",
+    "TRRNNCell",
+    "from_dense",
+    "is_recurrent",
+    "slots_of",
+    "to_dense_module",
+]

@@ -1,0 +1,123 @@
+"""Between torch.nn's recurrent modules and ring layers: slots of either, dense to ring, ring to dense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from trcompress.errors import UsageError
+from trcompress.layers.cells import RingCell, TRGRUCell, TRLSTMCell, TRRNNCell
+from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
+from trcompress.layers.resolve import module_slots
+from trcompress.layers.stack import RingStack
+from trcompress.plan import WeightPlan
+from trcompress.slots import WeightSlot
+
+RING_OF: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: TRLSTM,
+    nn.GRU: TRGRU,
+    nn.RNN: TRRNN,
+    nn.LSTMCell: TRLSTMCell,
+    nn.GRUCell: TRGRUCell,
+    nn.RNNCell: TRRNNCell,
+}
+"""Which ring module stands for which torch.nn module."""
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether `slots_of` knows this module: one of torch.nn's recurrent ones, or one of ours."""
+    return isinstance(module, (*RING_OF, RingStack, RingCell))
+
+
+def slots_of(module: nn.Module, name: str = "") -> list[WeightSlot]:
+    """List the weights of a recurrent module that a plan can name.
+
+    Args:
+        module: torch.nn.LSTM, GRU, RNN, one of their cells, or a ring layer.
+        name: the module's name in its model, `rnn`; empty at the root.
+
+    Raises:
+        UsageError: a module of another kind.
+
+    Example:
+        >>> [slot.name for slot in slots_of(nn.GRU(20, 8, bidirectional=True), "rnn")]
+        ['rnn.weight_ih_l0', 'rnn.weight_ih_l0_reverse']
+    """
+    if not is_recurrent(module):
+        raise UsageError(
+            f"only {', '.join(kind.__name__ for kind in RING_OF)} and their TR forms have weights to compress: "
+            f"got {type(module).__name__}"
+        )
+    return module_slots(module, name)
+
+
+def from_dense(module: nn.Module, weights: Mapping[str, WeightPlan]) -> nn.Module:
+    """Build the ring layer that stands for a dense one.
+
+    Args:
+        module: torch.nn.LSTM, GRU, RNN or one of their cells.
+        weights: the plan of each weight to replace, by local name (`weight_ih_l0`).
+
+    Returns:
+        A TR layer with copies of all other parameters, bit for bit. Its cores hold no values yet: give them with
+        `layer.weight_ih_l0.set_cores(cores)`.
+
+    Raises:
+        UsageError: a module of another kind, or a name it does not have.
+        ShapeError: a plan of other sizes than the weight it names.
+    """
+    kind = next((kind for kind in RING_OF if isinstance(module, kind)), None)
+    if kind is None:
+        raise UsageError(
+            f"from_dense takes {', '.join(kind.__name__ for kind in RING_OF)}: got {type(module).__name__}"
+        )
+    first = next(module.parameters())
+    ring = RING_OF[kind](**_arguments(module), weights=weights, device="meta", dtype=first.dtype)
+    ring = ring.to_empty(device=first.device)
+    _copy_parameters(module, ring)
+    for name in weights:
+        ring.get_submodule(name).requires_grad_(getattr(module, name).requires_grad)
+    return ring.train(module.training)
+
+
+def to_dense_module(layer: nn.Module) -> nn.Module:
+    """Expand a ring layer into the torch.nn module that computes the same.
+
+    Raises:
+        UsageError: not a ring layer.
+    """
+    kind = next((dense for dense, ring in RING_OF.items() if isinstance(layer, ring)), None)
+    if kind is None:
+        raise UsageError(f"to_dense_module takes a TR layer: got {type(layer).__name__}")
+    first = next(layer.parameters())
+    dense = kind(**_arguments(layer), device="meta", dtype=first.dtype).to_empty(device=first.device)
+    _copy_parameters(layer, dense)
+    with torch.no_grad():
+        for name, weight in layer.named_children():
+            if isinstance(weight, CoreWeight):
+                parameter = dense.get_parameter(name)
+                parameter.copy_(weight.to_dense())
+                parameter.requires_grad_(weight.core[0].requires_grad)
+    return dense.train(layer.training)
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    names = ["input_size", "hidden_size", "bias"]
+    if hasattr(module, "num_layers"):
+        names += ["num_layers", "batch_first", "dropout", "bidirectional"]
+        names += ["proj_size"] if module.proj_size else []
+    names += ["nonlinearity"] if hasattr(module, "nonlinearity") else []
+    return {name: getattr(module, name) for name in names}
+
+
+def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in target.named_parameters(recurse=False):
+            theirs = getattr(source, name)
+            if isinstance(theirs, torch.Tensor):
+                parameter.copy_(theirs)
+                parameter.requires_grad_(theirs.requires_grad)

@@ -1,0 +1,58 @@
+"""PyTorch's own fused recurrent kernels behind one signature: oneDNN on CPUs, cuDNN on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import _VF, Tensor
+
+SEQUENCE: dict[str, Callable[..., Any]] = {
+    "LSTM": _VF.lstm,
+    "GRU": _VF.gru,
+    "RNN_TANH": _VF.rnn_tanh,
+    "RNN_RELU": _VF.rnn_relu,
+}
+CELL: dict[str, Callable[..., Any]] = {
+    "LSTM": _VF.lstm_cell,
+    "GRU": _VF.gru_cell,
+    "RNN_TANH": _VF.rnn_tanh_cell,
+    "RNN_RELU": _VF.rnn_relu_cell,
+}
+
+
+def run(
+    mode: str,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Any,
+    weights: Sequence[Tensor],
+    settings: tuple[bool, int, float, bool, bool],
+) -> tuple[Tensor, ...]:
+    """Run one or more stacked layers over all time steps in one call.
+
+    Args:
+        mode: a key of SEQUENCE.
+        x: (T, B, K), or (values, K) with `batch_sizes`.
+        batch_sizes: of a PackedSequence, or None.
+        hx: initial state; a pair for the LSTM.
+        weights: flat list in torch.nn's order.
+        settings: (bias, layers, dropout, training, bidirectional).
+
+    Returns:
+        (output, h_n) and, for the LSTM, c_n.
+    """
+    kernel = SEQUENCE[mode]
+    if batch_sizes is None:
+        return kernel(x, hx, weights, *settings, False)
+    return kernel(x, batch_sizes, hx, weights, *settings)
+
+
+def zero_state(mode: str, sizes: tuple[int, int, int], proj_size: int, like: Tensor) -> Any:
+    """Return zeros for an omitted initial state: (layers * directions, B, H), with the projected size for h."""
+    cell = torch.zeros(sizes, dtype=like.dtype, device=like.device)
+    if mode != "LSTM":
+        return cell
+    hidden = torch.zeros((*sizes[:2], proj_size), dtype=like.dtype, device=like.device) if proj_size else cell
+    return hidden, cell
