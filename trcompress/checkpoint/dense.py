@@ -1,0 +1,194 @@
+"""A dense checkpoint, opened: its recurrent layers, and every tensor of the model, read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trcompress.checkpoint.folding import fold
+from trcompress.checkpoint.kinds import KindRule, parse_kinds
+from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.reading import FileContent, read_content
+from trcompress.checkpoint.recurrent import RnnLayer, find_layers
+from trcompress.checkpoint.statedicts import survey
+from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
+from trcompress.checkpoint.unwrap import Weights, unwrap
+from trcompress.errors import InputFileError, nearest
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A dense checkpoint file; no tensor is in memory until it is asked for.
+
+    Args:
+        path: the file.
+        format: "torch-zip", "torch-legacy", "safetensors" or "npz".
+        layers: every recurrent layer, per layer and direction.
+        ignored: what the file holds beside the model -> why it was left out.
+        notes: wrappers stripped, weight_norm folded, the model picked among several.
+        metadata: of a safetensors file, else empty.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "model.pt"
+        >>> torch.save({"model_state": torch.nn.GRU(12, 8).state_dict(), "epoch": 3}, path)
+        >>> checkpoint = read_checkpoint(path)
+        >>> layer, = checkpoint.layers
+        >>> layer.kind, layer.input_size, layer.hidden_size, dict(checkpoint.ignored)
+        ('gru', 12, 8, {'epoch': 'the value 3'})
+    """
+
+    path: Path
+    format: str
+    layers: tuple[RnnLayer, ...]
+    ignored: Mapping[str, str]
+    notes: tuple[str, ...]
+    metadata: Mapping[str, str]
+    _tensors: Mapping[str, AnyTensor] = field(repr=False)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor of the model, by its key."""
+        return {key: tensor.shape for key, tensor in self._tensors.items()}
+
+    @cached_property
+    def dtypes(self) -> Mapping[str, str]:
+        """Dtype of every tensor of the model, as in `float32`."""
+        return {key: str(tensor.dtype).removeprefix("torch.") for key, tensor in self._tensors.items()}
+
+    @cached_property
+    def shared(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of keys that are one tensor: tied weights."""
+        groups: dict[object, list[str]] = {}
+        for key, tensor in self._tensors.items():
+            if tensor.numel:
+                groups.setdefault(tensor.identity, []).append(key)
+        return tuple(tuple(keys) for keys in groups.values() if len(keys) > 1)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file, read in pieces."""
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size
+
+    @cached_property
+    def tensor_bytes(self) -> int:
+        """Size of the model's tensors alone, tied weights counted once."""
+        repeated = {key for group in self.shared for key in group[1:]}
+        sizes = {key: prod(shape) * getattr(torch, self.dtypes[key]).itemsize for key, shape in self.shapes.items()}
+        return sum(size for key, size in sizes.items() if key not in repeated)
+
+    def tensor(self, key: str) -> Tensor:
+        """Read one tensor, on the CPU, in its own dtype; large ones are mapped from the file, not copied.
+
+        Raises:
+            InputFileError: no such tensor, or the file has changed since it was opened.
+        """
+        try:
+            return self._at(key).load()
+        except OSError as error:
+            raise InputFileError(f"cannot read {key!r} from {self.path}: {error.strerror or error}") from error
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Read every tensor of the model, one after another; see `shared` for those that are one."""
+        for key in self._tensors:
+            yield key, self.tensor(key)
+
+    def file_region(self, key: str) -> tuple[Path, int, tuple[int, ...], torch.dtype] | None:
+        """Where a tensor's values lie in the file, raw, contiguous and little-endian.
+
+        Returns:
+            (path, byte offset, shape, dtype); None where they are compressed, strided, swapped or computed.
+        """
+        return self._at(key).region
+
+    def _at(self, key: str) -> AnyTensor:
+        if key not in self._tensors:
+            hint = nearest(key, list(self._tensors))
+            raise InputFileError(f"{self.path} has no tensor {key!r}{hint}; it has {len(self._tensors):,}")
+        return self._tensors[key]
+
+
+def read_checkpoint(path: str | Path, *, kind: str | None = None, skip_objects: bool = False) -> Checkpoint:
+    """Open any dense checkpoint without running anything of it, and find its recurrent layers.
+
+    Reads `torch.save` files (zip and legacy, state dicts and whole modules), TorchScript archives, safetensors and
+    `.npz`, told apart by content. State dicts are found at any depth; `module.`, `_orig_mod.` and the like are
+    stripped; weight_norm is folded.
+
+    Args:
+        path: the file; never modified.
+        kind: "lstm", "gru" or "rnn" where the shapes cannot tell, or `stack-glob=kind` pairs joined by commas.
+        skip_objects: leave out objects of foreign classes beside the weights instead of refusing the file;
+            calls stay refused.
+
+    Raises:
+        InputFileError: missing, truncated, not a checkpoint, already compressed, or without a recurrent layer.
+        UnsafeFileError: its pickle holds more than weights; the blocked globals are named.
+        UsageError: `kind` is unknown or names no stack.
+    """
+    rules = parse_kinds(kind)
+    content = read_content(path, skip_objects=skip_objects)
+    try:
+        weights = unwrap(survey(content.root))
+        return _checkpoint(content, weights, rules)
+    except DamageError as error:
+        raise InputFileError(f"{path} does not read: {error}") from error
+    except InputFileError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def check_finite(tensor: Tensor, key: str) -> None:
+    """Refuse a weight that holds NaN or Inf, in blocks that need little memory.
+
+    Raises:
+        InputFileError: names the weight and counts the values.
+    """
+    flat = tensor.detach().reshape(-1)
+    bad = sum(int((~torch.isfinite(block)).sum()) for block in flat.split(_BLOCK))
+    if bad:
+        raise InputFileError(
+            f"weights must be finite: {key!r} holds {bad:,} NaN or Inf values of {flat.numel():,}; "
+            "the training diverged or the file is damaged: take an earlier checkpoint"
+        )
+
+
+def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, ...]) -> Checkpoint:
+    folded, parts, fold_notes = fold(weights.tensors)
+    hints = dict(weights.hints) | {
+        plain: weights.hints[part] for plain, part in parts.items() if part in weights.hints
+    }
+    layers, layer_notes = find_layers(folded, hints, rules)
+    readable = {key: tensor for key, tensor in folded.items() if not isinstance(tensor, UnreadableTensor)}
+    if not layers:
+        raise InputFileError(_nothing_found(readable, (*weights.notes, *layer_notes)))
+    ignored = dict(weights.ignored) | {
+        key: tensor.reason for key, tensor in folded.items() if isinstance(tensor, UnreadableTensor)
+    }
+    notes = (*content.notes, *weights.notes, *fold_notes, *layer_notes)
+    return Checkpoint(content.path, content.format, layers, ignored, notes, dict(content.metadata), readable)
+
+
+def _nothing_found(tensors: Mapping[str, AnyTensor], notes: tuple[str, ...]) -> str:
+    largest = sorted(tensors, key=lambda key: -tensors[key].numel)[:3]
+    shown = ", ".join(f"{key} {tensors[key].shape}" for key in largest)
+    held = f"{len(tensors):,} tensors, the largest {shown}" if tensors else "no tensor at all"
+    more = f" ({'; '.join(notes[:3])})" if notes else ""
+    return (
+        f"no recurrent layer: the file holds {held}{more}; "
+        "weights must be named as torch.nn names them, as in rnn.weight_ih_l0 or cell.weight_ih"
+    )

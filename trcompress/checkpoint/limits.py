@@ -1,0 +1,47 @@
+"""Bounds on what a file may ask of the reader's memory before a single value is read."""
+
+from __future__ import annotations
+
+from typing import IO
+
+MAX_PICKLE_BYTES = 1 << 29
+
+
+class DamageError(ValueError):
+    """What a file says cannot be true; the reader that knows the file's name turns it into an InputFileError."""
+
+
+class LimitedStream:
+    """A stream that gives no more than one pickle may need, so that a forged length asks for no memory."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._taken = 0
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        return self._count(self._stream.read(min(size, self._left + 1)))
+
+    def readline(self) -> bytes:
+        """Read one line."""
+        return self._count(self._stream.readline(self._left + 1))
+
+    def tell(self) -> int:
+        """Bytes taken so far."""
+        return self._taken
+
+    @property
+    def _left(self) -> int:
+        return MAX_PICKLE_BYTES - self._taken
+
+    def _count(self, data: bytes) -> bytes:
+        self._taken += len(data)
+        if self._left < 0:
+            raise DamageError(f"its pickle is larger than {MAX_PICKLE_BYTES:,} bytes")
+        return data
+
+
+def in_short(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).splitlines()
+    return lines[0][:120] if lines else type(error).__name__

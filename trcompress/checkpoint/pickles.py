@@ -1,0 +1,36 @@
+"""The pickles of one file, read one after another and judged together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO, Any, Protocol
+
+from trcompress.checkpoint.inert import Pickle
+from trcompress.checkpoint.machine import Machine
+from trcompress.checkpoint.meanings import MEANINGS
+
+Persistent = Callable[[Any], Any]
+
+
+class Load(Protocol):
+    """Reads the next pickle of a stream."""
+
+    def __call__(self, stream: IO[bytes], persistent: Persistent | None = None, /) -> Any:
+        """Return its object; raises DamageError."""
+
+
+class PickleReader:
+    """Reads pickles and remembers what each wanted to do, even where it broke off."""
+
+    def __init__(self) -> None:
+        self.pickles: list[Pickle] = []
+
+    def load(self, stream: IO[bytes], persistent: Persistent | None = None, /) -> Any:
+        """Read the next pickle of a stream.
+
+        Raises:
+            DamageError: it is no whole pickle.
+        """
+        machine = Machine(stream, MEANINGS, persistent)
+        self.pickles.append(machine.found)
+        return machine.run().value

@@ -1,0 +1,249 @@
+"""Keys and shapes -> recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from trcompress.checkpoint.kinds import Decision, KindRule, decide
+from trcompress.checkpoint.names import RecurrentName, parse_recurrent
+from trcompress.checkpoint.statedicts import ModuleHint
+from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
+from trcompress.errors import InputFileError, UsageError
+from trcompress.slots import GATES
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+
+
+@dataclass(frozen=True)
+class RnnLayer:
+    """One recurrent layer in one direction.
+
+    Args:
+        stack: module path of the stack, `encoder.rnn`; "" at the root; "enc" for `enc_w_ih`.
+        kind: "lstm", "gru" or "rnn".
+        layer: index in the stack.
+        reverse: the backward direction.
+        input_size: columns of weight_ih.
+        hidden_size: units.
+        proj_size: size of the projected hidden state, 0 where there is no projection.
+        cell: named like an LSTMCell, GRUCell or RNNCell, without `_l0`.
+        keys: role -> key in the checkpoint; roles are weight_ih, weight_hh, bias_ih, bias_hh, weight_hr.
+        decided_by: how the kind was decided, in one sentence.
+        shapes: role -> shape.
+        nonlinearity: "tanh" or "relu", of an RNN; known only from whole pickled modules, else "tanh".
+        batch_first: of a whole pickled module; else False.
+        dropout: between the layers, of a whole pickled module; else 0.
+    """
+
+    stack: str
+    kind: str
+    layer: int
+    reverse: bool
+    input_size: int
+    hidden_size: int
+    proj_size: int
+    cell: bool
+    keys: Mapping[str, str]
+    decided_by: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    nonlinearity: str = "tanh"
+    batch_first: bool = False
+    dropout: float = 0.0
+
+    @property
+    def gates(self) -> int:
+        """4, 3 or 1."""
+        return GATES[self.kind]
+
+    @property
+    def parameters(self) -> int:
+        """Values in all its tensors."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    @property
+    def output_size(self) -> int:
+        """Size of what it hands on: the projection, or the hidden state."""
+        return self.proj_size or self.hidden_size
+
+
+@dataclass
+class _Parts:
+    name: RecurrentName
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def find_layers(
+    tensors: Mapping[str, AnyTensor | UnreadableTensor],
+    hints: Mapping[str, ModuleHint],
+    rules: Sequence[KindRule] = (),
+) -> tuple[tuple[RnnLayer, ...], tuple[str, ...]]:
+    """Find every recurrent layer by its keys and shapes.
+
+    Args:
+        tensors: of the model, by key.
+        hints: what pickled modules say of themselves, by key.
+        rules: the user's `--kind`.
+
+    Returns:
+        The layers, stack by stack, and notes on what looks recurrent but is nothing PyTorch has.
+
+    Raises:
+        InputFileError: shapes that contradict each other, a layer or direction missing, unusable dtypes.
+        UsageError: a rule matches no stack.
+    """
+    layers, notes = [], []
+    for parts in _group(tensors).values():
+        found = _layer(parts, tensors, hints, rules)
+        if isinstance(found, RnnLayer):
+            layers.append(found)
+        else:
+            notes.append(found)
+    stacks: dict[str, list[RnnLayer]] = {}
+    for layer in layers:
+        stacks.setdefault(layer.stack, []).append(layer)
+    for rule in rules:
+        if stacks and not any(rule.matches(stack) for stack in stacks):
+            raise UsageError(
+                f"--kind names no stack: {rule.glob!r} matches none of: {', '.join(map(repr, stacks))}"
+            )
+    for stack in stacks.values():
+        stack.sort(key=lambda layer: (layer.layer, layer.reverse))
+        _check_stack(stack)
+    return tuple(layer for stack in stacks.values() for layer in stack), tuple(notes)
+
+
+def _group(tensors: Mapping[str, Any]) -> dict[tuple[Any, ...], _Parts]:
+    groups: dict[tuple[Any, ...], _Parts] = {}
+    for key in tensors:
+        name = parse_recurrent(key)
+        if name is None:
+            continue
+        parts = groups.setdefault((name.stack, name.layer, name.reverse, name.cell), _Parts(name))
+        if name.role in parts.keys:
+            raise InputFileError(f"two tensors claim to be one weight: {parts.keys[name.role]!r} and {key!r}")
+        parts.keys[name.role] = key
+    return groups
+
+
+def _layer(
+    parts: _Parts,
+    tensors: Mapping[str, AnyTensor | UnreadableTensor],
+    hints: Mapping[str, ModuleHint],
+    rules: Sequence[KindRule],
+) -> RnnLayer | str:
+    """Make a layer of its parts, or say why they are none."""
+    name, keys = parts.name, parts.keys
+    shown = next(iter(keys.values()))
+    if "weight_ih" not in keys:
+        return f"{shown!r} looks recurrent but has no weight_ih beside it; left as it is"
+    shapes = {role: _shape(key, tensors[key]) for role, key in keys.items()}
+    matrices = [role for role in shapes if role.startswith("weight")]
+    if any(len(shapes[role]) != 2 or 0 in shapes[role] for role in matrices):
+        found = ", ".join(f"{keys[role]} {shapes[role]}" for role in matrices)
+        return f"{found}: not the matrices of a PyTorch recurrent layer; left as they are"
+    rows, columns = shapes["weight_ih"]
+    hint = hints.get(keys["weight_ih"])
+    _check_orientation(keys, shapes)
+    decision = decide(
+        name.stack,
+        rows,
+        shapes.get("weight_hh"),
+        shapes.get("weight_hr"),
+        rules=rules,
+        hint=hint.kind if hint else None,
+    )
+    if decision is None:
+        return (
+            f"{keys['weight_ih']} {shapes['weight_ih']} with weight_hh {shapes.get('weight_hh')} is no LSTM, GRU "
+            "or RNN (4, 3 or 1 gates over its hidden units); left as it is"
+        )
+    proj = shapes["weight_hr"][0] if "weight_hr" in shapes else 0
+    _check_shapes(keys, shapes, decision, proj)
+    options = hint.options if hint and hint.kind == decision.kind else {}
+    frozen = {role: keys[role] for role in ROLES if role in keys}
+    return RnnLayer(
+        name.stack, decision.kind, name.layer, name.reverse, columns, decision.hidden_size, proj, name.cell,
+        MappingProxyType(frozen), decision.decided_by, MappingProxyType(shapes), **options,
+    )  # fmt: skip
+
+
+def _shape(key: str, tensor: AnyTensor | UnreadableTensor) -> tuple[int, ...]:
+    if isinstance(tensor, UnreadableTensor):
+        raise InputFileError(
+            f"the recurrent weight {key!r} is {tensor.reason}: only plain dense weights can be compressed; "
+            "save the model before it was converted"
+        )
+    if tensor.dtype not in _FLOATS:
+        raise InputFileError(
+            f"recurrent weights must be float16, bfloat16, float32 or float64: {key!r} is "
+            f"{str(tensor.dtype).removeprefix('torch.')}; convert it and save again"
+        )
+    return tensor.shape
+
+
+def _check_orientation(keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    rows, columns = shapes.get("weight_hh", (0, 0))
+    if columns > rows and columns == shapes["weight_ih"][1] and columns % rows == 0:
+        raise InputFileError(
+            f"weights must be (gates * hidden, input) as PyTorch keeps them: {keys['weight_ih']!r} "
+            f"{shapes['weight_ih']} and {keys['weight_hh']!r} {shapes['weight_hh']} look transposed; transpose both"
+        )
+
+
+def _check_shapes(
+    keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], decision: Decision, proj: int
+) -> None:
+    rows, hidden = shapes["weight_ih"][0], decision.hidden_size
+    if proj and (decision.kind != "lstm" or proj >= hidden):
+        raise InputFileError(
+            f"only an LSTM has a projection, and a smaller one than its hidden size: {keys['weight_hr']!r} is "
+            f"{shapes['weight_hr']} on a {decision.kind.upper()} of {hidden:,} units"
+        )
+    expected = {
+        "weight_hh": (rows, proj or hidden),
+        "bias_ih": (rows,),
+        "bias_hh": (rows,),
+        "weight_hr": (proj, hidden),
+    }
+    for role, shape in expected.items():
+        if role in shapes and shapes[role] != shape:
+            raise InputFileError(
+                f"{keys[role]!r} must be {shape} beside {keys['weight_ih']!r} {shapes['weight_ih']}: "
+                f"it is {shapes[role]}; the checkpoint mixes two models or is damaged"
+            )
+
+
+def _check_stack(stack: Sequence[RnnLayer]) -> None:
+    """Layers 0 .. n-1 all there, each direction in all or none, each fed by the one below."""
+    name, two_way = stack[0].stack or "the root", any(layer.reverse for layer in stack)
+    places = {(layer.layer, layer.reverse) for layer in stack}
+    depth = max(layer.layer for layer in stack) + 1
+    directions = (False, True) if two_way else (False,)
+    missing = [
+        f"weight_ih_l{layer}" + ("_reverse" if reverse else "")
+        for layer in range(min(depth, len(stack) + 1))
+        for reverse in directions
+        if (layer, reverse) not in places
+    ]
+    if len(places) != len(stack):
+        raise InputFileError(f"stack {name!r} holds two sets of weights for one layer, with and without _l0")
+    if missing:
+        raise InputFileError(
+            f"stack {name!r} is incomplete: {', '.join(missing[:5])} missing beside {len(stack)} others; "
+            "save the whole model's state_dict"
+        )
+    for layer in stack:
+        below = [one for one in stack if one.layer == layer.layer - 1]
+        fed = sum(one.output_size for one in below)
+        if below and layer.input_size != fed:
+            raise InputFileError(
+                f"layer {layer.layer} of stack {name!r} must take the {fed:,} values of layer {layer.layer - 1}: "
+                f"{layer.keys['weight_ih']!r} takes {layer.input_size:,}"
+            )

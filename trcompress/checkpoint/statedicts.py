@@ -1,0 +1,219 @@
+"""Every group of named tensors in a file: state dicts at any depth, whole modules, TorchScript objects."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from trcompress.checkpoint.inert import Instance, is_module
+from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
+
+MAX_DEPTH = 100
+MAX_NODES = 2_000_000
+_LONG_LIST = 1_000
+_OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
+_MODES = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn"}
+_RNN_CLASS = re.compile(r"(LSTM|GRU|RNN)(Cell)?$")
+
+
+@dataclass(frozen=True)
+class ModuleHint:
+    """What a pickled recurrent module says of itself beyond its weights.
+
+    Args:
+        kind: "lstm", "gru" or "rnn".
+        options: `nonlinearity`, `batch_first`, `dropout` where known.
+    """
+
+    kind: str
+    options: dict[str, Any]
+
+
+@dataclass
+class StateDict:
+    """Tensors by name, and where in the file they were.
+
+    Args:
+        path: the keys that lead to it from the root.
+        tensors: by name.
+        hints: by the name of a tensor of a recurrent module.
+        module: it comes from a whole module, so its names are exact.
+    """
+
+    path: tuple[str, ...]
+    tensors: dict[str, AnyTensor | UnreadableTensor] = field(default_factory=dict)
+    hints: dict[str, ModuleHint] = field(default_factory=dict)
+    module: bool = False
+
+    @property
+    def where(self) -> str:
+        """The path in words."""
+        return ".".join(self.path) or "the root"
+
+
+@dataclass
+class Survey:
+    """What a walk over a file's object found.
+
+    Args:
+        groups: every group of tensors, outermost first.
+        ignored: what holds no tensors of a model -> what it is.
+    """
+
+    groups: list[StateDict] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+def survey(root: Any) -> Survey:
+    """Walk over a file's object.
+
+    Raises:
+        DamageError: nested deeper than any model, or with more parts.
+    """
+    walk = _Walk()
+    walk.visit(root, ())
+    return walk.found
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.found = Survey()
+        self._groups: dict[tuple[str, ...], StateDict] = {}
+        self._nodes = 0
+        self._open: set[int] = set()
+
+    def visit(self, node: Any, path: tuple[str, ...]) -> bool:
+        """Look into one part of the object; `path` leads to it. Tell whether tensors were in it."""
+        if id(node) in self._open:
+            return False
+        self._count(len(path))
+        if _is_tensor(node):
+            self._group(path[:-1]).tensors[path[-1] if path else ""] = node
+            return True
+        if isinstance(node, dict) and node.keys() >= _OPTIMIZER_KEYS:
+            self.found.ignored[".".join(path) or "the root"] = f"optimizer state ({_tensor_count(node):,} tensors)"
+            return True
+        self._open.add(id(node))
+        if is_module(node) or _is_scripted(node):
+            group = StateDict(path, module=True)
+            self.found.groups.append(group)
+            self._module(node, "", group, None, len(path))
+            held = True
+        else:
+            held = self._children(node, path)
+        self._open.discard(id(node))
+        return held
+
+    def _children(self, node: Any, path: tuple[str, ...]) -> bool:
+        children = _children_of(node)
+        held = {name: self.visit(child, (*path, str(name)[:200])) for name, child in children.items()}
+        if not any(held.values()):
+            return False
+        for name, child in children.items():
+            if not held[name]:
+                self.found.ignored[".".join((*path, str(name)[:200]))] = _describe(child)
+        return True
+
+    def _group(self, path: tuple[str, ...]) -> StateDict:
+        if path not in self._groups:
+            self._groups[path] = StateDict(path)
+            self.found.groups.append(self._groups[path])
+        return self._groups[path]
+
+    def _module(self, node: Instance, prefix: str, group: StateDict, hint: ModuleHint | None, depth: int) -> None:
+        """Name the tensors of a module as its `state_dict()` would."""
+        self._count(depth)
+        hint = _hint(node) or hint
+        tensors, modules = _parts_of(node)
+        for name, tensor in tensors.items():
+            group.tensors[prefix + name] = tensor
+            if hint is not None:
+                group.hints[prefix + name] = hint
+        for name, module in modules.items():
+            if id(module) in self._open:
+                continue
+            self._open.add(id(module))
+            self._module(module, f"{prefix}{name}.", group, hint, depth + 1)
+            self._open.discard(id(module))
+
+    def _count(self, depth: int) -> None:
+        self._nodes += 1
+        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            raise DamageError(
+                f"its object is nested deeper than {MAX_DEPTH} levels or has over {MAX_NODES:,} parts"
+            )
+
+
+def _parts_of(node: Instance) -> tuple[dict[str, Any], dict[str, Instance]]:
+    """Parameters and persistent buffers of a module, and its children."""
+    if not is_module(node):
+        attributes = node.state
+        tensors = {name: value for name, value in attributes.items() if _is_tensor(value)}
+        return tensors, {name: value for name, value in attributes.items() if _is_scripted(value)}
+    fleeting = node.state.get("_non_persistent_buffers_set") or ()
+    tensors = {}
+    for kind in ("_parameters", "_buffers"):
+        held = node.state.get(kind)
+        for name, value in (held if isinstance(held, dict) else {}).items():
+            if _is_tensor(value) and not (kind == "_buffers" and name in fleeting):
+                tensors[str(name)] = value
+    children = node.state["_modules"].items()
+    return tensors, {str(name): child for name, child in children if is_module(child) or _is_scripted(child)}
+
+
+def _hint(node: Instance) -> ModuleHint | None:
+    """What a module of class LSTM, GRU, RNN or a cell, or of a class made from one, says of itself."""
+    mode, name = node.state.get("mode"), _RNN_CLASS.search(node.origin.name)
+    kind = _MODES.get(mode) if isinstance(mode, str) else None
+    if kind is None and name is not None and "torch.nn.modules.rnn" in node.origin.module:
+        kind = name.group(1).lower()
+    if kind is None:
+        return None
+    relu = mode == "RNN_RELU" or node.state.get("nonlinearity") == "relu"
+    options: dict[str, Any] = {"nonlinearity": "relu" if relu else "tanh"}
+    if isinstance(node.state.get("batch_first"), bool):
+        options["batch_first"] = node.state["batch_first"]
+    dropout = node.state.get("dropout")
+    if isinstance(dropout, int | float) and 0 <= dropout <= 1:
+        options["dropout"] = float(dropout)
+    return ModuleHint(kind, options)
+
+
+def _children_of(node: Any) -> dict[Any, Any]:
+    """What to look into, by name; nothing in a plain value."""
+    if isinstance(node, dict):
+        return node
+    if isinstance(node, list | tuple):
+        return dict(enumerate(node)) if len(node) <= _LONG_LIST else {}
+    if isinstance(node, Instance):
+        return {**node.state, **node.items, **dict(enumerate(node.elements[:_LONG_LIST]))}
+    return {}
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, StoredTensor | DerivedTensor | UnreadableTensor)
+
+
+def _is_scripted(node: Any) -> bool:
+    return isinstance(node, Instance) and node.origin.module.partition(".")[0] == "__torch__"
+
+
+def _tensor_count(node: dict[Any, Any]) -> int:
+    states = node.get("state")
+    values = states.values() if isinstance(states, dict) else ()
+    return sum(_is_tensor(value) for one in values if isinstance(one, dict) for value in one.values())
+
+
+def _describe(node: Any) -> str:
+    """A value in a few words, for the list of what was ignored."""
+    if isinstance(node, bool | int | float) or node is None:
+        return f"the value {node!s:.40}"
+    if isinstance(node, str | bytes):
+        return f"text ({len(node):,} characters)"
+    if isinstance(node, dict | list | tuple):
+        return f"a {type(node).__name__} of {len(node):,} entries without tensors"
+    if isinstance(node, Instance):
+        return f"an object of {node.origin!s:.80}"
+    return f"a reference to {node!s:.80}"
