@@ -12,6 +12,7 @@ _PUBLIC = {
     "DataSet": "trcompress.data.dataset",
     "Split": "trcompress.data.dataset",
     "from_arrays": "trcompress.data.arrays",
+    "make_clips": "trcompress.data.clips",
     "load_data": "trcompress.data.load",
 }
 

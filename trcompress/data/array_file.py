@@ -54,9 +54,7 @@ def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
         raise
     except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputFileError(
-            f"{path} is damaged or not a {path.suffix} file: {reason}; write it again"
-        ) from error
+        raise InputFileError(f"{path} is damaged or not a {path.suffix} file: {reason}; write it again") from error
 
 
 def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
@@ -72,9 +70,7 @@ def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
                 skip = stream.tell()
             size = dtype.itemsize * int(np.prod(shape, dtype=object))
             if skip + size != info.file_size:
-                raise InputFileError(
-                    f"{path}: {name} is damaged: {info.file_size - skip:,} bytes, not {size:,}"
-                )
+                raise InputFileError(f"{path}: {name} is damaged: {info.file_size - skip:,} bytes, not {size:,}")
             if info.compress_type == zipfile.ZIP_STORED and size > _SMALL_BYTES:
                 offset = _member_offset(path, info) + skip
                 arrays[name] = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
@@ -94,9 +90,7 @@ def _npy_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, n
     version = np.lib.format.read_magic(stream)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
-        raise InputFileError(
-            f"{where} must be an .npy array of version 1 or 2: got {version}; save plain numbers"
-        )
+        raise InputFileError(f"{where} must be an .npy array of version 1 or 2: got {version}; save plain numbers")
     shape, fortran, dtype = readers[version](stream)
     if dtype.hasobject:
         raise UnsafeFileError(
@@ -123,9 +117,7 @@ def _read_safetensors(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
         with safe_open(path, framework="numpy") as checked:  # validates sizes and offsets
             metadata = checked.metadata() or {}
     except SafetensorError as error:
-        raise InputFileError(
-            f"{path} is damaged or not a .safetensors file: {error}; write it again"
-        ) from error
+        raise InputFileError(f"{path} is damaged or not a .safetensors file: {error}; write it again") from error
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))

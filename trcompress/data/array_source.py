@@ -67,9 +67,7 @@ class ArraySource:
             values = chunk.astype(np.float64)
             total = count + len(values)
             step = values.mean(axis=0) - mean
-            square += ((values - values.mean(axis=0)) ** 2).sum(axis=0) + step**2 * count * len(
-                values
-            ) / total
+            square += ((values - values.mean(axis=0)) ** 2).sum(axis=0) + step**2 * count * len(values) / total
             mean += step * len(values) / total
             count = total
         deviation = np.sqrt(square / max(count, 1))

@@ -69,9 +69,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str = "arrays", **option
 
 def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> DataSet:
     if options.steps and options.frames:
-        raise UsageError(
-            "steps (fold all) and frames (sample some) exclude each other: leave one of them out"
-        )
+        raise UsageError("steps (fold all) and frames (sample some) exclude each other: leave one of them out")
     suffixes = [suffix for suffix in _PARTS if f"x{suffix}" in arrays]
     if ("x" in arrays) == bool(suffixes):
         raise InputFileError(
@@ -187,12 +185,7 @@ def _official(
     if name not in arrays:
         raise UsageError(f"{spec} has no {name}: split_number must be one of {', '.join(known)}")
     codes = arrays[name]
-    if (
-        codes.shape != table.labels.shape
-        or codes.dtype.kind not in "iu"
-        or codes.max() > 2
-        or codes.min() < 0
-    ):
+    if codes.shape != table.labels.shape or codes.dtype.kind not in "iu" or codes.max() > 2 or codes.min() < 0:
         raise InputFileError(
             f"{spec}: {name} must hold 0 (unused), 1 (train) or 2 (test) for each row of x: got "
             f"{codes.dtype} {codes.shape} {np.unique(codes)[:5].tolist()}; correct it"
@@ -221,10 +214,7 @@ def _candidates(arrays: dict[str, np.ndarray], rows: int) -> str:
     names = [
         name
         for name, values in arrays.items()
-        if values.shape == (rows,)
-        and values.dtype.kind in "iuUS"
-        and name[0] not in "xy"
-        and name != "length"
+        if values.shape == (rows,) and values.dtype.kind in "iuUS" and name[0] not in "xy" and name != "length"
     ]
     return f" (arrays of the file that could be: {', '.join(names)})" if names else ""
 

@@ -45,9 +45,7 @@ def _is_factory(spec: str) -> bool:
 
 DATA_KINDS = {
     "array": DataKind("FILE.npz or FILE.safetensors", _is_array, "trcompress.data.arrays:load_arrays"),
-    "video": DataKind(
-        "a folder of videos", lambda spec: Path(spec).is_dir(), "trcompress.data.video:load_video"
-    ),
+    "video": DataKind("a folder of videos", lambda spec: Path(spec).is_dir(), "trcompress.data.video:load_video"),
     "factory": DataKind("package.module:factory", _is_factory, "trcompress.data.factory:load_factory"),
 }
 
@@ -63,9 +61,7 @@ def kind_of(spec: str | Path) -> str:
         if kind.matches(text):
             return name
     known = ", ".join(kind.looks_like for kind in DATA_KINDS.values())
-    raise InputFileError(
-        f"data must be one of: {known}; got {text!r}, which is none of them and not a folder"
-    )
+    raise InputFileError(f"data must be one of: {known}; got {text!r}, which is none of them and not a folder")
 
 
 def load_data(

@@ -76,7 +76,8 @@ class VideoOptions(SplitOptions):
     Attributes:
         layout: "ucf11" (class/group/clip), "hmdb51" (class/clip); "auto" looks at the tree.
         frames: steps per clip: random (in order) in training, evenly spaced otherwise.
-        candidates: evenly spaced frames cached per clip; the random ones are drawn from these.
+        candidates: evenly spaced frames cached per clip, from which the random ones are drawn; default: 24,
+            or twice `frames` if that is more.
         size: width x height to which frames are resized.
         pixel_order: "rows" flattens (row, column, colour); "columns" flattens (column, row, colour).
         split_number: which of HMDB51's three official splits.
@@ -92,7 +93,7 @@ class VideoOptions(SplitOptions):
 
     layout: Literal["auto", "ucf11", "hmdb51"] = "auto"
     frames: Annotated[int, Field(ge=1, le=1024)] = 6
-    candidates: Annotated[int, Field(ge=1, le=4096)] = 24
+    candidates: Annotated[int, Field(ge=1, le=4096)] | None = None
     size: Annotated[tuple[Pixels, Pixels], BeforeValidator(_size)] = (160, 120)
     pixel_order: Literal["rows", "columns"] = "rows"
     split_number: Annotated[int, Field(ge=1, le=3)] = 1

@@ -111,8 +111,7 @@ def hold_out_groups(
     names, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise InputFileError(
-            f"a split by group needs at least 2 groups: there is only {names[0]!s}; "
-            "use split=random or split=none"
+            f"a split by group needs at least 2 groups: there is only {names[0]!s}; use split=random or split=none"
         )
     goal = fraction * len(groups)
     best: tuple[tuple[int, float], np.ndarray] | None = None
@@ -153,16 +152,12 @@ def absent_classes(classes: tuple[str, ...], labels: np.ndarray) -> tuple[str, .
 
 def _choose(groups: np.ndarray | None, options: SplitOptions, official: bool) -> str:
     if options.test_groups and options.split not in ("auto", "group"):
-        raise UsageError(
-            f"test_groups goes with split=group: got split={options.split}; leave one of them out"
-        )
+        raise UsageError(f"test_groups goes with split=group: got split={options.split}; leave one of them out")
     kind = options.split
     if kind == "auto":
         kind = "official" if official and not options.test_groups else "group"
     if kind == "official" and not official:
-        raise UsageError(
-            "split=official needs data with its own split: this has none; use split=group or random"
-        )
+        raise UsageError("split=official needs data with its own split: this has none; use split=group or random")
     if kind == "group" and groups is None:
         raise UsageError(
             "a split by group needs to know the groups (persons, recordings, videos): name their array with "
@@ -196,9 +191,7 @@ def _random_note(groups: np.ndarray | None, test: np.ndarray) -> str:
     if groups is None:
         return "random split: LEAKS if rows share a recording (no groups are known)"
     shared = np.intersect1d(groups[test], groups[~test])
-    return (
-        f"random split: LEAKS groups ({len(shared)} of {len(np.unique(groups))} are in both train and test)"
-    )
+    return f"random split: LEAKS groups ({len(shared)} of {len(np.unique(groups))} are in both train and test)"
 
 
 def _few(names: list[str], limit: int = 12) -> str:
