@@ -1,11 +1,13 @@
 """Recurrent layers with tensor-ring input weights, drop-in for torch.nn's."""
 
+from trcompress.contract import cores_to_dense
 from trcompress.layers.cells import TRGRUCell, TRLSTMCell, TRRNNCell
 from trcompress.layers.convert import RING_OF, from_dense, is_recurrent, slots_of, to_dense_module
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
 
 __all__ = [
+    "RECURRENT",
     "RING_OF",
     "TRGRU",
     "TRLSTM",
@@ -14,6 +16,7 @@ __all__ = [
     "TRGRUCell",
     "TRLSTMCell",
     "TRRNNCell",
+    "cores_to_dense",
     "from_dense",
     "is_recurrent",
     "slots_of",

@@ -27,10 +27,13 @@ RING_OF: dict[type[nn.Module], type[nn.Module]] = {
 }
 """Which ring module stands for which torch.nn module."""
 
+RECURRENT = (*RING_OF, RingStack, RingCell)
+"""Every module type that `slots_of` knows."""
+
 
 def is_recurrent(module: nn.Module) -> bool:
     """Whether `slots_of` knows this module: one of torch.nn's recurrent ones, or one of ours."""
-    return isinstance(module, (*RING_OF, RingStack, RingCell))
+    return isinstance(module, RECURRENT)
 
 
 def slots_of(module: nn.Module, name: str = "") -> list[WeightSlot]:

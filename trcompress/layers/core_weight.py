@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.contract import cores_to_dense, ring_factors
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing
 from trcompress.plan import WeightPlan
@@ -58,29 +59,14 @@ class CoreWeight(nn.Module):
 
     def to_dense(self) -> Tensor:
         """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""
-        slot = self.plan.slot
-        if isinstance(self.plan.structure, TensorRing):
-            A, B = self.factors()
-            return (A @ B).T.contiguous()
-        dense = self._expanded()[..., : slot.input_size, :]  # (copies, I, G*P / copies)
-        grid = dense.transpose(-2, -1).reshape(slot.gates, self.plan.padded_hidden, slot.input_size)
-        return grid[:, : slot.hidden_size].reshape(slot.output_size, slot.input_size)
+        return cores_to_dense(self.plan, list(self.core))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the ring's two matrices: A (I, K) and B (K, G*H), with A @ B the transposed weight.
 
         One ring per gate: the A's stand side by side, the B's form a block diagonal, so K is G times a gate's own.
         """
-        slot, ring, cores = self.plan.slot, self.plan.structure, list(self.core)
-        if not isinstance(ring, TensorRing):
-            raise ShapeError(f"only a tensor ring has two factors: {self.plan.name} is a {ring.kind}")
-        A = ring.input_factor(cores)[..., : slot.input_size, :]
-        B = ring.output_factor(cores)
-        if self.plan.per_gate:
-            B = B[..., : slot.hidden_size]  # (G, K, H)
-            return A.movedim(0, 1).flatten(1), torch.block_diag(*B)
-        grid = B.reshape(-1, slot.gates, self.plan.padded_hidden)[..., : slot.hidden_size]  # (K, G, H)
-        return A, grid.reshape(-1, slot.output_size)
+        return ring_factors(self.plan, list(self.core))
 
     def set_cores(self, cores: Sequence[Tensor]) -> None:
         """Copy these values into the cores.
@@ -122,24 +108,15 @@ class CoreWeight(nn.Module):
         exact = [core.detach().double() for core in self.core]
         slot = self.plan.slot
         if isinstance(self.plan.structure, TensorRing):
-            twin = CoreWeight.__new__(CoreWeight)
-            nn.Module.__init__(twin)
-            twin.plan, twin.core = self.plan, exact  # type: ignore[assignment]
-            A, B = twin.factors()
+            A, B = ring_factors(self.plan, exact)
             return ((A.T @ A) * (B @ B.T)).sum() / slot.parameters
-        return self.to_dense().double().square().mean()
+        return cores_to_dense(self.plan, exact).square().mean()
 
     def _bonds(self) -> list[int]:
         structure = self.plan.structure
         if isinstance(structure, BlockTerm):
             return [structure.blocks, *[structure.rank] * len(structure.in_modes)]
         return list(structure.ranks[:-1])
-
-    def _expanded(self) -> Tensor:
-        structure, cores = self.plan.structure, list(self.core)
-        if not self.plan.per_gate:
-            return structure.to_dense(cores)
-        return torch.stack([structure.to_dense([core[g] for core in cores]) for g in range(self.plan.copies)])
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
