@@ -1,0 +1,202 @@
+"""One pass over the training part: batches, gradients, optimizer steps, running figures."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from math import ceil, isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trcompress.classifier import Chain
+from trcompress.data import Split
+from trcompress.errors import UsageError
+from trcompress.training.batches import Batch, Request, read_batches, shuffled_requests
+from trcompress.training.display import Display, Progress
+from trcompress.training.distributed import Team
+from trcompress.training.learner import Learner
+from trcompress.training.schedule import lr_factor, make_optimizer, set_lr
+from trcompress.training.settings import FinetuneSettings
+
+LOOK_EVERY_S = 0.5
+"""Figures are read from the device this often, to be shown and to see that they are finite."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs of one kind: `first` to `last - 1`, counted through the whole run."""
+
+    name: str
+    first: int
+    last: int
+
+    @property
+    def only_gates(self) -> bool:
+        """Whether rings are fitted to the teacher's gate inputs, and nothing else."""
+        return self.name == "layerwise"
+
+
+class Passes:
+    """Passes over the training part with one optimizer.
+
+    Args:
+        learner: the network and its loss, on the team's device.
+        parameters: those that learn.
+        split: the training part.
+        phase: the epochs over which the learning rate rises and falls.
+        settings: how.
+        team: the processes.
+        display: told how far a pass is.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        parameters: list[nn.Parameter],
+        split: Split,
+        phase: Phase,
+        settings: FinetuneSettings,
+        team: Team,
+        display: Display,
+    ) -> None:
+        self.learner, self.parameters, self.split, self.phase = learner, parameters, split, phase
+        self.settings, self.team, self.display = settings, team, display
+        self.optimizer = make_optimizer(parameters, settings.lr, settings.weight_decay)
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=settings.amp == "fp16")
+        self._wrapped = learner if team.size == 1 else _in_parallel(learner)
+        self._weights = learner.class_weights.cpu().numpy()
+        self._steps = ceil(ceil(len(split) / settings.batch_size) / settings.accumulate)
+
+    def run(self, epoch: int) -> dict[str, Any]:
+        """Train for one epoch.
+
+        Returns:
+            Its record: phase, epoch (from 1), loss, accuracy, lr, sequences per second, seconds.
+
+        Raises:
+            UsageError: the loss is not finite any more.
+        """
+        seed_all(self.settings.seed, epoch, self.team.rank)
+        self.learner.train()
+        requests = shuffled_requests(self.split, self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
+        batches = read_batches(self.split, requests, self.team)
+        watch = _Watch(self, epoch)
+        lr = 0.0
+        for number in range(self._steps):
+            first = number * self.settings.accumulate
+            lr = self._set_lr((epoch - self.phase.first) * self._steps + number)
+            self._step(requests[first : first + self.settings.accumulate], batches, watch)
+        return {"phase": self.phase.name, "epoch": epoch + 1, **watch.finish(), "lr": lr}
+
+    def _set_lr(self, step: int) -> float:
+        epochs = self.phase.last - self.phase.first
+        warmup = min(self.settings.warmup_epochs, epochs / 2) * self._steps
+        lr = self.settings.lr * lr_factor(step, epochs * self._steps, warmup)
+        set_lr(self.optimizer, lr)
+        return lr
+
+    def _step(self, group: list[Request], batches: Iterator[Batch], watch: _Watch) -> None:
+        """Make one optimizer step over one or several batches."""
+        indices = np.concatenate([request.indices for request in group])
+        label_total = float(self._weights[self.split.labels[indices]].sum())
+        self.optimizer.zero_grad(set_to_none=True)
+        for request in group:
+            batch = next(batches)
+            alone = self.team.size == 1 or request is group[-1]
+            with nullcontext() if alone else self._wrapped.no_sync():
+                loss, logits = self._wrapped(batch, label_total, len(indices))
+                self.scaler.scale(loss * self.team.size).backward()  # DDP divides by the size again
+            watch.add(loss.detach() * len(indices), logits, batch, len(request.indices))
+        self.scaler.unscale_(self.optimizer)
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def _in_parallel(learner: Learner) -> DistributedDataParallel:
+    """Wrap for gradients of all processes; a user's own network may leave parameters unused."""
+    return DistributedDataParallel(learner, find_unused_parameters=not isinstance(learner.network, Chain))
+
+
+class _Watch:
+    """Running figures of one pass, kept on the device."""
+
+    def __init__(self, passes: Passes, epoch: int) -> None:
+        self._passes, self._epoch = passes, epoch
+        self._sums = torch.zeros(3, dtype=torch.float64, device=passes.team.device)  # loss, correct, sequences
+        self._started = self._looked = time.perf_counter()
+        self._done = 0
+        self._scored = False
+
+    def add(self, loss_sum: Tensor, logits: Tensor, batch: Batch, sequences: int) -> None:
+        self._done += sequences
+        self._sums[0] += loss_sum
+        self._sums[2] += batch.mask.sum()
+        if logits.numel():
+            self._scored = True
+            self._sums[1] += ((logits.argmax(1) == batch.y) * batch.mask).sum()
+        if time.perf_counter() - self._looked > LOOK_EVERY_S:
+            self._looked = time.perf_counter()
+            self._show()
+
+    def finish(self) -> dict[str, Any]:
+        """Add up over all processes."""
+        self._passes.team.sum_(self._sums)
+        loss, accuracy = self._read()
+        seconds = time.perf_counter() - self._started
+        record = {"loss": loss} | ({"accuracy": accuracy} if self._scored else {})
+        return record | {"sequences_per_s": self._done / seconds, "epoch_s": seconds}
+
+    def _read(self) -> tuple[float, float]:
+        loss, correct, count = self._sums.tolist()
+        if not isfinite(loss):
+            raise UsageError(
+                f"the loss must stay finite: it is {loss} in epoch {self._epoch + 1}; "
+                f"lower the learning rate ({self._passes.settings.lr}) or clip gradients "
+                f"(now {self._passes.settings.clip or 'off'})"
+            )
+        return loss / max(1.0, count), correct / max(1.0, count)
+
+    def _show(self) -> None:
+        loss, accuracy = self._read()
+        passes = self._passes
+        passes.display.batch(
+            Progress(
+                phase=passes.phase.name,
+                epoch=self._epoch + 1,
+                epochs=passes.phase.last,
+                share=self._done / len(passes.split),
+                loss=loss,
+                accuracy=accuracy if self._scored else None,
+                sequences_per_s=self._done / (time.perf_counter() - self._started),
+            )
+        )
+
+
+def seed_all(seed: int, epoch: int, rank: int) -> None:
+    """Seed every generator of this process by the run's seed, the epoch and the rank alone."""
+    own = int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
+    torch.manual_seed(own)
+    random.seed(own)
+    np.random.seed(own)
+
+
+@contextmanager
+def own_randomness(team: Team) -> Iterator[None]:
+    """Give the caller's generators back as they were."""
+    states = random.getstate(), np.random.get_state()
+    devices = [team.device.index or 0] if team.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

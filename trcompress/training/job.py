@@ -1,0 +1,167 @@
+"""One training run as files: where it writes, what it depends on, what it measures at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trcompress.classifier import Classifier, Wiring
+from trcompress.data import DataSet
+from trcompress.errors import OutputFileError, UsageError
+from trcompress.files import check_output, write_text
+from trcompress.training.display import Display
+from trcompress.training.distributed import Team
+from trcompress.training.loop import Trainer
+from trcompress.training.measure import measure
+from trcompress.training.run_state import RunFolder, RunState, check_identity
+from trcompress.training.settings import FinetuneSettings
+from trcompress.training.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run writes.
+
+    Args:
+        model: the trained model.
+    """
+
+    model: Path
+
+    @property
+    def metrics(self) -> Path:
+        """`model.metrics.json` beside `model.safetensors`."""
+        return self.model.with_suffix(".metrics.json")
+
+    @property
+    def run(self) -> Path:
+        """`model.run`, the folder of log and state."""
+        return self.model.with_suffix(".run")
+
+    def check(self, inputs: Sequence[Path], *, resume: bool, overwrite: bool) -> None:
+        """Refuse outputs that exist, before any long work.
+
+        Raises:
+            OutputFileError: an output exists and may not be replaced, or is an input.
+        """
+        interrupted = RunFolder.has_state(self.run)
+        if interrupted and not (resume or overwrite):
+            raise OutputFileError(
+                f"a run to this output was interrupted, its state is in {self.run}; "
+                "go on with --resume, or start again with --overwrite"
+            )
+        replace = overwrite or (resume and interrupted)
+        check_output(self.model, overwrite=replace, keep=tuple(inputs))
+        check_output(self.metrics, overwrite=replace, keep=tuple(inputs))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs.
+
+    Args:
+        student: the network, on its device.
+        data: the data set.
+        settings: how to train.
+        team: the processes.
+        outputs: where to write.
+        identity: what the run depends on; a resumed run must have the same.
+        teacher: the network to learn from.
+        resume: go on from the saved state, if there is one.
+        display: what the writing process shows.
+    """
+
+    student: Classifier
+    data: DataSet
+    settings: FinetuneSettings
+    team: Team
+    outputs: Outputs
+    identity: dict[str, Any]
+    teacher: Teacher | None = None
+    resume: bool = False
+    display: Display | None = None
+
+    def train(self) -> RunState:
+        """Run the loop; the best weights are in the network afterwards.
+
+        Raises:
+            UsageError: there is nothing to train on, or the saved state is of another run.
+            RunInterruptedError, OutputFileError: see `Trainer.run`.
+        """
+        if not len(self.data.train):
+            raise UsageError(f"training needs rows to train on: {self.data.name} has {', '.join(self.data.splits)}")
+        folder = RunFolder(self.outputs.run)
+        state = folder.load() if self.resume else None
+        if state is not None:
+            check_identity(state.identity, self.identity)
+        self.team.wait()
+        trainer = Trainer(
+            self.student,
+            self.data,
+            self.settings,
+            self.team,
+            teacher=self.teacher,
+            folder=folder,
+            display=self.display if self.team.writes else None,
+            state=state or RunState(identity=self.identity),
+        )
+        return trainer.run()
+
+    def metrics(self, state: RunState, before: Classifier | None = None) -> dict[str, Any]:
+        """Measure the trained network once, on the test part if there is one, else on the validation part.
+
+        Args:
+            state: of the finished run.
+            before: the network as it was.
+        """
+        start, best = state.history[0], state.best or {}
+        found: dict[str, Any] = {"best_epoch": best.get("epoch", 0)}
+        if "validation_accuracy" in best:
+            found["validation_accuracy_before"] = start["validation_accuracy"]
+            found["validation_accuracy_after"] = best["validation_accuracy"]
+        part = self.data.splits.get("test") or self.data.splits.get("validation")
+        if part is None:
+            return found
+        networks = {"before": before, "after": self.student, "teacher": self.teacher and self.teacher.classifier}
+        for name, network in networks.items():
+            if network is not None:
+                figures = measure(
+                    network.module.to(self.team.device),
+                    part,
+                    self.team,
+                    classes=len(self.data.classes),
+                    batch_size=self.settings.batch_size,
+                )
+                found |= {f"accuracy_{name}": figures.accuracy, f"loss_{name}": figures.loss}
+        return found | {"measured_on": f"{part.name} part of {self.data.name}, {len(part):,} sequences"}
+
+    def close(self, state: RunState, metrics: dict[str, Any], notes: Sequence[str]) -> None:
+        """Write the metrics file and let go of the saved state, which is of no more use."""
+        if self.team.writes:
+            record = {
+                "metrics": metrics,
+                "settings": self.settings.model_dump(mode="json"),
+                "identity": self.identity,
+                "notes": list(notes),
+                "history": state.history,
+            }
+            write_text(self.outputs.metrics, json.dumps(record, indent=2) + "\n")
+            RunFolder(self.outputs.run).state_path.unlink(missing_ok=True)
+        self.team.wait()
+
+
+def describe_run(settings: FinetuneSettings, data: DataSet, wiring: Wiring | None = None) -> dict[str, Any]:
+    """What a run depends on apart from its input files; where it runs does not matter."""
+    kept = settings.model_dump(mode="json", exclude={"device", "teacher_device"})
+    about = {"data": data.name, "data_sha256": data.fingerprint}
+    return kept | about | ({"wiring": asdict(wiring)} if wiring else {})
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,162 @@
+"""The network that learns, together with its loss: the module that DistributedDataParallel wraps."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trcompress.classifier import Classifier
+from trcompress.data import Split
+from trcompress.distill import GateInputs, Recorder, hidden_distance, ring_weights, softened_divergence
+from trcompress.errors import UsageError, nearest
+from trcompress.training.batches import Batch
+from trcompress.training.settings import FinetuneSettings
+from trcompress.training.teacher import Teacher, View
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner(nn.Module):
+    """A student and the sum of its loss terms.
+
+    Args:
+        student: the network.
+        settings: weights of the terms.
+        class_weights: (classes,) weight of each class in the cross-entropy.
+        teacher: the network to learn from, if any.
+        only_gates: fit the rings to the teacher's gate inputs and leave all else out.
+
+    Raises:
+        UsageError: a term needs a teacher, or one that fits the student's layers.
+    """
+
+    class_weights: Tensor
+
+    def __init__(
+        self,
+        student: Classifier,
+        settings: FinetuneSettings,
+        class_weights: Tensor,
+        teacher: Teacher | None = None,
+        *,
+        only_gates: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = student.module
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self._settings, self._weights, self._only_gates = settings, settings.distill, only_gates
+        self._teacher = [] if teacher is None else [teacher]  # a list hides it from nn.Module
+        self._batch_first = {name: bool(module.batch_first) for name, module in student.recurrent.items()}
+        self._recorder: Recorder | None = None
+        self._gates: dict[str, GateInputs] = {}
+        if only_gates or (teacher and self._weights.gates):
+            self._gates = _gate_inputs(student, teacher)
+        if teacher and self._weights.hidden and not only_gates:
+            _check_hidden(student, teacher)
+            self._recorder = Recorder(student.recurrent)
+
+    def forward(self, batch: Batch, label_total: float, count: int) -> tuple[Tensor, Tensor]:
+        """Return (loss, logits); the loss is this batch's part of the mean over an optimizer step.
+
+        Args:
+            batch: this process's sequences.
+            label_total: sum of the class weights over all sequences of the step.
+            count: number of all sequences of the step.
+        """
+        view = self._teacher[0].look(batch) if self._needs_teacher else None
+        if self._only_gates and view is not None:
+            return self._gate_term(view) @ batch.mask / count, batch.x.new_zeros(0)
+        with self._autocast(batch.x.device):
+            logits = self.network(batch.x, batch.lengths)
+        logits = logits.float()
+        loss = self._label_term(logits, batch.y) @ batch.mask / label_total
+        if view is not None:
+            loss = self._weights.labels * loss + self._teacher_term(logits, view) @ batch.mask / count
+        return loss, logits.detach()
+
+    def close(self) -> None:
+        """Take the recording hooks off the student."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    @property
+    def _needs_teacher(self) -> bool:
+        weights = self._weights
+        return bool(self._teacher) and bool(self._only_gates or weights.logits or weights.hidden or weights.gates)
+
+    def _label_term(self, logits: Tensor, y: Tensor) -> Tensor:
+        smoothing = self._settings.label_smoothing
+        return F.cross_entropy(logits, y, self.class_weights, reduction="none", label_smoothing=smoothing)
+
+    def _teacher_term(self, logits: Tensor, view: View) -> Tensor:
+        weights, total = self._weights, logits.new_zeros(len(logits))
+        if weights.logits:
+            softened = softened_divergence(logits, view.logits.float(), weights.temperature)
+            total = total + weights.logits * softened
+        if self._recorder is not None:
+            own = self._recorder.outputs
+            distances = [
+                hidden_distance(own[name], view.outputs[name], batch_first)
+                for name, batch_first in self._batch_first.items()
+            ]
+            total = total + weights.hidden * torch.stack(distances).mean(0)
+            self._recorder.clear()
+        if weights.gates:
+            total = total + weights.gates * self._gate_term(view)
+        return total
+
+    def _gate_term(self, view: View) -> Tensor:
+        distances = [one for name, gates in self._gates.items() for one in gates.distance(view.inputs[name])]
+        return torch.stack(distances).mean(0)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        if self._settings.amp == "off":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=AMP_TYPES[self._settings.amp])
+
+
+def class_weights(setting: str | tuple[float, ...], split: Split, classes: int) -> Tensor:
+    """Return (classes,) weights of the cross-entropy; "balanced" gives every class the same sum.
+
+    Raises:
+        UsageError: as many weights as classes are needed.
+    """
+    if setting == "none":
+        return torch.ones(classes)
+    if setting == "balanced":
+        counts = np.bincount(split.labels, minlength=classes)
+        return torch.from_numpy(len(split) / (classes * np.maximum(counts, 1))).float()
+    if len(setting) != classes:
+        raise UsageError(f"class_weights must have one number per class: got {len(setting)} for {classes} classes")
+    return torch.tensor(setting, dtype=torch.float32)
+
+
+def _gate_inputs(student: Classifier, teacher: Teacher | None) -> dict[str, GateInputs]:
+    if teacher is None:
+        raise UsageError("--start layerwise fits the rings to the dense network: name it with --teacher CKPT")
+    rings = {name: module for name, module in student.recurrent.items() if ring_weights(module)}
+    missing = [name + nearest(name, list(teacher.recurrent)) for name in rings if name not in teacher.recurrent]
+    if missing or not rings:
+        raise UsageError(
+            f"gate distillation needs compressed layers that the teacher has too: "
+            f"{f'the teacher lacks {missing}' if missing else 'the model has none'}"
+        )
+    return {name: GateInputs(teacher.recurrent[name], ring, name) for name, ring in rings.items()}
+
+
+def _check_hidden(student: Classifier, teacher: Teacher) -> None:
+    for name, module in student.recurrent.items():
+        other = teacher.recurrent.get(name)
+        sizes = [
+            [getattr(one, size, None) for size in ("hidden_size", "proj_size", "bidirectional")]
+            for one in (module, other)
+        ]
+        if sizes[0] != sizes[1]:
+            raise UsageError(
+                f"hidden-state distillation needs a teacher with the model's stacks: stack {name!r} has "
+                f"hidden size, projection and directions {sizes[0]}, the teacher's {sizes[1]}"
+            )

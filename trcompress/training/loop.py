@@ -1,0 +1,212 @@
+"""The one training loop: epochs over batches, measured on the validation part, saved after each.
+
+Fine-tuning, the layerwise start and training from scratch all run through `Trainer.run`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from trcompress.classifier import Classifier
+from trcompress.data import DataSet
+from trcompress.training.display import Display, NoDisplay
+from trcompress.training.distributed import Team
+from trcompress.training.epoch import Passes, Phase, own_randomness
+from trcompress.training.learner import Learner, class_weights
+from trcompress.training.measure import measure
+from trcompress.training.parameters import select_parameters
+from trcompress.training.run_state import (
+    RunFolder,
+    RunInterruptedError,
+    RunState,
+    pack_optimizer,
+    unpack_optimizer,
+)
+from trcompress.training.settings import FinetuneSettings
+from trcompress.training.teacher import Teacher
+
+
+class Trainer:
+    """Trains one network.
+
+    Args:
+        student: the network, on the team's device.
+        data: its train part is trained on, its validation part chooses the epoch; the test part is not touched.
+        settings: how.
+        team: the processes.
+        teacher: the network to learn from.
+        folder: where state and log go; None keeps nothing on disk.
+        display: what the user sees.
+        state: where to go on; an empty one starts.
+    """
+
+    def __init__(
+        self,
+        student: Classifier,
+        data: DataSet,
+        settings: FinetuneSettings,
+        team: Team,
+        *,
+        teacher: Teacher | None = None,
+        folder: RunFolder | None = None,
+        display: Display | None = None,
+        state: RunState | None = None,
+    ) -> None:
+        self.student, self.data, self.settings, self.team = student, data, settings, team
+        self.teacher, self.display = teacher, display or NoDisplay()
+        self.folder = folder
+        self.state = state or RunState()
+        self._learnable = [name for name, one in student.module.named_parameters() if one.requires_grad]
+        self._weights = class_weights(settings.class_weights, data.train, len(data.classes))
+
+    def run(self) -> RunState:
+        """Train to the end, and leave the best weights in the network.
+
+        Raises:
+            RunInterruptedError: Ctrl-C or SIGTERM; the last whole epoch is saved.
+            OutputFileError: the state cannot be written; the one before remains.
+            UsageError: the loss is not finite any more.
+        """
+        with own_randomness(self.team), sigterm_interrupts():
+            try:
+                self._begin()
+                for phase in phases(self.settings):
+                    if self.state.epoch < phase.last and not self.state.finished:
+                        self._run_phase(phase)
+                self.state.finished = True
+                self._save()
+            except KeyboardInterrupt:
+                raise RunInterruptedError(self._interrupted()) from None
+            finally:
+                self.display.close()
+        self.student.module.load_state_dict(self.state.groups["best"])
+        return self.state
+
+    def _begin(self) -> None:
+        """Take up the saved weights, or measure the ones given."""
+        if self.state.groups:
+            self.student.module.load_state_dict(self.state.groups["model"])
+        else:
+            self._judge({"phase": "start", "epoch": 0})
+            self._save()
+        if self.folder and self.team.writes:
+            self.folder.restart_log(self.state.history)
+        self.display.epoch(self.state.history[-1])
+
+    def _run_phase(self, phase: Phase) -> None:
+        learner = Learner(self.student, self.settings, self._weights, self.teacher, only_gates=phase.only_gates).to(
+            self.team.device
+        )
+        parameters = select_parameters(
+            self.student, self._learnable, self.settings.freeze, only_gates=phase.only_gates
+        )
+        passes = Passes(learner, parameters, self.data.train, phase, self.settings, self.team, self.display)
+        if self.state.epoch > phase.first:
+            unpack_optimizer(passes.optimizer, self.state.groups.get("optimizer", {}), self.state.numbers)
+            passes.scaler.load_state_dict(self.state.numbers["scaler"])
+        try:
+            for epoch in range(self.state.epoch, phase.last):
+                self._run_epoch(passes, epoch)
+                if self.state.finished:
+                    return
+        finally:
+            learner.close()
+
+    def _run_epoch(self, passes: Passes, epoch: int) -> None:
+        record = passes.run(epoch)
+        self._judge(record)
+        if passes.phase.only_gates:
+            self.state.stale = 0
+        patience = self.settings.patience
+        self.state.finished = bool(patience and self.state.stale >= patience)
+        self.state.epoch = epoch + 1
+        self.state.groups["optimizer"], numbers = pack_optimizer(passes.optimizer)
+        self.state.numbers = {**numbers, "scaler": passes.scaler.state_dict()}
+        self._save()
+        if self.folder and self.team.writes:
+            self.folder.log(record)
+        self.display.epoch(record)
+
+    def _judge(self, record: dict[str, Any]) -> None:
+        """Measure on the validation part; keep the weights if they are the best so far."""
+        module = self.student.module
+        if self.data.validation is not None:
+            figures = measure(
+                module,
+                self.data.validation,
+                self.team,
+                classes=len(self.data.classes),
+                batch_size=self.settings.batch_size,
+            )
+            record |= {"validation_accuracy": figures.accuracy, "validation_loss": figures.loss}
+        self.state.history.append(record)
+        weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        self.state.groups["model"] = weights
+        if self.state.best is None or is_better(record, self.state.best):
+            self.state.best, self.state.stale = record, 0
+            self.state.groups["best"] = weights
+        else:
+            self.state.stale += 1
+
+    def _save(self) -> None:
+        if self.folder and self.team.writes:
+            self.folder.save(self.state)
+        self.team.wait()
+
+    def _interrupted(self) -> str:
+        if self.folder is None:
+            return f"interrupted after {self.state.epoch} epochs; nothing was asked to be saved"
+        if not self.folder.state_path.is_file():
+            return "interrupted before the first epoch; run the same command again"
+        return (
+            f"interrupted; whole epochs done are saved in {self.folder.path}: "
+            "to go on, run the same command with --resume"
+        )
+
+
+def phases(settings: FinetuneSettings) -> list[Phase]:
+    """List the kinds of epochs of a run, in order."""
+    layerwise = settings.start_epochs if settings.start == "layerwise" else 0
+    both = (
+        Phase("layerwise", 0, layerwise),
+        Phase("end-to-end", layerwise, layerwise + settings.epochs),
+    )
+    return [phase for phase in both if phase.last > phase.first]
+
+
+def total_epochs(settings: FinetuneSettings) -> int:
+    """Epochs of all phases together."""
+    return sum(phase.last - phase.first for phase in phases(settings))
+
+
+def is_better(record: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether an epoch is better on the validation part: accuracy, then loss; without one, later is better."""
+    if "validation_accuracy" not in record:
+        return True
+    return _key(record) > _key(best)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Make SIGTERM stop the run as Ctrl-C does; only the main thread can."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _key(record: dict[str, Any]) -> tuple[float, float]:
+    return record["validation_accuracy"], -record["validation_loss"]

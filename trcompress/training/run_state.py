@@ -1,0 +1,202 @@
+"""A training run on disk: its state after every epoch, all or nothing, and its log.
+
+The state is one safetensors file (weights, best weights, optimizer) whose metadata holds the rest as JSON. Random
+numbers need no state: every epoch draws from generators seeded by the run's seed and the epoch's number.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trcompress.errors import InputFileError, OutputFileError, UsageError
+from trcompress.files import atomic_path
+
+METADATA_KEY = "trcompress-run"
+VERSION = 1
+STATE_FILE = "state.safetensors"
+
+
+class RunInterruptedError(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C or SIGTERM; the message says what is kept and how to go on."""
+
+
+@dataclass
+class RunState:
+    """Everything a run needs to go on after an epoch as if it had never stopped.
+
+    Args:
+        epoch: epochs done, of all phases together.
+        history: one record per epoch.
+        best: the record of the best epoch so far, with its `key` for comparisons.
+        stale: epochs since the best one.
+        finished: the run has ended, by its epochs or by patience.
+        identity: what the run depends on: settings, data, model, teacher; compared on resumption.
+        groups: groups of tensors: "model", "best", "optimizer".
+        numbers: JSON values of the optimizer and the loss scaler.
+    """
+
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    stale: int = 0
+    finished: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+class RunFolder:
+    """The folder of one run: `state.safetensors`, `metrics.jsonl`.
+
+    Args:
+        path: the folder; made if it is not there.
+
+    Raises:
+        OutputFileError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(exist_ok=True)
+            for rest in path.glob(".*.part"):
+                rest.unlink()
+        except OSError as error:
+            raise OutputFileError(f"cannot make the run's folder {path}: {error.strerror or error}") from error
+
+    @staticmethod
+    def has_state(path: Path) -> bool:
+        """Whether a folder holds the state of an unfinished run."""
+        return (path / STATE_FILE).is_file()
+
+    @property
+    def state_path(self) -> Path:
+        """The file that `save` writes."""
+        return self.path / STATE_FILE
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON record per line and epoch."""
+        return self.path / "metrics.jsonl"
+
+    def save(self, state: RunState) -> None:
+        """Replace the saved state; on failure the one before remains.
+
+        Raises:
+            OutputFileError: it cannot be written.
+        """
+        plain = {name: getattr(state, name) for name in RunState.__dataclass_fields__ if name != "groups"}
+        tensors = {
+            f"{group}/{name}": tensor for group, members in state.groups.items() for name, tensor in members.items()
+        }
+        metadata = {METADATA_KEY: json.dumps({"version": VERSION, **plain}, sort_keys=True)}
+        write_tensors(self.state_path, tensors, metadata)
+
+    def load(self) -> RunState | None:
+        """Read the saved state; None where there is none.
+
+        Raises:
+            InputFileError: the file is damaged or of another version.
+        """
+        if not self.state_path.is_file():
+            return None
+        groups: dict[str, dict[str, Tensor]] = {}
+        try:
+            with safe_open(self.state_path, framework="pt") as stream:
+                plain = json.loads((stream.metadata() or {})[METADATA_KEY])
+                keys = stream.keys()
+                for key in keys:
+                    group, _, name = key.partition("/")
+                    groups.setdefault(group, {})[name] = stream.get_tensor(key)
+            if plain.pop("version") != VERSION:
+                raise ValueError("another version wrote it")
+            return RunState(**plain, groups=groups)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise InputFileError(
+                f"the saved state {self.state_path} cannot be read ({error}); run without --resume to start again"
+            ) from error
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a record to the log.
+
+        Raises:
+            OutputFileError: it cannot be written.
+        """
+        self._write([record], "a")
+
+    def restart_log(self, history: list[dict[str, Any]]) -> None:
+        """Make the log hold these records and no others."""
+        self._write(history, "w")
+
+    def _write(self, records: list[dict[str, Any]], mode: str) -> None:
+        try:
+            with self.metrics_path.open(mode, encoding="utf-8") as stream:
+                stream.writelines(json.dumps(record) + "\n" for record in records)
+        except OSError as error:
+            raise OutputFileError(f"cannot write {self.metrics_path}: {error.strerror or error}") from error
+
+
+def check_identity(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume a run under other conditions.
+
+    Raises:
+        UsageError: settings, data, model or teacher differ; all differences are named.
+    """
+    names = sorted(set(saved) | set(now))
+    changed = [
+        f"{name} was {saved.get(name)!r}, is {now.get(name)!r}"
+        for name in names
+        if saved.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UsageError(
+            f"a resumed run must be the run that was started: {'; '.join(changed)}; "
+            "give the same options, or start again without --resume and with --overwrite"
+        )
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors and JSON values."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}/{name}": value for index, values in state["state"].items() for name, value in values.items()
+    }
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Put back what `pack_optimizer` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file: all of it, or nothing.
+
+    Raises:
+        OutputFileError: it cannot be written; a file that was there remains.
+    """
+    own, seen = {}, set()
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        shared = tensor.data_ptr() in seen or tensor.untyped_storage().nbytes() != tensor.nbytes
+        own[key] = tensor.clone() if shared else tensor
+        seen.add(tensor.data_ptr())
+    with atomic_path(path) as temporary:
+        try:
+            save_file(own, temporary, metadata=metadata)
+        except SafetensorError as error:  # it wraps the operating system's word
+            code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+            raise OSError(code, str(error)) from error

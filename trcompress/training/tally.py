@@ -1,0 +1,71 @@
+"""Counting right and wrong answers on the device, over all processes, without waiting for the device each batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trcompress.training.distributed import Team
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a tally comes to.
+
+    Args:
+        sequences: how many were counted.
+        accuracy: share whose highest score is the true class.
+        loss: mean cross-entropy with the true labels.
+        confusion: (true class, given class) counts.
+        top5: share whose true class is among the five highest scores; None below six classes.
+        agreement: share where the teacher gives the same class; None without a teacher.
+    """
+
+    sequences: int
+    accuracy: float
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+    top5: float | None = None
+    agreement: float | None = None
+
+
+class Tally:
+    """Sums over sequences: confusion, loss, top five, agreement."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.classes = classes
+        self.compared = False
+        self._confusion = torch.zeros(classes * classes, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top 5, agreement
+
+    def add(self, logits: Tensor, y: Tensor, mask: Tensor, teacher: Tensor | None = None) -> None:
+        """Count a batch: logits (B, classes), y (B,), mask (B,), teacher's logits (B, classes)."""
+        logits, mask = logits.detach().double(), mask.double()
+        given = logits.argmax(1)
+        self._confusion.index_add_(0, y * self.classes + given, mask)
+        loss = F.cross_entropy(logits, y, reduction="none")
+        self._sums[0] += (loss * mask).sum()
+        if self.classes > 5:
+            self._sums[1] += ((logits.topk(5, dim=1).indices == y.unsqueeze(1)).any(1) * mask).sum()
+        if teacher is not None:
+            self.compared = True
+            self._sums[2] += ((teacher.to(logits.device).argmax(1) == given) * mask).sum()
+
+    def result(self, team: Team) -> Figures:
+        """Add up over all processes and read the figures."""
+        confusion, sums = self._confusion.clone(), self._sums.clone()
+        team.sum_(confusion, sums)
+        counts = confusion.round().long().reshape(self.classes, self.classes).cpu()
+        total = max(1, int(counts.sum()))
+        loss, top5, agreement = (value / total for value in sums.tolist())
+        return Figures(
+            sequences=int(counts.sum()),
+            accuracy=int(counts.diagonal().sum()) / total,
+            loss=loss,
+            confusion=tuple(tuple(row) for row in counts.tolist()),
+            top5=top5 if self.classes > 5 else None,
+            agreement=agreement if self.compared else None,
+        )
