@@ -11,6 +11,8 @@ _PUBLIC = {
     "DATA_KINDS": "trcompress.data.load",
     "DataSet": "trcompress.data.dataset",
     "Split": "trcompress.data.dataset",
+    "extract": "trcompress.data.features",
+    "find_clips": "trcompress.data.video_tree",
     "from_arrays": "trcompress.data.arrays",
     "make_clips": "trcompress.data.clips",
     "load_data": "trcompress.data.load",

@@ -14,6 +14,7 @@ import numpy as np
 from trcompress.errors import InputFileError, UnsafeFileError
 
 _SMALL_BYTES = 2**16
+_TEXT_LISTS = ("classes", "group", "group_train", "group_val", "group_test", "clips", "notes")
 _SAFETENSORS_DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -38,7 +39,7 @@ def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
         max_bytes: the most that compressed members may take in memory together.
 
     Returns:
-        Arrays by name. Text lists in safetensors metadata (`classes`) come as arrays of text.
+        Arrays by name. Lists of text (`classes`, `group`, `notes`) in safetensors metadata come as such.
 
     Raises:
         InputFileError: the file is missing, damaged, or its compressed members are larger than `max_bytes`.
@@ -121,7 +122,7 @@ def _read_safetensors(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    arrays = {key: _text_list(metadata[key], path, key) for key in ("classes", "groups") if key in metadata}
+    arrays = {key: _text_list(metadata[key], path, key) for key in _TEXT_LISTS if key in metadata}
     for name, item in header.items():
         if name != "__metadata__":
             arrays[name] = _map_tensor(path, name, item, 8 + length)

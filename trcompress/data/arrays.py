@@ -87,7 +87,7 @@ def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> D
         rows, note, notes = _divide_parts(tables, options, spec)
     if options.standardize:
         rows = _standardized(rows, spec)
-    return _data_set(spec, classes, rows, note, notes)
+    return _data_set(spec, classes, rows, note, _file_notes(arrays) + notes)
 
 
 def _table(part: Part, labels: np.ndarray, options: ArrayOptions, spec: str) -> _Table:
@@ -226,6 +226,12 @@ def _class_names(arrays: dict[str, np.ndarray], spec: str) -> np.ndarray | None:
             f"{spec}: classes must be a list of different names: got shape {names.shape}; correct it"
         )
     return names.astype(str) if names is not None else None
+
+
+def _file_notes(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Return what whoever made the file had to say, such as clips that were left out."""
+    notes = arrays.get("notes")
+    return tuple(notes.tolist()) if notes is not None and notes.ndim == 1 and notes.dtype.kind == "U" else ()
 
 
 def _shared_groups(tables: dict[str, _Table]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ pixels; 6 and 5 = parts of 10 and of 2 pixels; 3x2 = those two pixels' colours.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +121,7 @@ def _official(tree: VideoTree, options: VideoOptions) -> tuple[np.ndarray | None
     codes, missing = found
     unused = int((codes == UNUSED).sum())
     note = (f"{unused} clips are in neither part of official split {options.split_number}",) if unused else ()
-    return codes, dict.fromkeys(missing, "is in the official list but not in the tree"), note
+    return codes, missing_faults(missing), note
 
 
 def _data_set(
@@ -166,17 +167,30 @@ def check_bad_clips(tree: VideoTree, faults: dict[str, str], most: int) -> None:
     )
 
 
-def bad_clip_notes(faults: dict[str, str], entries: dict[str, Entry]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class ClipFacts:
+    """What was wrong with a clip that was kept."""
+
+    damaged: int
+    ends_early: bool
+
+
+def missing_faults(names: list[str]) -> dict[str, str]:
+    """Count clips of the official lists that the tree lacks among the unreadable ones."""
+    return dict.fromkeys(names, "is in the official lists but not in the tree")
+
+
+def bad_clip_notes(faults: dict[str, str], facts: Mapping[str, ClipFacts | Entry]) -> tuple[str, ...]:
     """Name and count what was left out: whole clips by name, damaged frames by number."""
     notes = []
     if faults:
         listed = "; ".join(f"{name} {fault}" for name, fault in sorted(faults.items()))
         notes.append(f"{len(faults)} clips were left out: {listed}")
-    damaged = Counter({name: entry.damaged for name, entry in entries.items() if entry.damaged})
+    damaged = Counter({name: clip.damaged for name, clip in facts.items() if clip.damaged})
     if damaged:
         worst = ", ".join(f"{name} ({count})" for name, count in damaged.most_common(10))
         notes.append(f"{damaged.total()} damaged frames of {len(damaged)} clips were left out: {worst}")
-    early = sorted(name for name, entry in entries.items() if entry.ends_early)
+    early = sorted(name for name, clip in facts.items() if clip.ends_early)
     if early:
         notes.append(f"{len(early)} files lack their last bytes, but no frame: {', '.join(early[:10])}")
     return tuple(notes)
