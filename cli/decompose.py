@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from trcompress.cli import options
+
 from trcompress.errors import UsageError
 
 INITS = ("tr-als", "tr-svd", "random")
@@ -19,15 +19,11 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="I:O", help="Modes, as in 4x2x5x8:4x4x2; repeat per --layer."
 )
-@click.option(
-    "--ranks", multiple=True, metavar="R", help="R (all), R,R0, R0,R1,..., or full; repeat per --shape."
-)
+@click.option("--ranks", multiple=True, metavar="R", help="R (all), R,R0, R0,R1,..., or full; repeat per --shape.")
 @click.option(
     "--layer", "layers", multiple=True, metavar="GLOB", help="Weight, layer or stack that a --shape is for."
 )
-@click.option(
-    "--init", type=click.Choice(INITS), default="tr-als", show_default=True, help="How cores are found."
-)
+@click.option("--init", type=click.Choice(INITS), default="tr-als", show_default=True, help="How cores are found.")
 @click.option(
     "--gates",
     type=click.Choice(["fused", "per-gate"]),
@@ -36,6 +32,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
     help="One ring for all gates, or one ring each.",
 )
 @options.kind_option
+@options.skip_objects_option
 @options.seed_option
 @options.device_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the cores [default: the weight's own].")
@@ -62,7 +59,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
 
     out = given["out"] or checkpoint.with_name(f"{checkpoint.stem}.tr.safetensors")
     plan = read_plan(given["shapes"], given["ranks"], given["layers"], given["gates"])
-    dense = read_checkpoint(checkpoint, kind=given["kind"])
+    dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
     weights, skipped = _resolve(plan, dense)
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(checkpoint,))
@@ -85,18 +82,12 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
         raise UsageError("decompose needs --shape and --ranks; `trcompress inspect CKPT` suggests a line")
     rules = max(len(shapes), len(layers))
     for option, values in (("--shape", shapes), ("--ranks", ranks), ("--layer", layers)):
-        if (
-            len(values) > 1
-            and len(values) != rules
-            or (option == "--layer" and values and len(values) != rules)
-        ):
+        if (len(values) > 1 and len(values) != rules) or (option == "--layer" and values and len(values) != rules):
             raise UsageError(
                 f"--shape, --ranks and --layer must pair: got {len(shapes)} --shape, {len(ranks)} --ranks, "
                 f"{len(layers)} --layer; give one of each per layer, or one --shape for all"
             )
-    spread = [
-        values if len(values) == rules else values * rules for values in (shapes, ranks, layers or (None,))
-    ]
+    spread = [values if len(values) == rules else values * rules for values in (shapes, ranks, layers or (None,))]
     return Plan(tuple(Rule.parse(s, r, layer=name, gates=gates) for s, r, name in zip(*spread, strict=True)))
 
 
@@ -110,6 +101,7 @@ def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
 def _echo_plan(weights: Any, skipped: Any, *, human: bool) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import count, ratio, remark
+
     from trcompress.grammar import format_shape
 
     for weight in weights:
@@ -127,6 +119,7 @@ def _echo_plan(weights: Any, skipped: Any, *, human: bool) -> None:
 def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
     from trcompress.cli.console import out as stdout
     from trcompress.cli.console import print_json
+
     from trcompress.grammar import format_shape
 
     rows = [
@@ -150,10 +143,10 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
 
 def _run(dense: Any, plan: Any, out: Path, given: dict[str, Any]) -> None:
     import torch
-
-    from trcompress.artifact import write_artifact
     from trcompress.cli.console import progress_bar
     from trcompress.cli.render import print_decomposition
+
+    from trcompress.artifact import write_artifact
     from trcompress.compress import decompose_checkpoint
 
     with progress_bar("decompose") as update:

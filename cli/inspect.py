@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+from trcompress.cli.options import format_option, kind_option, path_argument, skip_objects_option
 
-from trcompress.cli.options import format_option, kind_option, path_argument
+if TYPE_CHECKING:
+    from trcompress.checkpoint import Inspection
 
 
 @click.command()
 @path_argument("checkpoint", "CKPT")
 @kind_option
+@skip_objects_option
 @format_option
-def inspect(checkpoint: Path, kind: str | None, format_: str) -> None:
+def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str) -> None:
     """List the recurrent layers of a checkpoint, and what else is in it.
 
     Reads .pt, .pth, .safetensors and .npz without running any code from the file, and suggests a
@@ -22,16 +25,62 @@ def inspect(checkpoint: Path, kind: str | None, format_: str) -> None:
 
     Example: trcompress inspect model.pt
     """
-    from trcompress.checkpoint import inspect as look
-    from trcompress.checkpoint import read_checkpoint
     from trcompress.cli.console import print_json
 
-    found = look(read_checkpoint(checkpoint, kind=kind))
+    from trcompress.checkpoint import inspect as look
+    from trcompress.checkpoint import read_checkpoint
+
+    found = look(read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects))
     if format_ == "json":
         print_json(found.to_dict())
     else:
-        _print(found)
+        _print_layers(found)
+        _print_rest(found)
 
 
-def _print(found: Any) -> None:
-    raise NotImplementedError
+def _print_layers(found: Inspection) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from trcompress.cli.console import count, out, size
+
+    out.print(
+        f"{found.path}: {found.format}, {size(found.size_bytes)}, {count(found.parameters)} parameters",
+        markup=False,
+    )
+    table = Table(title="recurrent layers", title_justify="left", box=SIMPLE)
+    for column in ("weight", "layer", "sizes", "dtype"):
+        table.add_column(column, overflow="fold")
+    for column in ("W_ih", "layer total", "of the model"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for layer in found.layers:
+        projected = f" (projected to {count(layer.proj_size)})" if layer.proj_size else ""
+        table.add_row(
+            layer.weight,
+            f"{layer.kind}{' cell' if layer.cell else ''} {layer.layer} {layer.direction}",
+            f"{count(layer.input_size)} -> {count(layer.hidden_size)}{projected}",
+            layer.dtype,
+            count(layer.weight_parameters),
+            count(layer.parameters),
+            f"{layer.share:.1%}",
+        )
+    out.print(table)
+    for sentence in dict.fromkeys(layer.decided_by for layer in found.layers):
+        out.print(f"kind: {sentence}", markup=False)
+
+
+def _print_rest(found: Inspection) -> None:
+    from trcompress.cli.console import count, out
+
+    largest = ", ".join(f"{one.name} {tuple(one.shape)}" for one in found.largest_other)
+    out.print(
+        f"not recurrent: {count(found.other_tensors)} tensors, {count(found.other_parameters)} parameters"
+        + (f"; the largest: {largest}" if largest else ""),
+        markup=False,
+    )
+    for name, reason in found.ignored.items():
+        out.print(f"ignored: {name} ({reason})", markup=False)
+    for group in found.shared:
+        out.print(f"tied: {' = '.join(group)}", markup=False)
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False)
+    out.print(f"\ntry:\n  {found.suggestion}", markup=False)

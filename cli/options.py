@@ -21,15 +21,16 @@ format_option = click.option(
     help="How to print the result on stdout.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
-seed_option = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
-)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1, ..."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 kind_option = click.option(
-    "--kind", type=click.Choice(["lstm", "gru", "rnn"]), help="Read the recurrent layers as this kind."
+    "--kind", metavar="KIND", help="Read recurrent layers as lstm, gru or rnn; or STACK=KIND,STACK=KIND."
+)
+skip_objects_option = click.option(
+    "--skip-objects", is_flag=True, help="Leave out Python objects beside the weights instead of refusing the file."
 )
 
 
@@ -40,9 +41,7 @@ def path_argument(name: str, metavar: str) -> Callable[[Any], Any]:
 
 def out_option(what: str) -> Callable[[Any], Any]:
     """The `-o` option."""
-    return click.option(
-        "-o", "--out", type=click.Path(path_type=Path), help=f"Output file [default: {what}]."
-    )
+    return click.option("-o", "--out", type=click.Path(path_type=Path), help=f"Output file [default: {what}].")
 
 
 def resolve_device(name: str) -> str:

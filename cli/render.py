@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rich.table import Table
+from trcompress.cli.console import count, out, print_json, ratio, size
 
 from trcompress.artifact import Artifact
-from trcompress.cli.console import count, out, print_json, ratio, size
 from trcompress.report import Report, WeightReport, report
 
 
@@ -28,7 +28,8 @@ def print_weight(weight: WeightReport) -> None:
     if weight.bottleneck:
         out.print(f"  bottleneck K = R0*Rn = {count(weight.bottleneck * weight.rings)}")
     out.print(
-        f"  input-to-hidden parameters {count(weight.parameters_before)} -> [bold]{count(weight.parameters_after)}[/bold], "
+        f"  input-to-hidden parameters {count(weight.parameters_before)} -> "
+        f"[bold]{count(weight.parameters_after)}[/bold], "
         f"compression_ratio (Eq. 7) [bold]{ratio(weight.compression_ratio)}[/bold]"
     )
     if weight.error is not None:
@@ -56,9 +57,7 @@ def _print_candidates(weight: WeightReport) -> None:
     for column in weight.candidates[0]:
         table.add_column(column)
     for candidate in weight.candidates:
-        table.add_row(
-            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in candidate.values())
-        )
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in candidate.values()))
     out.print(table)
 
 
@@ -112,9 +111,7 @@ def _print_lineage(report: Report) -> None:
         out.print(f"  source {report.source['file']}  sha256 {report.source['sha256']}", markup=False)
     if report.baseline:
         same = "is" if report.baseline["is_the_source"] else "is NOT"
-        out.print(
-            f"  the baseline {report.baseline['file']} {same} the file that was compressed", markup=False
-        )
+        out.print(f"  the baseline {report.baseline['file']} {same} the file that was compressed", markup=False)
     for step in report.lineage:
         seed = f"  (seed {step['seed']})" if step["seed"] is not None else ""
         out.print(f"  {step['command'] or step['verb']}{seed}", markup=False)

@@ -132,7 +132,7 @@ def test_layers_are_named_by_key_stack_or_layer():
         assert len(Plan.of("8x5:8x4", "3", layer=glob).resolve(slots)) == count
     both = Plan((Rule.parse("8x5:8x4", "3", layer="enc"), Rule.parse("8x6:8x4", "2", layer="dec")))
     assert [weight.structure.in_modes for weight in both.resolve(slots)] == [(8, 5), (8, 5), (8, 6)]
-    with pytest.raises(UsageError, match="'decoder' matches none of: enc.weight_ih_l0"):
+    with pytest.raises(UsageError, match=r"'decoder' matches none of: enc\.weight_ih_l0"):
         Plan.of("8x5:8x4", "3", layer="decoder").resolve(slots)
 
 

@@ -70,25 +70,15 @@ def read_artifact(path: str | Path) -> Artifact:
     metadata, tensors = _read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise InputFileError(
-            f"{path} is a safetensors file but not a trcompress artifact; make one with: trcompress decompose {path}"
+            f"{path} is a safetensors file but not a trcompress artifact; "
+            f"make one with: trcompress decompose {path}"
         )
     header = parse_header(metadata[METADATA_KEY])
     for name, plan in header.weight_plans().items():
         _check_cores(name, plan, tensors)
     for group in header.shared:
-        tensors |= {
-            alias: tensors[group[0]] for alias in group[1:] if group[0] in tensors and alias in tensors
-        }
+        tensors |= {alias: tensors[group[0]] for alias in group[1:] if group[0] in tensors and alias in tensors}
     return Artifact(tensors, header, path)
-
-
-def is_artifact(path: str | Path) -> bool:
-    """Whether a file is a safetensors file that carries our header; any other file is just False."""
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return METADATA_KEY in (stream.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
@@ -99,9 +89,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]
             keys = stream.keys()
             return stream.metadata() or {}, {key: stream.get_tensor(key) for key in keys}
     except (SafetensorError, OSError) as error:
-        raise InputFileError(
-            f"{path} is not a readable safetensors file ({error}); is it truncated?"
-        ) from error
+        raise InputFileError(f"{path} is not a readable safetensors file ({error}); is it truncated?") from error
 
 
 def _check_cores(name: str, plan: WeightPlan, tensors: Mapping[str, Tensor]) -> None:
@@ -110,9 +98,7 @@ def _check_cores(name: str, plan: WeightPlan, tensors: Mapping[str, Tensor]) -> 
         core = tensors.get(f"{name}.core.{k}")
         if core is None or tuple(core.shape) != (*lead, *shape):
             found = "is missing" if core is None else f"is {tuple(core.shape)}"
-            raise InputFileError(
-                f"damaged artifact: core {k} of {name} {found}; its header asks {(*lead, *shape)}"
-            )
+            raise InputFileError(f"damaged artifact: core {k} of {name} {found}; its header asks {(*lead, *shape)}")
         if not core.is_floating_point():
             raise InputFileError(f"damaged artifact: core {k} of {name} is {core.dtype}, not floating point")
 

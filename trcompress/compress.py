@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.artifact import Artifact
-from trcompress.checkpoint import Checkpoint, RnnLayer, check_finite, read_checkpoint, tensor_bytes
+from trcompress.checkpoint import Checkpoint, RnnLayer, check_finite, read_checkpoint
 from trcompress.decompose import FileMatrix, InMemoryMatrix, MatrixSource, decompose
 from trcompress.errors import UsageError
 from trcompress.header import Header, Layer, Source, Step
-from trcompress.layers import RECURRENT, from_dense, slots_of
+from trcompress.layers import from_dense, is_recurrent, slots_of
 from trcompress.plan import Plan, WeightPlan
 from trcompress.save_load import describe_weight, replace_module
 from trcompress.slots import WeightSlot
@@ -87,7 +87,7 @@ def compress_(
         >>> swapped[0].name, type(model[0]).__name__
         ('0', 'TRLSTM')
     """
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, RECURRENT)}
+    modules = {name: module for name, module in model.named_modules() if is_recurrent(module)}
     slots = [slot for name, module in modules.items() for slot in slots_of(module, name)]
     if not slots:
         raise UsageError("nothing to compress: the model holds no nn.LSTM, nn.GRU, nn.RNN or cell of one")
@@ -210,9 +210,7 @@ def assemble(
     weights = []
     for one in found:
         own = dtype or getattr(torch, checkpoint.dtypes[one.plan.name])
-        cores |= {
-            f"{one.plan.name}.core.{k}": core.to("cpu", own).contiguous() for k, core in enumerate(one.cores)
-        }
+        cores |= {f"{one.plan.name}.core.{k}": core.to("cpu", own).contiguous() for k, core in enumerate(one.cores)}
         measured = {"init": one.init, "error": one.error, "bound": one.bound, "notes": one.notes}
         dtype_name = str(own).removeprefix("torch.")
         weights.append(
@@ -270,9 +268,7 @@ def _joint(errors: Sequence[float], scales: Sequence[float]) -> float:
     """Relative error of stacked matrices from the relative errors of each."""
     whole = sum(scales)
     return (
-        sqrt(sum(error**2 * scale for error, scale in zip(errors, scales, strict=True)) / whole)
-        if whole
-        else 0.0
+        sqrt(sum(error**2 * scale for error, scale in zip(errors, scales, strict=True)) / whole) if whole else 0.0
     )
 
 
@@ -294,8 +290,8 @@ def _describe_source(checkpoint: Checkpoint) -> Source:
     return Source(
         file=checkpoint.path.name,
         sha256=checkpoint.sha256,
-        size_bytes=checkpoint.path.stat().st_size,
-        tensor_bytes=tensor_bytes(checkpoint),
+        size_bytes=checkpoint.size_bytes,
+        tensor_bytes=checkpoint.tensor_bytes,
         format=checkpoint.format,
         notes=tuple(checkpoint.notes),
     )

@@ -127,9 +127,7 @@ class Header(_Strict):
         Raises:
             InputFileError: a weight belongs to no layer, or its modes cannot hold the layer's sizes.
         """
-        slots = {
-            layer.keys.get("weight_ih"): layer.slot for layer in self.layers if "weight_ih" in layer.keys
-        }
+        slots = {layer.keys.get("weight_ih"): layer.slot for layer in self.layers if "weight_ih" in layer.keys}
         plans = {}
         for weight in self.weights:
             if weight.name not in slots:
@@ -147,9 +145,7 @@ class Header(_Strict):
         """Serialise with sorted keys, so that equal headers are equal bytes."""
         import json
 
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def parse_header(text: str) -> Header:
@@ -163,9 +159,7 @@ def parse_header(text: str) -> Header:
     try:
         return Header.model_validate_json(text)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'header'}: {e['msg']}" for e in error.errors()[:10]
-        )
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'header'}: {e['msg']}" for e in error.errors()[:10])
         raise InputFileError(
             f"this is not an artifact that trcompress header version {VERSION} can read: {faults}"
         ) from error

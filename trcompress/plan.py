@@ -220,9 +220,7 @@ def _choose(rule: Rule, free: Sequence[WeightSlot], every: Sequence[WeightSlot])
         named = [slot for slot in free if glob_matches(rule.layer, slot)]
         if not named:
             known = ", ".join(slot.name for slot in every) or "none"
-            raise UsageError(
-                f"--layer must match a recurrent weight: {rule.layer!r} matches none of: {known}"
-            )
+            raise UsageError(f"--layer must match a recurrent weight: {rule.layer!r} matches none of: {known}")
         return named
     exact = [slot for slot in free if rule.fits_exactly(slot)]
     padded = [slot for slot in free if not rule.misfit(slot) and prod(rule.in_modes) < 2 * slot.input_size]
@@ -232,9 +230,7 @@ def _choose(rule: Rule, free: Sequence[WeightSlot], every: Sequence[WeightSlot])
 
 
 def _fits_nothing(rule: Rule, slots: Iterable[WeightSlot]) -> str:
-    wasteful = (
-        f"the input modes of {rule.shape} multiply to twice the input size or more; drop or shrink a mode"
-    )
+    wasteful = f"the input modes of {rule.shape} multiply to twice the input size or more; drop or shrink a mode"
     reasons = [f"{slot.name} ({slot.describe()}): {rule.misfit(slot) or wasteful}" for slot in slots]
     return f"--shape {rule.shape} fits no layer:\n  " + "\n  ".join(reasons or ["no layer is left for it"])
 

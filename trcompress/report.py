@@ -125,15 +125,11 @@ def report(artifact: str | Path | Artifact, *, baseline: str | Path | None = Non
 
 
 def _ratio(plans: dict[str, WeightPlan]) -> float:
-    return sum(plan.slot.parameters for plan in plans.values()) / sum(
-        plan.parameters for plan in plans.values()
-    )
+    return sum(plan.slot.parameters for plan in plans.values()) / sum(plan.parameters for plan in plans.values())
 
 
 def _tensor_reports(artifact: Artifact, plans: dict[str, WeightPlan]) -> tuple[TensorReport, ...]:
-    cores = {
-        f"{name}.core.{k}" for name, plan in plans.items() for k in range(len(plan.structure.core_shapes))
-    }
+    cores = {f"{name}.core.{k}" for name, plan in plans.items() for k in range(len(plan.structure.core_shapes))}
     aliases = {alias for group in artifact.header.shared for alias in group[1:]}
     kept = [
         TensorReport(key, tensor.numel(), tensor.numel())
@@ -169,7 +165,7 @@ def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) ->
 
 def _measure(artifact: Artifact, baseline: str | Path) -> dict[str, Any]:
     """Compare with the dense checkpoint itself: its sizes, its identity, and today's error of every weight."""
-    from trcompress.checkpoint import read_checkpoint, tensor_bytes
+    from trcompress.checkpoint import read_checkpoint
     from trcompress.layers import cores_to_dense
 
     checkpoint = read_checkpoint(baseline)
@@ -182,8 +178,8 @@ def _measure(artifact: Artifact, baseline: str | Path) -> dict[str, Any]:
     return {
         "file": str(baseline),
         "is_the_source": source is not None and checkpoint.sha256 == source.sha256,
-        "file_bytes": Path(baseline).stat().st_size,
-        "tensor_bytes": tensor_bytes(checkpoint),
+        "file_bytes": checkpoint.size_bytes,
+        "tensor_bytes": checkpoint.tensor_bytes,
         "parameters": sum(prod(shape) for shape in checkpoint.shapes.values()),
         "errors": errors,
     }

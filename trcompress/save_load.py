@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from trcompress.artifact import Artifact, read_artifact, write_artifact
 from trcompress.errors import InputFileError, UsageError, nearest
 from trcompress.header import GATE_ORDERS, Header, Layer, Source, Step, Weight
-from trcompress.layers import RECURRENT, CoreWeight, from_dense, slots_of
+from trcompress.layers import CoreWeight, is_recurrent, slots_of
 from trcompress.plan import WeightPlan
 from trcompress.stacks import build_stack, by_stack, load_stack, local_name
 
+OPTIONS = ("batch_first", "dropout", "nonlinearity")
 ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
@@ -56,9 +57,7 @@ def save(
     layers = tuple(describe_layers(model))
     weights = tuple(_describe_weight(name, module) for name, module in _core_weights(model))
     if not weights:
-        raise UsageError(
-            "nothing to save as an artifact: the model holds no ring layer; call compress_ first"
-        )
+        raise UsageError("nothing to save as an artifact: the model holds no ring layer; call compress_ first")
     header = Header(
         layers=layers,
         weights=weights,
@@ -70,7 +69,7 @@ def save(
     return write_artifact(path, Artifact(dict(state), header), overwrite=overwrite)
 
 
-def load(path: str | Path, **options: Any) -> dict[str, nn.Module]:
+def load(path: str | Path | Artifact, **options: Any) -> dict[str, nn.Module]:
     """Load an artifact's recurrent stacks as modules that need no other code.
 
     Args:
@@ -99,7 +98,7 @@ def load(path: str | Path, **options: Any) -> dict[str, nn.Module]:
     return modules
 
 
-def load_(path: str | Path, model: nn.Module) -> nn.Module:
+def load_(path: str | Path | Artifact, model: nn.Module) -> nn.Module:
     """Put an artifact into the user's own model, in place: swap its recurrent layers, load every tensor.
 
     Args:
@@ -107,19 +106,18 @@ def load_(path: str | Path, model: nn.Module) -> nn.Module:
         model: a module of the class that was compressed, with dense recurrent layers or with rings already.
 
     Returns:
-        The same model.
+        The same model (or the new layer, where the model itself is the recurrent layer).
 
     Raises:
         InputFileError: the artifact's layers or tensors are not the model's; all differences are named, with
             the nearest names. The model is then unchanged.
     """
     artifact = path if isinstance(path, Artifact) else read_artifact(path)
-    stacks = by_stack(artifact.header.layers)
     plans = artifact.weight_plans()
     swaps = {
-        name: _swap(model, name, layers, plans)
-        for name, layers in stacks.items()
-        if _compressed(layers, plans)
+        name: _ring_like(_recurrent_module(model, name), layers, plans)
+        for name, layers in by_stack(artifact.header.layers).items()
+        if any(layer.keys["weight_ih"] in plans for layer in layers)
     }
     _check_keys(model, swaps, artifact)
     for name, module in swaps.items():
@@ -140,7 +138,7 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 def describe_layers(model: nn.Module) -> Iterator[Layer]:
     """Describe every recurrent layer of a live model, compressed or not."""
     for name, module in model.named_modules():
-        if isinstance(module, RECURRENT):
+        if is_recurrent(module):
             for slot in slots_of(module, name):
                 yield _describe_layer(slot, module, name)
 
@@ -204,32 +202,28 @@ def _tied(state: dict[str, Tensor]) -> Iterator[tuple[str, ...]]:
     return (tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def _compressed(layers: list[Any], plans: dict[str, WeightPlan]) -> bool:
-    return any(layer.keys["weight_ih"] in plans for layer in layers)
-
-
-def _swap(model: nn.Module, name: str, layers: list[Any], plans: dict[str, WeightPlan]) -> nn.Module:
-    modules = dict(model.named_modules())
-    recurrent = [path for path, module in modules.items() if isinstance(module, RECURRENT)]
+def _recurrent_module(model: nn.Module, name: str) -> nn.Module:
+    recurrent = {path: module for path, module in model.named_modules() if is_recurrent(module)}
     if name not in recurrent:
         raise InputFileError(
-            f"the artifact compresses the stack {name!r}, which the model does not have{nearest(name, recurrent)}; "
-            f"its recurrent layers are: {', '.join(recurrent) or 'none'}"
+            f"the artifact compresses the stack {name!r}, which the model does not have"
+            f"{nearest(name, list(recurrent))}; its recurrent layers are: {', '.join(recurrent) or 'none'}"
         )
-    local = {
-        local_name("weight_ih", one): plans[one.keys["weight_ih"]]
-        for one in layers
-        if one.keys["weight_ih"] in plans
-    }
-    return from_dense(modules[name], local)
+    return recurrent[name]
+
+
+def _ring_like(module: nn.Module, layers: list[Any], plans: dict[str, WeightPlan]) -> nn.Module:
+    """An empty ring module of the artifact's sizes with the options, dtype and device of the model's own."""
+    known = {option: getattr(module, option) for option in OPTIONS if hasattr(module, option)}
+    first = next(module.parameters())
+    ring = build_stack(layers, plans, **known)
+    return ring.to_empty(device=first.device).to(first.dtype).train(module.training)
 
 
 def _check_keys(model: nn.Module, swaps: dict[str, nn.Module], artifact: Artifact) -> None:
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items() if not _inside(key, swaps)}
     for name, module in swaps.items():
-        wanted |= {
-            (f"{name}." if name else "") + key: tensor.shape for key, tensor in module.state_dict().items()
-        }
+        wanted |= {(f"{name}." if name else "") + key: tensor.shape for key, tensor in module.state_dict().items()}
     given = artifact.tensors
     faults = [f"missing {key}{nearest(key, list(given))}" for key in wanted if key not in given]
     faults += [f"unexpected {key}{nearest(key, list(wanted))}" for key in given if key not in wanted]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-
 from torch import Tensor, nn
 
 from trcompress.errors import InputFileError
-from trcompress.layers import CELLS, LAYERS
+from trcompress.layers import RING_OF
 from trcompress.plan import WeightPlan
 
 
@@ -54,22 +53,17 @@ def build_stack(layers: Sequence[LayerLike], weights: Mapping[str, WeightPlan], 
         InputFileError: the layers do not form one PyTorch module.
     """
     first = layers[0]
-    local = {
-        local_name("weight_ih", one): weights[one.keys["weight_ih"]] for one in layers if _key(one) in weights
-    }
+    local = {local_name("weight_ih", one): weights[one.keys["weight_ih"]] for one in layers if _key(one) in weights}
+    plain = getattr(nn, first.kind.upper() + ("Cell" if first.cell else ""))
     arguments: dict[str, Any] = {"bias": "bias_ih" in first.keys, "device": "meta", **options}
     if first.kind != "rnn":
         arguments.pop("nonlinearity", None)
     if first.cell:
-        arguments = {
-            name: value for name, value in arguments.items() if name not in ("batch_first", "dropout")
-        }
-        factory, plain = CELLS[first.kind], getattr(nn, f"{first.kind.upper()}Cell")
+        arguments = {name: value for name, value in arguments.items() if name not in ("batch_first", "dropout")}
     else:
         arguments |= _shape_arguments(layers)
-        factory, plain = LAYERS[first.kind], getattr(nn, first.kind.upper())
     if local:
-        return factory(first.input_size, first.hidden_size, weights=local, **arguments)
+        return RING_OF[plain](first.input_size, first.hidden_size, weights=local, **arguments)
     return plain(first.input_size, first.hidden_size, **arguments)
 
 
