@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from trcompress.cli.console import print_json, progress_bar, remark, size
 from trcompress.cli.options import dry_run_option, format_option, overwrite_option, seed_option
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from trcompress.cli import options
 
+from trcompress.cli import options
 from trcompress.errors import UsageError
 
 INITS = ("tr-als", "tr-svd", "random")
@@ -101,7 +101,6 @@ def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
 def _echo_plan(weights: Any, skipped: Any, *, human: bool) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import count, ratio, remark
-
     from trcompress.grammar import format_shape
 
     for weight in weights:
@@ -119,7 +118,6 @@ def _echo_plan(weights: Any, skipped: Any, *, human: bool) -> None:
 def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
     from trcompress.cli.console import out as stdout
     from trcompress.cli.console import print_json
-
     from trcompress.grammar import format_shape
 
     rows = [
@@ -143,10 +141,10 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
 
 def _run(dense: Any, plan: Any, out: Path, given: dict[str, Any]) -> None:
     import torch
-    from trcompress.cli.console import progress_bar
-    from trcompress.cli.render import print_decomposition
 
     from trcompress.artifact import write_artifact
+    from trcompress.cli.console import progress_bar
+    from trcompress.cli.render import print_decomposition
     from trcompress.compress import decompose_checkpoint
 
     with progress_bar("decompose") as update:

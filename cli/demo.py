@@ -11,8 +11,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import click
-from trcompress.cli.options import overwrite_option
 
+from trcompress.cli.options import overwrite_option
 from trcompress.errors import OutputFileError, TrcompressError
 
 DATA, DENSE, RING, TUNED = (
@@ -59,9 +59,7 @@ def demo(out: Path, overwrite: bool) -> None:
 def _prepare(out: Path, *, overwrite: bool) -> None:
     """Copy the data and the dense checkpoint, so that the printed commands work as they stand."""
     if out.exists() and not overwrite and any(path.name not in _own(out) for path in out.iterdir()):
-        raise OutputFileError(
-            f"the demo's folder holds other files: {out}; choose another --out, or allow --overwrite"
-        )
+        raise OutputFileError(f"the demo's folder holds other files: {out}; choose another --out, or --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     for name in (DATA, DENSE):
         with as_file(files("trcompress.recipes") / name) as source:

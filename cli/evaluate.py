@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from trcompress.cli.options import device_option, format_option, path_argument
 from trcompress.cli.task_options import open_data, path_option, read_wiring, task_options
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from trcompress.cli.options import command_line, format_option, out_option, overwrite_option, path_argument
 from trcompress.cli.task_options import open_data, path_option, read_wiring, task_options
-
 from trcompress.training.settings import DistillSettings, FinetuneSettings, read_settings
 
 # option -> (metavar, what --help says); the library holds defaults, ranges and meanings
@@ -111,7 +111,6 @@ def _display(settings: Any, tensorboard: Path | None) -> Any:
     import os
 
     from trcompress.cli.console import err
-
     from trcompress.training.display import TensorBoardDisplay, make_display
     from trcompress.training.loop import total_epochs
 

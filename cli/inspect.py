@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from trcompress.cli.options import format_option, kind_option, path_argument, skip_objects_option
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str
 
     Example: trcompress inspect model.pt
     """
-    from trcompress.cli.console import print_json
-
     from trcompress.checkpoint import inspect as look
     from trcompress.checkpoint import read_checkpoint
+    from trcompress.cli.console import print_json
 
     found = look(read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects))
     if format_ == "json":
@@ -41,6 +41,7 @@ def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str
 def _print_layers(found: Inspection) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
+
     from trcompress.cli.console import count, out, size
 
     out.print(

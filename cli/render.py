@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rich.table import Table
-from trcompress.cli.console import count, out, print_json, ratio, size
 
 from trcompress.artifact import Artifact
+from trcompress.cli.console import count, out, print_json, ratio, size
 from trcompress.report import Report, WeightReport, report
 
 

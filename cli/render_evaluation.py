@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rich.table import Table
-from trcompress.cli.console import count, out, remark
 
+from trcompress.cli.console import count, out, remark
 from trcompress.evaluate import Evaluation
 from trcompress.finetune import FinetuneResult
 

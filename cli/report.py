@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from trcompress.cli.options import format_option, path_argument
 
 
@@ -21,7 +22,6 @@ def report(artifact: Path, baseline: Path | None, format_: str) -> None:
     Example: trcompress report model.tr.safetensors --baseline model.pt
     """
     from trcompress.cli.console import print_json
-
     from trcompress.report import report as make_report
 
     result = make_report(artifact, baseline=baseline)

@@ -73,7 +73,6 @@ def read_wiring(given: dict[str, Any]) -> Any:
 def open_data(given: dict[str, Any]) -> Any:
     """Load what `--data` names, with progress on stderr where it takes long."""
     from trcompress.cli.console import progress_bar
-
     from trcompress.data import load_data
 
     options = read_data_options(given["data_options"])

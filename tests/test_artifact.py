@@ -90,7 +90,7 @@ def test_wrong_models_are_told_what_differs(saved):
             self.rnn2 = self.rnn
             del self.rnn
 
-    with pytest.raises(InputFileError, match="stack 'rnn', which the model does not have .did you mean 'rnn2'"):
+    with pytest.raises(InputFileError, match=r"stack 'rnn', which the model does not have .did you mean 'rnn2'"):
         trcompress.load_(path, Other())
     bigger = Tagger()
     bigger.extra = nn.Linear(2, 2)

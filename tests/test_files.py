@@ -14,9 +14,14 @@ from trcompress.files import atomic_path, check_output, write_text
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     target = tmp_path / "model.safetensors"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half of the new")
-        raise RuntimeError("crash")
+
+    def crash():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half of the new")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        crash()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["model.safetensors"]
 

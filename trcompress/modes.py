@@ -38,7 +38,7 @@ def mode_choices(size: int, *, keep: int = 2, pad: float = 0.05, most: int | Non
 
 def _candidates(size: int, count: int, pad: float) -> set[tuple[int, ...]]:
     """Factorisations with `count` modes of the size itself and of the padded sizes that are worth it."""
-    exact = {modes for modes in factorizations(size, count)}
+    exact = set(factorizations(size, count))
     balanced = count * size ** (1 / count)
     if any(sum(modes) <= 1.35 * balanced for modes in exact):
         return exact
