@@ -39,6 +39,7 @@ class DecodeSettings:
         height: of the kept frames.
         max_frames: refuse clips with more.
         max_pixels: refuse frames with more.
+        keep_cut: keep clips that lack their end.
     """
 
     candidates: int
@@ -46,6 +47,7 @@ class DecodeSettings:
     height: int
     max_frames: int
     max_pixels: int
+    keep_cut: bool = False
 
     @property
     def clip_bytes(self) -> int:
@@ -61,13 +63,13 @@ class DecodedClip:
         frames: (K, height, width, 3) uint8 RGB, in order of time.
         total: whole frames in the clip.
         damaged: frames that did not decode whole; they are never among `frames`.
-        ends_early: the file lacks bytes at its end, though its frames are whole.
+        cut: the clip lacks its end.
     """
 
     frames: np.ndarray
     total: int
     damaged: int
-    ends_early: bool
+    cut: bool
 
 
 def require_av() -> Any:
@@ -92,38 +94,57 @@ def decode_clip(path: str | Path, settings: DecodeSettings) -> DecodedClip:
     """
     av = require_av()
     try:
-        whole, damaged = _count(path, settings)
-        chosen = evenly_spaced(len(whole), min(settings.candidates, len(whole)))
-        frames = _collect(path, [whole[k] for k in chosen], settings)
+        seen = _count(path, settings)
+        chosen = evenly_spaced(len(seen.whole), min(settings.candidates, len(seen.whole)))
+        frames = _collect(path, [seen.whole[k] for k in chosen], settings)
     except UnreadableClipError:
         raise
     except (av.error.FFmpegError, ValueError, OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableClipError(f"cannot be decoded: {reason}") from error
-    return DecodedClip(frames, len(whole), damaged, ends_early(path))
+    return DecodedClip(frames, len(seen.whole), seen.count - len(seen.whole), bool(seen.cut))
 
 
-def _count(path: str | Path, settings: DecodeSettings) -> tuple[list[int], int]:
-    """Decode everything once: which frames are whole, and how many are damaged."""
-    whole, seen, last = [], 0, True
+@dataclass(frozen=True)
+class _Seen:
+    """What the counting pass found: the numbers of whole frames, the number of all, and how the clip is cut."""
+
+    whole: list[int]
+    count: int
+    cut: str
+
+
+def _count(path: str | Path, settings: DecodeSettings) -> _Seen:
+    """Decode everything once, and refuse what is not worth a second time."""
+    whole, count, last = [], 0, True
     with _open(path, settings) as (container, stream):
         for frame in _frames(container, stream, settings):
             last = frame is not None
             if last:
-                whole.append(seen)
-            seen += 1
-            if seen > settings.max_frames:
+                whole.append(count)
+            count += 1
+            if count > settings.max_frames:
                 raise UnreadableClipError(f"has more than max_frames = {settings.max_frames:,} frames")
         declared = stream.frames
     if not whole:
         raise UnreadableClipError("holds no whole frame")
+    if count - len(whole) > _MOST_DAMAGED * count + 1:
+        raise UnreadableClipError(f"is damaged: {count - len(whole)} of {count} frames")
+    cut = _how_cut(path, len(whole), count, declared, last)
+    if cut and not settings.keep_cut:
+        raise UnreadableClipError(f"is cut short: {cut} (keep_cut keeps what there is)")
+    return _Seen(whole, count, cut)
+
+
+def _how_cut(path: str | Path, whole: int, count: int, declared: int, last: bool) -> str:
+    """Say how one sees that a clip lacks its end; "" if it does not."""
     if not last:
-        raise UnreadableClipError(f"is cut short: frame {seen}, its last, is incomplete")
-    if len(whole) < (1 - _MOST_DAMAGED) * declared - 1:
-        raise UnreadableClipError(f"is cut short or damaged: {len(whole)} of {declared} frames decode")
-    if seen - len(whole) > _MOST_DAMAGED * seen:
-        raise UnreadableClipError(f"is damaged: {seen - len(whole)} of {seen} frames")
-    return whole, seen - len(whole)
+        return f"frame {count}, its last, is incomplete"
+    if whole < (1 - _MOST_DAMAGED) * declared - 1:
+        return f"{whole} of {declared} frames decode"
+    if ends_early(path) and (not declared or whole < declared):
+        return f"the file ends inside a packet, after {whole} frames"
+    return ""
 
 
 def _collect(path: str | Path, wanted: list[int], settings: DecodeSettings) -> np.ndarray:

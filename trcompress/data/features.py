@@ -122,8 +122,8 @@ class _Run:
         """Read a clip's features; None if they are not there or damaged."""
         try:
             with np.load(self.file(clip), allow_pickle=False) as kept:
-                damaged, early = kept["facts"].tolist()
-                return kept["x"], ClipFacts(damaged, bool(early))
+                damaged, cut = kept["facts"].tolist()
+                return kept["x"], ClipFacts(damaged, bool(cut))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
@@ -137,7 +137,7 @@ class _Run:
         for clip in missing:
             if clip.name in entries:
                 entry = entries[clip.name]
-                facts[clip.name] = ClipFacts(entry.damaged, entry.ends_early)
+                facts[clip.name] = ClipFacts(entry.damaged, entry.cut)
                 picks = pick_frames(entry.shape[0], self.frames, None)
                 self._keep(clip, self.network.features(entry.frames()[picks]), facts[clip.name])
                 entry.path.unlink()
@@ -145,7 +145,7 @@ class _Run:
 
     def _keep(self, clip: ClipFile, features: np.ndarray, facts: ClipFacts) -> None:
         with atomic_path(self.file(clip)) as part, part.open("wb") as stream:
-            np.savez(stream, x=features, facts=np.array([facts.damaged, facts.ends_early], dtype=np.int64))
+            np.savez(stream, x=features, facts=np.array([facts.damaged, facts.cut], dtype=np.int64))
 
 
 def _settings(network: Backbone, options: dict[str, Any]) -> VideoOptions:

@@ -20,7 +20,7 @@ from trcompress.data.decode import DecodedClip, DecodeSettings
 from trcompress.errors import OutputFileError
 
 _MAGIC = b"trframe1"
-_HEADER = struct.Struct("<8s7I")  # magic, CRC-32 of the rest, K, height, width, total, damaged, ends early
+_HEADER = struct.Struct("<8s7I")  # magic, CRC-32 of the rest, K, height, width, total, damaged, cut
 _END_BYTES = 2**16
 _STALE_S = 24 * 3600
 
@@ -34,14 +34,14 @@ class Entry:
         shape: (K, height, width, 3).
         total: whole frames in the clip.
         damaged: frames that did not decode whole.
-        ends_early: the clip's file lacks bytes at its end.
+        cut: the clip lacks its end.
     """
 
     path: Path
     shape: tuple[int, int, int, int]
     total: int
     damaged: int
-    ends_early: bool
+    cut: bool
 
     def frames(self) -> np.ndarray:
         """Map the frames, read only."""
@@ -111,19 +111,19 @@ def read_entry(path: Path, settings: DecodeSettings) -> Entry | None:
         return None
     if len(header) < _HEADER.size:
         return None
-    magic, _, count, height, width, total, damaged, early = _HEADER.unpack(header)
+    magic, _, count, height, width, total, damaged, cut = _HEADER.unpack(header)
     expected = (settings.height, settings.width)
     if magic != _MAGIC or (height, width) != expected or not 1 <= count <= settings.candidates:
         return None
     if size != _HEADER.size + count * height * width * 3:
         return None
-    return Entry(path, (count, height, width, 3), total, damaged, bool(early))
+    return Entry(path, (count, height, width, 3), total, damaged, bool(cut))
 
 
 def write_entry(path: Path, clip: DecodedClip) -> None:
     """Write an entry; the caller gives it its final name once it is whole."""
     count, height, width, _ = clip.frames.shape
-    rest = struct.pack("<6I", count, height, width, clip.total, clip.damaged, clip.ends_early)
+    rest = struct.pack("<6I", count, height, width, clip.total, clip.damaged, clip.cut)
     pixels = clip.frames.tobytes()
     check = zlib.crc32(pixels, zlib.crc32(rest))
     with path.open("wb") as stream:

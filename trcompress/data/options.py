@@ -83,6 +83,7 @@ class VideoOptions(SplitOptions):
         split_number: which of HMDB51's three official splits.
         split_dir: the folder of HMDB51's split files, if it is not in or beside the tree.
         max_bad_clips: this many clips may be unreadable; they are named, counted and left out.
+        keep_cut: keep clips that lack their end (they are named) instead of counting them as unreadable.
         max_frames: refuse clips with more frames than this.
         max_pixels: refuse clips whose frames have more pixels than this.
         clip_timeout_s: give up on a clip after this time.
@@ -99,6 +100,7 @@ class VideoOptions(SplitOptions):
     split_number: Annotated[int, Field(ge=1, le=3)] = 1
     split_dir: Path | None = None
     max_bad_clips: Annotated[int, Field(ge=0)] = 0
+    keep_cut: bool = False
     max_frames: Annotated[int, Field(ge=1)] = 20_000
     max_pixels: Annotated[int, Field(ge=64)] = 4096 * 2304
     clip_timeout_s: Annotated[float, Field(gt=0)] = 300.0

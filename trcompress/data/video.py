@@ -172,7 +172,7 @@ class ClipFacts:
     """What was wrong with a clip that was kept."""
 
     damaged: int
-    ends_early: bool
+    cut: bool
 
 
 def missing_faults(names: list[str]) -> dict[str, str]:
@@ -190,7 +190,7 @@ def bad_clip_notes(faults: dict[str, str], facts: Mapping[str, ClipFacts | Entry
     if damaged:
         worst = ", ".join(f"{name} ({count})" for name, count in damaged.most_common(10))
         notes.append(f"{damaged.total()} damaged frames of {len(damaged)} clips were left out: {worst}")
-    early = sorted(name for name, clip in facts.items() if clip.ends_early)
-    if early:
-        notes.append(f"{len(early)} files lack their last bytes, but no frame: {', '.join(early[:10])}")
+    cut = sorted(name for name, clip in facts.items() if clip.cut)
+    if cut:
+        notes.append(f"{len(cut)} clips are cut short and were kept: {', '.join(cut)}")
     return tuple(notes)

@@ -110,7 +110,7 @@ def open_store(options: VideoOptions, clips: int) -> FrameStore:
     """
     candidates = options.candidates or max(24, 2 * options.frames)
     width, height = options.size
-    settings = DecodeSettings(candidates, width, height, options.max_frames, options.max_pixels)
+    settings = DecodeSettings(candidates, width, height, options.max_frames, options.max_pixels, options.keep_cut)
     if settings.clip_bytes > _MOST_CLIP_BYTES:
         raise UsageError(
             f"the frames of one clip must fit in {_MOST_CLIP_BYTES:,} bytes: {candidates} of {width}x{height} take "
