@@ -1,0 +1,124 @@
+"""The search for cores: several short starts, the best one followed to its end, more where that end looks poor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod, sqrt
+
+from torch import Tensor
+
+from trcompress.decompose import als, gauss_newton
+from trcompress.decompose.als import Fit
+from trcompress.decompose.objective import Objective
+
+Start = tuple[str, Callable[[], list[Tensor]]]
+EXACT = 1e-10
+"""Relative error at which W counts as met exactly."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How hard to search.
+
+    Args:
+        starts: how many starts are tried before the best is followed.
+        sweeps: at most so many ALS sweeps of one start.
+        brief: ALS sweeps before starts are compared.
+        tolerance: relative change of the error per sweep at which a fit has settled.
+        inner: sweeps over each half's cores for one product with W.
+        polish: follow ALS by Gauss-Newton steps where the ring is small enough for them.
+        restarts: at most so many further starts where W looks as if a ring like this one had made it.
+        work: multiply-adds that the further starts may cost.
+    """
+
+    starts: int = 3
+    sweeps: int = 300
+    brief: int = 6
+    tolerance: float = 1e-4
+    inner: int = 2
+    polish: bool = True
+    restarts: int = 40
+    work: float = 1e12
+
+
+def search(
+    objective: Objective,
+    starts: Iterator[Start],
+    settings: Settings,
+    progress: Callable[[str, float], None],
+) -> tuple[Fit, int]:
+    """Follow the best of several starts until it settles.
+
+    Args:
+        objective: W and the ring.
+        starts: names and makers of cores, endless; `settings.starts` of them are compared.
+        settings: how hard to search.
+        progress: called with (what, fraction done).
+
+    Returns:
+        The best fit, and the number of sweeps and steps taken in all.
+    """
+    fits = []
+    for index in range(settings.starts):
+        name, make = next(starts)
+        progress(f"start {index + 1} of {settings.starts} ({name})", 0.4 * index / settings.starts)
+        fits.append(_begin(objective, name, make(), settings))
+        if fits[-1].history[-1] < EXACT:
+            return fits[-1], _count(fits)
+    fits.sort(key=lambda fit: fit.squared)
+    best = _finish(objective, fits[0], settings, progress)
+    waiting = fits[1:]
+    spent = 0.0
+    for _ in range(settings.restarts):
+        if (
+            not _looks_planted(objective, best)
+            or spent > settings.work
+            or not gauss_newton.is_affordable(objective)
+        ):
+            break
+        fit = waiting.pop(0) if waiting else _begin(objective, *_made(starts), settings)
+        progress(f"another start ({fit.origin}), error so far {best.history[-1]:.2e}", 0.9)
+        _finish(objective, fit, settings, lambda *_: None)
+        fits.append(fit)
+        spent += len(fit.history) * gauss_newton.step_work(objective)
+        best = min(best, fit, key=lambda one: one.squared)
+    return best, _count(fits)
+
+
+def _made(starts: Iterator[Start]) -> tuple[str, list[Tensor]]:
+    name, make = next(starts)
+    return name, make()
+
+
+def _begin(objective: Objective, name: str, cores: list[Tensor], settings: Settings) -> Fit:
+    fit = Fit(als.balance(cores), float("inf"), [], name)
+    return als.run(objective, fit, settings.brief, settings.tolerance, settings.inner)
+
+
+def _finish(objective: Objective, fit: Fit, settings: Settings, progress: Callable[[str, float], None]) -> Fit:
+    """Follow a fit to its end."""
+
+    def watch(fit: Fit) -> None:
+        done = len(fit.history) / settings.sweeps
+        progress(f"{fit.origin}: error {fit.history[-1]:.4f}", 0.4 + 0.5 * min(1.0, done))
+
+    fit.converged = False
+    if settings.polish and gauss_newton.is_affordable(objective):
+        return gauss_newton.polish(objective, fit, settings.sweeps, settings.tolerance, watch)
+    return als.run(objective, fit, settings.sweeps, settings.tolerance, settings.inner, watch)
+
+
+def _looks_planted(objective: Objective, fit: Fit) -> bool:
+    """Whether the error is so low that W must have structure, and yet not zero: then a better ring may exist.
+
+    A ring of P parameters fits noise of N values to about sqrt(1 - P / N).
+    """
+    error, ring = fit.history[-1], objective.ring
+    gauge = sum(rank**2 for rank in ring.ranks[1:])
+    freedom = (ring.parameters - gauge) / prod(objective.source.shape)
+    return EXACT < error < 0.7 * sqrt(max(0.0, 1 - freedom))
+
+
+def _count(fits: list[Fit]) -> int:
+    return sum(len(fit.history) for fit in fits)

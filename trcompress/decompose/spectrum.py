@@ -1,0 +1,83 @@
+"""Singular values and leading right singular vectors of W, from one or few passes over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trcompress.decompose.linalg import eigh, svd
+from trcompress.decompose.source import MatrixSource
+
+EXACT_WORK = 4e9
+"""I * O * min(I, O) up to which W is factorised itself instead of its Gram matrix, which keeps half the digits."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What a singular value decomposition tells of W.
+
+    Args:
+        values: singular values, descending, (min(I, O),) float64.
+        right: the right singular vectors (O, min(I, O)), or None where the smaller side is the rows.
+        left: the left singular vectors (I, min(I, O)), or None where the smaller side is the columns.
+    """
+
+    values: Tensor
+    right: Tensor | None
+    left: Tensor | None
+
+    def tail(self, rank: int) -> float:
+        """Norm of what a rank-`rank` approximation cannot reach."""
+        return float(self.values[rank:].square().sum().sqrt())
+
+
+def spectrum(source: MatrixSource) -> Spectrum:
+    """Return the singular values and vectors of W; computed once for a source, then remembered."""
+    known = source.__dict__.get("_spectrum")
+    if known is None:
+        known = source.__dict__["_spectrum"] = _exact(source) if is_small(source) else _from_gram(source)
+    return known
+
+
+def is_small(source: MatrixSource) -> bool:
+    """Whether W is small enough to be factorised itself, in float64."""
+    return source.shape[0] * source.shape[1] * min(source.shape) <= EXACT_WORK
+
+
+def leading_factors(source: MatrixSource, rank: int) -> tuple[Tensor, Tensor]:
+    """Return A (I, k) and B (k, O) with A @ B the best rank-k approximation of W, B's or A's vectors orthonormal.
+
+    k is `rank`, or min(I, O) where that is smaller. B is orthonormal where W is tall, A where it is wide.
+    """
+    found = spectrum(source)
+    rank = min(rank, len(found.values))
+    if found.right is not None:
+        right = found.right[:, :rank]
+        if not is_small(source) and rank < len(found.values):
+            right = refine(source, right)
+        return source.times(right), right.t()
+    left = found.left[:, :rank]  # type: ignore[index]
+    return left, source.transpose_times(left).t()
+
+
+def refine(source: MatrixSource, right: Tensor) -> Tensor:
+    """One subspace iteration: gives back the digits that the Gram matrix lost, vectors in descending order."""
+    q, _ = torch.linalg.qr(source.transpose_times(source.times(right)))
+    image = source.times(q)
+    _, turn = eigh(image.t() @ image)
+    return q @ turn.flip(-1)
+
+
+def _exact(source: MatrixSource) -> Spectrum:
+    u, s, vh = svd(source.dense())
+    tall = source.shape[0] >= source.shape[1]
+    return Spectrum(s, vh.t() if tall else None, None if tall else u)
+
+
+def _from_gram(source: MatrixSource) -> Spectrum:
+    values, vectors = eigh(source.gram)
+    values, vectors = values.flip(0).clamp(min=0).sqrt(), vectors.flip(-1)
+    tall = source.shape[0] >= source.shape[1]
+    return Spectrum(values, vectors if tall else None, None if tall else vectors)
