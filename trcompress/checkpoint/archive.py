@@ -7,18 +7,17 @@ import os
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from trcompress.checkpoint.limits import DamageError
 from trcompress.checkpoint.stored import FileBytes, ZipBytes
 
-_MAX_DIRECTORY_BYTES = 1 << 26
+_MAX_DIRECTORY_BYTES = 1 << 25
 _LOCAL_HEADER_BYTES = 30
 _DEFLATE_LIMIT = 1032  # no deflate stream unpacks to more than this many times its size
 _BOMB_RATIO = 100
 _BOMB_BYTES = 1 << 30
+_BAD_ZIP = (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError, OverflowError)
 
 
 class _Bounded(io.FileIO):
@@ -32,31 +31,46 @@ class _Bounded(io.FileIO):
         return super().read(wanted)
 
 
-@dataclass
 class Archive:
-    """The entries of a zip file by name.
+    """The entries of an open zip file by name; a context manager.
+
+    Args:
+        path: the file.
 
     Raises:
         DamageError: truncated, encrypted, two entries of one name, or sizes that cannot be true.
     """
 
-    path: Path
-
-    def __post_init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self._stream = _Bounded(path)
         try:
-            with _Bounded(self.path) as stream, zipfile.ZipFile(stream) as archive:
-                infos = archive.infolist()
-        except (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError, OverflowError) as error:
+            self._zip = zipfile.ZipFile(self._stream)
+            infos = self._zip.infolist()
+            self.entries = {info.filename: info for info in infos}
+            if len(self.entries) != len(infos):
+                raise DamageError("its zip archive holds two entries of one name")
+            for info in infos:
+                self._check(info)
+            self._check_sum(sum(info.file_size for info in infos))
+        except _BAD_ZIP as error:
+            self._stream.close()
             raise DamageError(
-                f"it begins as a zip archive but has no end ({error}); it is truncated or damaged"
+                f"it begins as a zip archive but does not end as one ({error}); it is truncated or damaged"
             ) from error
-        self.entries = {info.filename: info for info in infos}
-        self.size = self.path.stat().st_size
-        if len(self.entries) != len(infos):
-            raise DamageError("its zip archive holds two entries of one name")
-        for info in infos:
-            self._check(info)
-        unpacked = sum(info.file_size for info in infos)
+        except DamageError:
+            self._stream.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+        self._stream.close()
+
+    def _check_sum(self, unpacked: int) -> None:
         if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * self.size:
             raise DamageError(f"its {self.size:,} bytes unpack to {unpacked:,}: a decompression bomb")
 
@@ -81,9 +95,8 @@ class Archive:
         return FileBytes(self.path, self._data_offset(info) + skip, info.file_size - skip, big_endian)
 
     def _data_offset(self, info: zipfile.ZipInfo) -> int:
-        with self.path.open("rb") as stream:
-            stream.seek(info.header_offset)
-            header = stream.read(_LOCAL_HEADER_BYTES)
+        self._stream.seek(info.header_offset)
+        header = self._stream.read(_LOCAL_HEADER_BYTES)
         if len(header) < _LOCAL_HEADER_BYTES or header[:4] != b"PK\x03\x04":
             raise DamageError(f"its entry {info.filename!r} is not where the zip directory says")
         name, extra = struct.unpack("<HH", header[26:30])
@@ -98,22 +111,28 @@ class Archive:
         Raises:
             DamageError: larger than `limit`, or it does not unpack.
         """
-        if self.entries[name].file_size > limit:
-            raise DamageError(f"its entry {name!r} declares {self.entries[name].file_size:,} bytes")
-        with zipfile.ZipFile(self.path) as archive, archive.open(name) as stream:
-            return read_exactly(stream, self.entries[name].file_size)
+        size = self.entries[name].file_size
+        if size > limit:
+            raise DamageError(f"its entry {name!r} declares {size:,} bytes; at most {limit:,} are read")
+        return self.head(name, size)
 
+    def head(self, name: str, size: int) -> bytes:
+        """Read the first `size` bytes of an entry.
 
-def read_exactly(stream: IO[bytes], size: int) -> bytes:
-    """Read `size` bytes of an entry.
-
-    Raises:
-        DamageError: they are not there, or do not unpack.
-    """
-    try:
-        data = stream.read(size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DamageError(f"an entry of its zip archive does not unpack ({error})") from error
-    if len(data) != size:
-        raise DamageError(f"an entry of its zip archive ends after {len(data):,} of {size:,} bytes")
-    return data
+        Raises:
+            DamageError: they are not there, or do not unpack.
+        """
+        info = self.entries[name]
+        try:
+            if info.compress_type == zipfile.ZIP_STORED:  # as PyTorch reads it: checksums may be left out
+                with self.path.open("rb") as plain:
+                    plain.seek(self._data_offset(info))
+                    data = plain.read(min(size, info.file_size))
+            else:
+                with self._zip.open(name) as stream:
+                    data = stream.read(size)
+        except (*_BAD_ZIP, zlib.error, EOFError) as error:
+            raise DamageError(f"its entry {name!r} does not unpack ({error})") from error
+        if len(data) != size:
+            raise DamageError(f"its entry {name!r} ends after {len(data):,} of {size:,} bytes")
+        return data

@@ -17,7 +17,7 @@ from trcompress.checkpoint.kinds import KindRule, parse_kinds
 from trcompress.checkpoint.limits import DamageError
 from trcompress.checkpoint.reading import FileContent, read_content
 from trcompress.checkpoint.recurrent import RnnLayer, find_layers
-from trcompress.checkpoint.statedicts import survey
+from trcompress.checkpoint.statedicts import ModuleHint, survey
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
 from trcompress.checkpoint.unwrap import Weights, unwrap
 from trcompress.errors import InputFileError, nearest
@@ -169,7 +169,7 @@ def check_finite(tensor: Tensor, key: str) -> None:
 
 def _count_bad(block: Tensor) -> int:
     """How many values are NaN or Inf; the extremes, found in one pass, mostly tell that none is."""
-    if not block.numel() or all(bool(extreme.isfinite()) for extreme in block.aminmax()):
+    if not block.numel() or (not block.is_complex() and all(map(torch.isfinite, block.aminmax()))):
         return 0
     return int((~torch.isfinite(block)).sum())
 
@@ -186,8 +186,18 @@ def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, .
     ignored = dict(weights.ignored) | {
         key: tensor.reason for key, tensor in folded.items() if isinstance(tensor, UnreadableTensor)
     }
-    notes = (*content.notes, *weights.notes, *fold_notes, *layer_notes)
+    notes = (*content.notes, *weights.notes, *fold_notes, *layer_notes, *_unknown_nonlinearities(layers, hints))
     return Checkpoint(content.path, content.format, layers, ignored, notes, dict(content.metadata), readable)
+
+
+def _unknown_nonlinearities(layers: tuple[RnnLayer, ...], hints: Mapping[str, ModuleHint]) -> tuple[str, ...]:
+    """Say where tanh is an assumption: the weights of an RNN do not tell it from relu."""
+    unknown = {
+        layer.stack
+        for layer in layers
+        if layer.kind == "rnn" and "nonlinearity" not in getattr(hints.get(layer.keys["weight_ih"]), "options", {})
+    }
+    return tuple(f"stack {stack!r}: tanh assumed; weights do not tell it from relu" for stack in sorted(unknown))
 
 
 def _nothing_found(tensors: Mapping[str, AnyTensor], notes: tuple[str, ...]) -> str:

@@ -30,6 +30,7 @@ MAIN = (
 )
 """Names under which training scripts keep the model that matters, the most telling first."""
 
+_VERSIONS = ("best", "final", "last", "latest", "current", "previous", "prev", "initial", "init", "old", "backup")
 _AVERAGED = re.compile(r"(^|_)(ema|avg|averaged?|swa|shadow|polyak)(_|$)", re.IGNORECASE)
 _TRAINING = re.compile(r"optim(izer|_|s?$)|scheduler|scaler|(^|_)(sched|rng|opt)(_|$)", re.IGNORECASE)
 
@@ -63,6 +64,12 @@ def parse_recurrent(key: str) -> RecurrentName | None:
     return RecurrentName(
         stack, f"{what}_{found['side'].lower()}", layer, bool(found["reverse"]), found["layer"] is None
     )
+
+
+def version_rank(name: str) -> int:
+    """0 for a name that tells no version of a model; else the smaller, the better (`best_model` before `last`)."""
+    words = name.lower().split("_")
+    return min((_VERSIONS.index(word) + 1 for word in words if word in _VERSIONS), default=0)
 
 
 def is_averaged(path: Sequence[str]) -> bool:

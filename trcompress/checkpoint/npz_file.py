@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from trcompress.checkpoint.archive import Archive, read_exactly
+from trcompress.checkpoint.archive import Archive
 from trcompress.checkpoint.limits import DamageError, in_short
 from trcompress.checkpoint.stored import Storage, StoredTensor, UnreadableTensor, contiguous_stride
 
@@ -46,18 +45,13 @@ def read_npz(archive: Archive) -> dict[str, Any]:
     Raises:
         DamageError: what an array's header says cannot be true.
     """
-    with zipfile.ZipFile(archive.path) as opened:
-        return {
-            name.removesuffix(_SUFFIX): _array(archive, opened, name)
-            for name in archive.entries
-            if name.endswith(_SUFFIX)
-        }
+    names = [name for name in archive.entries if name.endswith(_SUFFIX)]
+    return {name.removesuffix(_SUFFIX): _array(archive, name) for name in names}
 
 
-def _array(archive: Archive, opened: zipfile.ZipFile, name: str) -> StoredTensor | UnreadableTensor:
+def _array(archive: Archive, name: str) -> StoredTensor | UnreadableTensor:
     whole = archive.entries[name].file_size
-    with opened.open(name) as stream:
-        head = io.BytesIO(read_exactly(stream, min(whole, _MAX_HEADER_BYTES + 12)))
+    head = io.BytesIO(archive.head(name, min(whole, _MAX_HEADER_BYTES + 12)))
     shape, fortran, dtype = _header(name, head)
     known = _DTYPES.get(f"{dtype.kind}{dtype.itemsize}")
     if dtype.hasobject:

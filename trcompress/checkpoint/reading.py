@@ -73,7 +73,7 @@ def read_content(path: str | Path, *, skip_objects: bool = False) -> FileContent
             return _safetensors(path)
         return _legacy(path, head, skip_objects)
     except DamageError as error:
-        raise InputFileError(f"{path} does not read: {error}; fetch or save the checkpoint again") from error
+        raise InputFileError(f"cannot read {path}: {error}; fetch or save the checkpoint again") from error
     except OSError as error:
         raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -121,16 +121,16 @@ def _safetensors(path: Path) -> FileContent:
 
 
 def _zip(path: Path, skip_objects: bool) -> FileContent:
-    archive = Archive(path)
-    entry = pickle_entry(archive)
-    if entry is None and is_npz(archive):
-        return FileContent(path, "npz", read_npz(archive))
-    if entry is None:
-        shown = ", ".join(list(archive.entries)[:3]) or "no entry"
-        raise InputFileError(f"{path} is a zip archive but not a checkpoint (it holds {shown}); give {_KINDS}")
-    reader = PickleReader()
-    root = _judged(path, reader, lambda: read_torch_zip(archive, entry, reader.load), skip_objects)
-    scripted = is_scripted(archive, entry)
+    with Archive(path) as archive:
+        entry = pickle_entry(archive)
+        if entry is None and is_npz(archive):
+            return FileContent(path, "npz", read_npz(archive))
+        if entry is None:
+            shown = ", ".join(name[:100] for name in list(archive.entries)[:3]) or "no entry"
+            raise InputFileError(f"{path} is a zip archive but not a checkpoint (it holds {shown}); give {_KINDS}")
+        reader = PickleReader()
+        root = _judged(path, reader, lambda: read_torch_zip(archive, entry, reader.load), skip_objects)
+        scripted = is_scripted(archive, entry)
     notes = ("TorchScript archive: weights read, its code not run",) if scripted else _module_notes(reader)
     return FileContent(path, "torch-zip", root, {}, notes)
 
@@ -147,7 +147,7 @@ def _legacy(path: Path, head: bytes, skip_objects: bool) -> FileContent:
             root = _judged(path, reader, lambda: read_torch_legacy(stream, path, reader.load), skip_objects)
         except NotTorchError as error:
             raise InputFileError(
-                f"{path} does not read: {error}; load it where you trust it and save {_KINDS}"
+                f"cannot use {path}: {error}; load it where you trust it and save {_KINDS}"
             ) from error
         except DamageError as error:
             if head[:1] == b"\x80":

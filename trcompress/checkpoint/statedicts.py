@@ -171,8 +171,10 @@ def _hint(node: Instance) -> ModuleHint | None:
         kind = name.group(1).lower()
     if kind is None:
         return None
-    relu = mode == "RNN_RELU" or node.state.get("nonlinearity") == "relu"
-    options: dict[str, Any] = {"nonlinearity": "relu" if relu else "tanh"}
+    options: dict[str, Any] = {}
+    nonlinearity = mode[4:].lower() if mode in ("RNN_TANH", "RNN_RELU") else node.state.get("nonlinearity")
+    if nonlinearity in ("tanh", "relu"):
+        options["nonlinearity"] = nonlinearity
     if isinstance(node.state.get("batch_first"), bool):
         options["batch_first"] = node.state["batch_first"]
     dropout = node.state.get("dropout")

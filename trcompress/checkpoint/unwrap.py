@@ -14,6 +14,7 @@ from trcompress.checkpoint.names import (
     is_training_state,
     parse_recurrent,
     strip_wrappers,
+    version_rank,
 )
 from trcompress.checkpoint.statedicts import ModuleHint, StateDict, Survey
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
@@ -124,18 +125,20 @@ def _choose(groups: list[StateDict], ignored: dict[str, str], notes: list[str]) 
 def _wrapper(groups: list[StateDict], depth: int) -> str | None:
     """The next key on the way to the model, or None where its tensors or its parts begin."""
     recurrent = [group for group in groups if _is_recurrent(group)] or groups
-    below: dict[str, set[tuple[str, ...]]] = {}
+    below: dict[str, set[tuple[object, ...]]] = {}
     for group in recurrent:
         if len(group.path) > depth:
-            keys = {(*group.path[depth + 1 :], name) for name in group.tensors}
+            keys = {(*group.path[depth + 1 :], name, _shape(tensor)) for name, tensor in group.tensors.items()}
             below.setdefault(group.path[depth], set()).update(keys)
     known = [name for name in below if name.lower() in MAIN]
     if known:
         return min(known, key=lambda name: MAIN.index(name.lower()))
-    direct = any(len(group.path) == depth for group in recurrent)
+    if not below or any(len(group.path) == depth for group in recurrent):
+        return None
     alone = all(group.path[depth : depth + 1] == (name,) for group in groups for name in below)
-    copies = len(below) > 1 and len(set(map(frozenset, below.values()))) == 1
-    return next(iter(below)) if below and not direct and (alone or copies) else None
+    equal = len(set(map(frozenset, below.values()))) == 1
+    copies = equal and sum(version_rank(name) == 0 for name in below) <= 1
+    return min(below, key=version_rank) if alone or copies else None
 
 
 def _leave(groups: list[StateDict], taken: str, ignored: dict[str, str], notes: list[str]) -> None:
@@ -148,6 +151,10 @@ def _leave(groups: list[StateDict], taken: str, ignored: dict[str, str], notes: 
     others = [group.where for group in groups if _is_recurrent(group)]
     if others:
         notes.append(f"of several models {taken} was picked, not {', '.join(others[:5])}")
+
+
+def _shape(tensor: AnyTensor | UnreadableTensor) -> tuple[int, ...] | None:
+    return None if isinstance(tensor, UnreadableTensor) else tensor.shape
 
 
 def _numel(tensor: AnyTensor | UnreadableTensor) -> int:

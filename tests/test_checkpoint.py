@@ -1,0 +1,656 @@
+"""Every kind of dense checkpoint is read: its tensors exactly, its recurrent layers completely."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import OrderedDict
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from samples import sample
+from torch import nn
+
+from trcompress.checkpoint import Checkpoint, check_finite, inspect, is_artifact, read_checkpoint, refuse_artifact
+from trcompress.errors import InputFileError, UsageError
+from trcompress.plan import Rule
+from trcompress.slots import WeightSlot
+
+CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+def save_zip(state, path):
+    torch.save(state, path)
+
+
+def save_legacy(state, path):
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+def save_safetensors(state, path):
+    save_file({key: tensor.clone() for key, tensor in state.items()}, path)
+
+
+def save_npz(state, path):
+    with path.open("wb") as stream:
+        np.savez(stream, **{key: tensor.numpy() for key, tensor in state.items()})
+
+
+def save_npz_compressed(state, path):
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **{key: tensor.numpy() for key, tensor in state.items()})
+
+
+WRITERS = {
+    "torch-zip": save_zip,
+    "torch-legacy": save_legacy,
+    "safetensors": save_safetensors,
+    "npz": save_npz,
+    "npz-compressed": save_npz_compressed,
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.encoder = nn.ModuleDict({"rnn": nn.LSTM(6, 4, 2, bidirectional=True)})
+        self.decoder = nn.GRUCell(8, 5)
+        self.head = nn.Linear(5, 3)
+        self.register_buffer("steps", torch.tensor(7))
+
+
+def assert_same(checkpoint: Checkpoint, state: dict[str, torch.Tensor]) -> None:
+    assert set(checkpoint.shapes) == set(state)
+    for key, tensor in checkpoint.tensors():
+        assert tensor.dtype == state[key].dtype
+        assert tuple(tensor.shape) == checkpoint.shapes[key] == tuple(state[key].shape)
+        assert checkpoint.dtypes[key] == str(tensor.dtype).removeprefix("torch.")
+        assert torch.equal(tensor, state[key].detach())
+        assert_region(checkpoint, key, tensor)
+
+
+def assert_region(checkpoint: Checkpoint, key: str, tensor: torch.Tensor) -> None:
+    """Where a region is given, plain reading of the file at that place gives the tensor."""
+    region = checkpoint.file_region(key)
+    if region is None:
+        return
+    path, offset, shape, dtype = region
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        raw = bytearray(stream.read(prod(shape) * dtype.itemsize))
+    found = torch.frombuffer(raw, dtype=dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
+    assert torch.equal(found, tensor)
+
+
+# Formats.
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_format_gives_the_tensors_bit_for_bit(writer, tmp_path):
+    state = Net().state_dict()
+    path = tmp_path / "model.bin"  # the suffix says nothing
+    WRITERS[writer](state, path)
+    before = path.read_bytes()
+
+    checkpoint = read_checkpoint(path)
+
+    assert checkpoint.format == writer.removesuffix("-compressed")
+    assert_same(checkpoint, state)
+    assert sorted((one.stack, one.kind, one.layer, one.reverse, one.cell) for one in checkpoint.layers) == [
+        ("decoder", "gru", 0, False, True),
+        ("encoder.rnn", "lstm", 0, False, False),
+        ("encoder.rnn", "lstm", 0, True, False),
+        ("encoder.rnn", "lstm", 1, False, False),
+        ("encoder.rnn", "lstm", 1, True, False),
+    ]
+    assert checkpoint.sha256 == hashlib.sha256(before).hexdigest()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("writer", ["torch-zip", "safetensors", "npz", "torch-legacy"])
+def test_file_regions_are_given_for_all_uncompressed_formats(writer, tmp_path):
+    state = Net().state_dict()
+    WRITERS[writer](state, tmp_path / "model")
+    checkpoint = read_checkpoint(tmp_path / "model")
+    assert all(checkpoint.file_region(key) is not None for key in checkpoint.shapes)
+
+
+def test_no_file_region_where_the_values_do_not_lie_in_one_piece(tmp_path):
+    wide = torch.randn(5, 16)
+    state = nn.LSTM(5, 4).state_dict() | {"weight_ih_l0": wide.t()}
+    torch.save(state, tmp_path / "strided.pt")
+    save_npz_compressed(nn.LSTM(5, 4).state_dict(), tmp_path / "packed.npz")
+    with (tmp_path / "fortran.npz").open("wb") as stream:
+        arrays = {key: tensor.numpy() for key, tensor in nn.LSTM(5, 4).state_dict().items()}
+        fortran = np.asfortranarray(arrays["weight_ih_l0"])
+        np.savez(stream, **arrays | {"weight_ih_l0": fortran})
+
+    strided = read_checkpoint(tmp_path / "strided.pt")
+    assert strided.file_region("weight_ih_l0") is None
+    assert torch.equal(strided.tensor("weight_ih_l0"), wide.t())
+    assert read_checkpoint(tmp_path / "packed.npz").file_region("weight_ih_l0") is None
+    turned = read_checkpoint(tmp_path / "fortran.npz")
+    assert turned.file_region("weight_ih_l0") is None
+    assert turned.tensor("weight_ih_l0").numpy().tobytes() == np.ascontiguousarray(fortran).tobytes()
+
+
+@pytest.mark.parametrize("writer", ["torch-zip", "torch-legacy", "safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_float_dtype_is_kept(writer, dtype, tmp_path):
+    state = nn.GRU(6, 4).to(dtype).state_dict()
+    WRITERS[writer](state, tmp_path / "model")
+    assert_same(read_checkpoint(tmp_path / "model"), state)
+
+
+def test_large_tensors_are_mapped_small_ones_read(tmp_path):
+    state = nn.LSTM(1 << 14, 8).state_dict()
+    for name, writer in WRITERS.items():
+        writer(state, tmp_path / name)
+        assert_same(read_checkpoint(tmp_path / name), state)
+
+
+def test_writing_into_a_tensor_leaves_the_file_alone(tmp_path):
+    save_zip(nn.LSTM(1 << 14, 8).state_dict(), tmp_path / "model.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+    read_checkpoint(tmp_path / "model.pt").tensor("weight_ih_l0").zero_()
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_pickle_protocol(protocol, zipped, tmp_path):
+    net = Net()
+    for name, content in {"state": net.state_dict(), "module": net}.items():
+        path = tmp_path / name
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+        assert_same(read_checkpoint(path), net.state_dict())
+
+
+def test_a_zip_without_checksums_is_read_as_torch_reads_it(tmp_path):
+    from torch.serialization import get_crc32_options, set_crc32_options
+
+    before = get_crc32_options()
+    state = nn.LSTM(6, 4).state_dict()
+    set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "model.pt")
+    finally:
+        set_crc32_options(before)
+    assert_same(read_checkpoint(tmp_path / "model.pt"), state)
+
+
+def test_big_endian_arrays_are_swapped(tmp_path):
+    state = nn.LSTM(6, 4).state_dict()
+    with (tmp_path / "model.npz").open("wb") as stream:
+        np.savez(stream, **{key: tensor.numpy().astype(">f4") for key, tensor in state.items()})
+    checkpoint = read_checkpoint(tmp_path / "model.npz")
+    assert_same(checkpoint, state)
+    assert checkpoint.file_region("weight_ih_l0") is None
+
+
+# Whole modules and TorchScript.
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_whole_modules_are_read_as_their_state_dict(zipped, tmp_path):
+    net = Net()
+    net.register_buffer("fleeting", torch.ones(3), persistent=False)
+    net.hidden = torch.ones(2)  # an attribute, no buffer
+    torch.save({"model": net, "epoch": 1}, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
+    checkpoint = read_checkpoint(tmp_path / "net.pt")
+    assert_same(checkpoint, net.state_dict())
+    assert any("test_checkpoint.Net" in note for note in checkpoint.notes)
+
+
+def test_a_pickled_module_tells_its_options(tmp_path):
+    modules = nn.ModuleList(
+        [nn.RNN(4, 3, 2, nonlinearity="relu", batch_first=True, dropout=0.25), nn.RNNCell(3, 3)]
+    )
+    torch.save(modules, tmp_path / "m.pt")
+    torch.save(modules.state_dict(), tmp_path / "s.pt")
+    first, _, cell = read_checkpoint(tmp_path / "m.pt").layers
+    assert (first.nonlinearity, first.batch_first, first.dropout) == ("relu", True, 0.25)
+    assert cell.nonlinearity == "tanh"
+    plain = read_checkpoint(tmp_path / "s.pt")
+    assert (plain.layers[0].nonlinearity, plain.layers[0].batch_first) == ("tanh", False)
+    assert any("tanh assumed" in note for note in plain.notes)
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(6, 4, bidirectional=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_archives_give_their_weights(how, tmp_path):
+    net = Scripted()
+    scripted = torch.jit.script(net) if how == "script" else torch.jit.trace(net, torch.randn(3, 2, 6))
+    torch.jit.save(scripted, tmp_path / "net.pt")
+    checkpoint = read_checkpoint(tmp_path / "net.pt")
+    assert_same(checkpoint, net.state_dict())
+    assert any("TorchScript" in note for note in checkpoint.notes)
+
+
+# Wrappers around the model.
+
+MODEL = nn.ModuleDict({"rnn": nn.LSTM(6, 4), "head": nn.Linear(4, 2)})
+STATE = MODEL.state_dict()
+
+
+def renamed(state, change):
+    return OrderedDict((change(key), tensor) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"model_state": s},
+        lambda s: {"state_dict": s, "epoch": 4, "best": 0.5, "args": argparse.Namespace(lr=1e-3)},
+        lambda s: {"model": {"state_dict": {"net": s}}},
+        lambda s: {"some": {"thing": {"else": s}}},
+        lambda s: [s, 3],
+        lambda s: (s, {"state": {}, "param_groups": []}),
+        lambda s: {"iteration": np.int64(3), "model_state_dict": s, "loss": torch.tensor(0.25)},
+        lambda s: {"my_net": s, "loss": np.float64(0.25), "when": Path("runs")},
+        lambda s: {"teacher": renamed(s, str), "student": s},
+        lambda s: {"weights": s, "rng_state": torch.get_rng_state()},
+    ],
+    ids=range(10),
+)
+def test_nested_dicts_are_unwrapped(wrap, tmp_path):
+    torch.save(wrap(STATE), tmp_path / "model.pt")
+    assert_same(read_checkpoint(tmp_path / "model.pt"), STATE)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrappers"),
+    [
+        (lambda k: f"module.{k}", "module."),
+        (lambda k: f"_orig_mod.{k}", "_orig_mod."),
+        (lambda k: f"module._orig_mod.{k}", "_orig_mod., module."),
+        (lambda k: f"_orig_mod.module.{k}", "_orig_mod., module."),
+        (lambda k: f"module.module.{k}", "module."),
+        (lambda k: k.replace("rnn.", "rnn._orig_mod."), "_orig_mod."),
+        (lambda k: k.replace("rnn.", "rnn.module."), "module."),
+        (lambda k: "module." + k.replace("rnn.", "rnn._orig_mod."), "_orig_mod., module."),
+        (lambda k: f"_fsdp_wrapped_module.{k}", "_fsdp_wrapped_module."),
+    ],
+    ids=range(9),
+)
+@pytest.mark.parametrize("writer", ["torch-zip", "safetensors"])
+def test_wrapper_prefixes_are_stripped_anywhere(change, wrappers, writer, tmp_path):
+    WRITERS[writer](renamed(STATE, change), tmp_path / "model")
+    checkpoint = read_checkpoint(tmp_path / "model")
+    assert_same(checkpoint, STATE)
+    assert checkpoint.notes == (f"wrapper prefixes stripped: {wrappers}",)
+
+
+def test_a_models_own_attribute_called_module_is_kept(tmp_path):
+    state = renamed(STATE, lambda k: k.replace("rnn.", "module.")) | {"module.extra": torch.ones(1)}
+    torch.save(state, tmp_path / "model.pt")
+    assert_same(read_checkpoint(tmp_path / "model.pt"), state)
+
+
+def test_stripping_never_merges_two_tensors(tmp_path):
+    state = STATE | renamed(STATE, lambda k: f"_orig_mod.{k}")
+    torch.save(state, tmp_path / "model.pt")
+    assert set(read_checkpoint(tmp_path / "model.pt").shapes) == set(state)
+
+
+def test_averaged_model_prefix_and_counter(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(MODEL)
+    torch.save(averaged.state_dict(), tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert_same(checkpoint, STATE)
+    assert any("average" in note for note in checkpoint.notes)
+    assert "n_averaged" in checkpoint.ignored
+
+
+@pytest.mark.parametrize("name", ["ema", "model_ema", "ema_state_dict", "averaged_model", "swa"])
+def test_the_model_is_preferred_to_its_average(name, tmp_path):
+    other = {key: tensor + 1 for key, tensor in STATE.items()}
+    torch.save({name: other, "model": STATE}, tmp_path / "both.pt")
+    torch.save({name: other, "epoch": 1}, tmp_path / "only.pt")
+    both, only = read_checkpoint(tmp_path / "both.pt"), read_checkpoint(tmp_path / "only.pt")
+    assert_same(both, STATE)
+    assert "average" in both.ignored[name]
+    assert_same(only, other)
+    assert any("running average" in note for note in only.notes)
+
+
+def test_one_of_several_models_is_picked_by_name_and_said(tmp_path):
+    other = {key: tensor + 1 for key, tensor in STATE.items()}
+    torch.save({"discriminator": other, "generator": STATE}, tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert_same(checkpoint, STATE)
+    assert any("generator was picked, not discriminator" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize(("other", "wanted"), [("last", "best"), ("old", "final_model"), ("best_net", "trained")])
+def test_of_versions_of_one_model_one_is_picked(other, wanted, tmp_path):
+    torch.save({other: {key: tensor + 1 for key, tensor in STATE.items()}, wanted: STATE}, tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert_same(checkpoint, STATE)
+    assert any(f"{wanted} was picked, not {other}" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_parts_of_one_model_stay_together(size, tmp_path):
+    encoder, decoder, head = nn.GRU(6, size), nn.GRU(size, size), nn.Linear(size, 2)
+    parts = {"encoder": encoder, "decoder": decoder, "head": head}
+    wrapped = {"model": {name: module.state_dict() for name, module in parts.items()}, "epoch": 2}
+    torch.save(wrapped, tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert_same(checkpoint, nn.ModuleDict(parts).state_dict())
+    assert [layer.stack for layer in checkpoint.layers] == ["encoder", "decoder"]
+
+
+def test_optimizer_state_is_ignored_and_reported(tmp_path):
+    net = nn.LSTM(6, 4)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.randn(3, 2, 6))[0].sum().backward()
+    optimizer.step()
+    full = {
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
+        "scheduler": {"last_epoch": 3},
+        "epoch": 3,
+    }
+    torch.save(full, tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert_same(checkpoint, net.state_dict())
+    assert checkpoint.ignored["optimizer"] == "optimizer state (12 tensors)"
+    assert "optimizer_states.0" in checkpoint.ignored
+    assert checkpoint.ignored["epoch"] == "the value 3"
+    assert "scheduler" in checkpoint.ignored
+
+
+def test_a_flat_file_with_optimizer_and_average_keys(tmp_path):
+    flat = (
+        STATE
+        | renamed(STATE, lambda k: f"ema.{k}")
+        | renamed(STATE, lambda k: f"optimizer.{k}")
+        | {"scaler.mean": torch.ones(2)}
+    )
+    save_safetensors(flat, tmp_path / "model.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "model.safetensors")
+    assert_same(checkpoint, STATE | {"scaler.mean": torch.ones(2)})
+    assert {"ema", "optimizer"} <= set(checkpoint.ignored)
+
+
+def test_cuda_tagged_tensors_are_read_on_the_cpu(tmp_path):
+    import zipfile
+
+    torch.save({"model": STATE}, tmp_path / "cpu.pt")
+    with zipfile.ZipFile(tmp_path / "cpu.pt") as source, zipfile.ZipFile(tmp_path / "cuda.pt", "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name.endswith("data.pkl"):
+                assert data.count(b"X\x03\x00\x00\x00cpu") == 1
+                data = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:3")
+            target.writestr(name, data)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "cuda.pt", weights_only=True)
+    assert_same(read_checkpoint(tmp_path / "cuda.pt"), STATE)
+
+
+def test_shared_and_packed_storages(tmp_path):
+    """Tied weights are one tensor; CUDA packs all weights of a layer as views of one storage."""
+    net = nn.LSTM(6, 4)
+    flat = torch.cat([p.detach().reshape(-1) for p in net.parameters()])
+    state, at = {}, 0
+    for key, tensor in net.state_dict().items():
+        state[f"rnn.{key}"] = flat[at : at + tensor.numel()].view(tensor.shape)
+        at += tensor.numel()
+    state["head.weight"] = state["embedding.weight"] = torch.randn(7, 6)
+    state["half.weight"] = state["head.weight"][:3]
+    for name, zipped in {"zip": True, "legacy": False}.items():
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        checkpoint = read_checkpoint(tmp_path / name)
+        assert_same(checkpoint, state)
+        assert checkpoint.shared == (("head.weight", "embedding.weight"),)
+        assert checkpoint.tensor("rnn.weight_hh_l0").untyped_storage().nbytes() == 16 * 4 * 4
+
+
+# Any stack at all.
+
+stacks = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["lstm", "gru", "rnn"]),
+        "input_size": st.integers(1, 7),
+        "hidden_size": st.integers(1, 6),
+        "num_layers": st.integers(1, 3),
+        "bidirectional": st.booleans(),
+        "bias": st.booleans(),
+        "proj": st.booleans(),
+        "cell": st.booleans(),
+    }
+)
+
+
+def build(spec) -> nn.Module:
+    sizes = spec["input_size"], spec["hidden_size"]
+    if spec["cell"]:
+        return CELLS[spec["kind"]](*sizes, bias=spec["bias"])
+    projection = spec["hidden_size"] - 1 if spec["proj"] and spec["kind"] == "lstm" else 0
+    options = {"proj_size": projection} if projection else {}
+    return CLASSES[spec["kind"]](
+        *sizes, num_layers=spec["num_layers"], bidirectional=spec["bidirectional"], bias=spec["bias"], **options
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    specs=st.lists(stacks, min_size=1, max_size=3),
+    prefix=st.sampled_from(["", "module.", "_orig_mod.", "module._orig_mod."]),
+    wrapper=st.sampled_from(["", "model", "state_dict"]),
+    writer=st.sampled_from(sorted(WRITERS)),
+    whole=st.booleans(),
+)
+def test_any_stacks_are_found_as_they_are(specs, prefix, wrapper, writer, whole, tmp_path):
+    net = nn.ModuleDict({f"part{k}": build(spec) for k, spec in enumerate(specs)})
+    state = net.state_dict()
+    if writer.startswith("torch"):
+        content = net if whole else renamed(state, lambda key: prefix + key)
+        content = {wrapper: content} if wrapper else content
+    else:
+        content = renamed(state, lambda key: prefix + key)
+    WRITERS[writer](content, tmp_path / "model")
+
+    checkpoint = read_checkpoint(tmp_path / "model")
+
+    assert_same(checkpoint, state)
+    found = {}
+    for layer in checkpoint.layers:
+        found.setdefault(layer.stack, []).append(layer)
+    assert list(found) == [f"part{k}" for k in range(len(specs))]
+    for spec, module, layers in zip(specs, net.values(), found.values(), strict=True):
+        check_layers(spec, module, layers)
+
+
+def check_layers(spec, module, layers) -> None:
+    directions = 1 if spec["cell"] else 1 + spec["bidirectional"]
+    depth = 1 if spec["cell"] else spec["num_layers"]
+    assert [(one.layer, one.reverse) for one in layers] == [
+        (k, bool(d)) for k in range(depth) for d in range(directions)
+    ]
+    for layer in layers:
+        suffix = "" if spec["cell"] else f"_l{layer.layer}" + ("_reverse" if layer.reverse else "")
+        assert layer.kind == spec["kind"]
+        assert layer.gates == GATES[spec["kind"]]
+        assert layer.cell == spec["cell"]
+        assert layer.hidden_size == spec["hidden_size"]
+        assert layer.proj_size == getattr(module, "proj_size", 0)
+        assert layer.input_size == getattr(module, f"weight_ih{suffix}").shape[1]
+        assert dict(layer.keys) == {
+            role: f"{layer.stack}.{role}{suffix}"
+            for role in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+            if hasattr(module, f"{role}{suffix}") and getattr(module, f"{role}{suffix}") is not None
+        }
+    assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in module.parameters())
+
+
+# Real weights.
+
+
+def test_pretrained_g2p():
+    path = sample("g2p/checkpoint20.npz")
+    checkpoint = read_checkpoint(path)
+    arrays = np.load(path, allow_pickle=False)
+    assert_same(checkpoint, {key: torch.from_numpy(arrays[key]) for key in arrays})
+    for layer, name in zip(checkpoint.layers, ("enc", "dec"), strict=True):
+        assert (layer.stack, layer.kind, layer.input_size, layer.hidden_size) == (name, "gru", 256, 256)
+        assert layer.keys["weight_ih"] == f"{name}_w_ih"
+        assert layer.keys["bias_hh"] == f"{name}_b_hh"
+
+
+def test_pretrained_silero():
+    path = sample("silero_vad_16k.safetensors")
+    checkpoint = read_checkpoint(path)
+    (layer,) = checkpoint.layers
+    assert (layer.stack, layer.kind, layer.input_size, layer.hidden_size) == ("lstm_cell", "lstm", 128, 128)
+    assert layer.cell
+    cell = nn.LSTMCell(128, 128)
+    cell.load_state_dict({role: checkpoint.tensor(key) for role, key in layer.keys.items()})
+
+
+# Small helpers.
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_check_finite_names_the_weight_and_counts(dtype):
+    weight = torch.zeros(3000, 1000, dtype=dtype)
+    check_finite(weight, "rnn.weight_ih_l0")
+    weight[0, 1], weight[1500, 2], weight[-1, -1] = float("nan"), float("inf"), float("-inf")
+    with pytest.raises(InputFileError, match=r"'rnn.weight_ih_l0' holds 3 NaN or Inf values of 3,000,000"):
+        check_finite(weight, "rnn.weight_ih_l0")
+
+
+def test_our_own_artifact_is_refused_where_a_dense_checkpoint_is_wanted(tmp_path):
+    save_file(dict(STATE), tmp_path / "done.safetensors", metadata={"format": "pt", "trcompress": "{}"})
+    save_file(dict(STATE), tmp_path / "dense.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputFileError, match=r"already compressed .* trcompress report"):
+        read_checkpoint(tmp_path / "done.safetensors")
+    with pytest.raises(InputFileError, match="already compressed"):
+        refuse_artifact("x", {"trcompress": "{}"})
+    assert is_artifact(tmp_path / "done.safetensors")
+    assert not is_artifact(tmp_path / "dense.safetensors")
+    assert not is_artifact(tmp_path / "none.safetensors")
+    assert not is_artifact(tmp_path)
+    assert read_checkpoint(tmp_path / "dense.safetensors").metadata == {"format": "pt"}
+
+
+def test_an_unknown_key_is_named(tmp_path):
+    torch.save(STATE, tmp_path / "model.pt")
+    with pytest.raises(InputFileError, match=r"no tensor 'rnn.weight_ih_l1' \(did you mean 'rnn.weight_ih_l0'"):
+        read_checkpoint(tmp_path / "model.pt").tensor("rnn.weight_ih_l1")
+
+
+# Inspection.
+
+
+def test_inspection_counts_everything_once(tmp_path):
+    net = Net()
+    state = net.state_dict() | {"tied": net.state_dict()["embedding.weight"]}
+    torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}}, tmp_path / "model.pt")
+    found = inspect(tmp_path / "model.pt")
+    recurrent = sum(p.numel() for part in (net.encoder, net.decoder) for p in part.parameters())
+    assert found.parameters == sum(t.numel() for t in net.state_dict().values())
+    assert found.recurrent_parameters == recurrent
+    assert found.other_parameters == found.parameters - recurrent
+    assert found.other_tensors == 5
+    assert found.shared == (("embedding.weight", "tied"),)
+    assert found.size_bytes == (tmp_path / "model.pt").stat().st_size
+    assert [layer.direction for layer in found.layers] == ["forward", "backward", "forward", "backward", "forward"]
+    assert sum(layer.share for layer in found.layers) == pytest.approx(recurrent / found.parameters)
+    assert found.layers[0].weight_parameters == 6 * 16
+    assert found.largest_other[0].name in ("embedding.weight", "tied")
+    assert "optimizer" in found.ignored
+
+
+def test_inspection_goes_to_json(tmp_path):
+    import json
+
+    torch.save(STATE, tmp_path / "model.pt")
+    again = json.loads(json.dumps(inspect(tmp_path / "model.pt").to_dict()))
+    assert again["layers"][0]["weight"] == "rnn.weight_ih_l0"
+    assert again["suggestion"].startswith("trcompress decompose")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 300)), min_size=1, max_size=3),
+    layers=st.integers(1, 2),
+    bidirectional=st.booleans(),
+)
+def test_the_suggested_line_fits_every_weight(sizes, layers, bidirectional, tmp_path):
+    import shlex
+
+    with torch.device("meta"):
+        net = nn.ModuleDict(
+            {f"part{k}": nn.GRU(i, h, layers, bidirectional=bidirectional) for k, (i, h) in enumerate(sizes)}
+        )
+    state = {key: torch.zeros(1).half().expand(tensor.shape) for key, tensor in net.state_dict().items()}
+    state = {key: tensor.contiguous() for key, tensor in state.items()}
+    save_file(state, tmp_path / "a model.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "a model.safetensors")
+    words = shlex.split(inspect(checkpoint).suggestion)
+    assert words[:3] == ["trcompress", "decompose", str(tmp_path / "a model.safetensors")]
+    covered = set()
+    for rule in rules_of(words[3:]):
+        for layer in checkpoint.layers:
+            key = layer.keys["weight_ih"]
+            if rule.layer in (None, layer.stack, key):
+                weight = rule.resolve(slot(layer))
+                assert weight.parameters <= max(weight.slot.parameters, 64)
+                covered.add(key)
+    assert covered == {layer.keys["weight_ih"] for layer in checkpoint.layers}
+
+
+def slot(layer) -> WeightSlot:
+    return WeightSlot(
+        layer.keys["weight_ih"],
+        layer.kind,
+        layer.input_size,
+        layer.gates,
+        layer.hidden_size,
+        layer.stack,
+        layer.layer,
+    )
+
+
+def rules_of(words: list[str]) -> list[Rule]:
+    rules, layer = [], None
+    while words:
+        flag, value, *words = words
+        if flag == "--layer":
+            layer = value
+        elif flag == "--shape":
+            shape = value
+        else:
+            assert flag == "--ranks"
+            rules.append(Rule.parse(shape, value, layer=layer))
+            layer = None
+    return rules
+
+
+def test_kind_is_checked_before_the_file_is_opened():
+    with pytest.raises(UsageError, match=r"--kind must be one of gru, lstm, rnn.*'lstn' \(did you mean 'lstm'"):
+        read_checkpoint("nowhere.pt", kind="lstn")
