@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trcompress.cli import options
+from trcompress.cli.goal import GOALS, goal_options, search
 from trcompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from trcompress.checkpoint import Checkpoint
+    from trcompress.plan import Plan
 
 INITS = ("tr-als", "tr-svd", "random")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
+_OPTIONS = (
+    click.option("--shape", "shapes", multiple=True, metavar="I:O", help="Modes, 4x2x5:4x4; repeat per --layer."),
+    click.option("--ranks", multiple=True, metavar="R", help="R (all), R,R0, R0,R1,..., or full."),
+    click.option("--layer", "layers", multiple=True, metavar="GLOB", help="What a --shape is for."),
+    click.option("--init", type=click.Choice(INITS), default="tr-als", show_default=True, help="How cores start."),
+    click.option(
+        "--gates",
+        type=click.Choice(["fused", "per-gate"]),
+        default="fused",
+        show_default=True,
+        help="One ring for all gates, or one ring each.",
+    ),
+    click.option("--dtype", type=click.Choice(DTYPES), help="Of the cores [default: the weight's own]."),
+)
+
+
+def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that describe rings and how their cores are found."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @options.path_argument("checkpoint", "CKPT")
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="I:O", help="Modes, as in 4x2x5x8:4x4x2; repeat per --layer."
-)
-@click.option("--ranks", multiple=True, metavar="R", help="R (all), R,R0, R0,R1,..., or full; repeat per --shape.")
-@click.option(
-    "--layer", "layers", multiple=True, metavar="GLOB", help="Weight, layer or stack that a --shape is for."
-)
-@click.option("--init", type=click.Choice(INITS), default="tr-als", show_default=True, help="How cores are found.")
-@click.option(
-    "--gates",
-    type=click.Choice(["fused", "per-gate"]),
-    default="fused",
-    show_default=True,
-    help="One ring for all gates, or one ring each.",
-)
+@ring_options
+@goal_options
 @options.kind_option
 @options.skip_objects_option
 @options.seed_option
 @options.device_option
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the cores [default: the weight's own].")
 @options.out_option("CKPT with the ending .tr.safetensors")
 @options.overwrite_option
 @options.dry_run_option
@@ -49,8 +64,9 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     --ranks 40,60,48,48    R0,R1,R2,R3 of a shape with four modes
     --ranks full    exact
 
-    Gates are folded into the first output mode, so OUTPUT multiplies to the hidden size (or to gates * hidden).
-    Without --layer, every layer that the shape fits is compressed and the others are named.
+    Gates are folded into the first output mode, so OUTPUT multiplies to the hidden size (or gates * hidden).
+    Without --layer, every layer that the shape fits is compressed and the others are named. Without --shape, a
+    goal such as --target-ratio 25 searches shape and ranks first; --shape with --max-error searches the ranks.
 
     Example: trcompress decompose model.pt --shape 4x2x5x8x6x5x3x2:4x4x2x4x2 --ranks 5,10
     """
@@ -58,16 +74,38 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     from trcompress.files import check_output
 
     out = given["out"] or checkpoint.with_name(f"{checkpoint.stem}.tr.safetensors")
-    plan = read_plan(given["shapes"], given["ranks"], given["layers"], given["gates"])
     dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
-    weights, skipped = _resolve(plan, dense)
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(checkpoint,))
-    _echo_plan(weights, skipped, human=given["format_"] == "human")
+    plan, warm_starts = choose_plan(dense, given)
+    weights, skipped = _resolve(plan, dense)
+    _echo_plan(weights, skipped)
     if given["dry_run"]:
         _print_dry_run(weights, out, given["format_"])
     else:
-        _run(dense, plan, out, given)
+        _run(dense, plan, warm_starts, out, given)
+
+
+def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """Find the plan that the options describe, or search for it; with cores to start from where there are some.
+
+    Raises:
+        UsageError: the options describe no plan, or two.
+    """
+    goals = [goal for goal in GOALS if given[goal] is not None]
+    if given["ranks"] and goals:
+        raise UsageError(
+            f"--ranks and --{goals[0].replace('_', '-')} both set the size of the rings: give one of them"
+        )
+    if not given["shapes"] and goals:
+        found = search(dense, given, layer=given["layers"][0] if len(given["layers"]) == 1 else "*")
+        return found.plan, {one.slot.name: one.cores for one in found.weights}
+    if goals == ["max_error"]:
+        from trcompress.compress import ranks_for_error
+
+        open_plan = read_plan(given["shapes"], ("1",), given["layers"], given["gates"])
+        return ranks_for_error(dense, open_plan, given["max_error"]), {}
+    return read_plan(given["shapes"], given["ranks"], given["layers"], given["gates"]), {}
 
 
 def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str) -> Any:
@@ -79,7 +117,10 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
     from trcompress.plan import Plan, Rule
 
     if not shapes or not ranks:
-        raise UsageError("decompose needs --shape and --ranks; `trcompress inspect CKPT` suggests a line")
+        raise UsageError(
+            "decompose needs --shape and --ranks, or a goal such as --target-ratio 25; "
+            "`trcompress inspect CKPT` suggests a line, `trcompress plan` searches for one"
+        )
     rules = max(len(shapes), len(layers))
     for option, values in (("--shape", shapes), ("--ranks", ranks), ("--layer", layers)):
         if (len(values) > 1 and len(values) != rules) or (option == "--layer" and values and len(values) != rules):
@@ -92,13 +133,13 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
 
 
 def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
-    from trcompress.compress import slot_of
+    from trcompress.weights import slot_of
 
     slots = [slot_of(layer) for layer in dense.layers]
     return plan.resolve(slots), plan.skipped(slots)
 
 
-def _echo_plan(weights: Any, skipped: Any, *, human: bool) -> None:
+def _echo_plan(weights: Any, skipped: Any) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import count, ratio, remark
     from trcompress.grammar import format_shape
@@ -139,7 +180,7 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
         stdout.print(f"dry run: would write {out}", markup=False)
 
 
-def _run(dense: Any, plan: Any, out: Path, given: dict[str, Any]) -> None:
+def _run(dense: Checkpoint, plan: Plan, warm_starts: dict[str, Any], out: Path, given: dict[str, Any]) -> None:
     import torch
 
     from trcompress.artifact import write_artifact
@@ -156,6 +197,7 @@ def _run(dense: Any, plan: Any, out: Path, given: dict[str, Any]) -> None:
             device=options.resolve_device(given["device"]),
             dtype=getattr(torch, given["dtype"]) if given["dtype"] else None,
             command=options.command_line(),
+            warm_starts=warm_starts,
             progress=update,
         )
     artifact.path = write_artifact(out, artifact, overwrite=given["overwrite"])

@@ -17,14 +17,14 @@ from trcompress.errors import OutputFileError, TrcompressError
 
 DATA, DENSE, RING, TUNED = (
     "basic_motions.npz",
-    "basic_motions_lstm.pt",
+    "basic_motions_lstm.safetensors",
     "basic_motions_lstm.tr.safetensors",
     "basic_motions_lstm.tuned.safetensors",
 )
-ON_DATA = f"--data {DATA} --data-option steps=10"
+ON_DATA = f"--data {DATA} --data-option steps=20"
 COMMANDS = (
     f"trcompress inspect {DENSE}",
-    f"trcompress decompose {DENSE} --shape 10x6:8x8 --ranks 3 --overwrite",
+    f"trcompress decompose {DENSE} --shape 5x6:16x8 --ranks 3 --overwrite",
     f"trcompress evaluate {RING} {ON_DATA} --baseline {DENSE}",
     f"trcompress finetune {RING} {ON_DATA} --teacher {DENSE} -o {TUNED} --overwrite",
     f"trcompress evaluate {TUNED} {ON_DATA} --baseline {DENSE}",

@@ -12,13 +12,15 @@ ROOT = Path(__file__).parent.parent
 
 # Each place may import from itself and from those to the left of it, never to the right.
 LAYERS = (
-    ("version", "errors", "slots", "grammar"),
+    ("version", "errors", "slots", "grammar", "progress"),
     ("formats",),
-    ("plan", "files", "modes", "rank_profiles"),
+    ("plan", "files"),
+    ("cost",),
     ("checkpoint", "decompose", "contract", "header", "data"),
     ("artifact", "layers"),
     ("stacks", "save_load"),
-    ("compress", "report"),
+    ("weights", "report"),
+    ("compress",),
     ("classifier",),
     ("calibration", "search"),
     ("training", "distill", "finetune", "evaluate"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.artifact import Artifact
-from trcompress.checkpoint import Checkpoint, RnnLayer, check_finite, read_checkpoint
-from trcompress.decompose import FileMatrix, InMemoryMatrix, MatrixSource, decompose
+from trcompress.checkpoint import Checkpoint, RnnLayer, read_checkpoint
 from trcompress.errors import UsageError
+from trcompress.formats import TensorRing
 from trcompress.header import Header, Layer, Source, Step
 from trcompress.layers import from_dense, is_recurrent, slots_of
 from trcompress.plan import Plan, WeightPlan
+from trcompress.progress import Progress, part_of
 from trcompress.save_load import describe_weight, replace_module
-from trcompress.slots import WeightSlot
 from trcompress.version import __version__
-
-STREAM_FROM_BYTES = 2**30
-"""Weights larger than this are streamed from the file instead of loaded."""
-
-
-@dataclass(frozen=True)
-class CompressedWeight:
-    """One weight after decomposition.
-
-    Args:
-        plan: its structure.
-        cores: as the layer keeps them; with a leading gate dimension where each gate has its own ring.
-        error: ||W - W_hat|| / ||W||, Frobenius.
-        bound: no structure of these ranks has a smaller error.
-        init: the algorithm.
-        notes: what was padded or clamped, and where the bound comes from, in words.
-        candidates: what calibration compared, a plain row each; empty without calibration.
-    """
-
-    plan: WeightPlan
-    cores: tuple[Tensor, ...]
-    error: float
-    bound: float
-    init: str
-    notes: tuple[str, ...]
-    candidates: tuple[dict[str, Any], ...] = ()
+from trcompress.weights import CompressedWeight, decompose_weight, dense_weight, matrices_of, slot_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +88,8 @@ def decompose_checkpoint(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     command: str = "",
-    progress: Callable[[str, float], None] | None = None,
+    warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Artifact:
     """Compress the recurrent weights of a checkpoint file.
@@ -126,6 +101,7 @@ def decompose_checkpoint(
         seed: of the random starts.
         dtype: of the cores; the weight's own by default.
         command: how the user asked for this, kept in the lineage.
+        warm_starts: cores to start from, by weight; the planner's, for instance.
         progress: called with (what, fraction done).
         settings: passed on to `trcompress.decompose.decompose`: `device`, ...
 
@@ -142,51 +118,42 @@ def decompose_checkpoint(
     plans = plan.resolve([slot_of(layer) for layer in checkpoint.layers])
     found = []
     for done, weight in enumerate(plans):
-        part = _part_of(progress, weight.name, done, len(plans))
-        dense = _dense_weight(checkpoint, weight)
-        found.append(decompose_weight(weight, dense, init=init, seed=seed, progress=part, **settings))
+        options = {
+            "init": init,
+            "seed": seed,
+            "progress": part_of(progress, weight.name, done, len(plans)),
+            **settings,
+        }
+        if warm_starts and warm_starts.get(weight.name):
+            options["warm_start"] = warm_starts[weight.name]
+        found.append(decompose_weight(weight, dense_weight(checkpoint, weight.slot), **options))
     step = Step(verb="decompose", command=command, seed=seed, version=__version__)
     return assemble(checkpoint, found, step, dtype=dtype)
 
 
-def slot_of(layer: RnnLayer) -> WeightSlot:
-    """The input-to-hidden weight of a checkpoint's layer, as plans name it."""
-    return WeightSlot(
-        name=layer.keys["weight_ih"],
-        kind=layer.kind,
-        input_size=layer.input_size,
-        gates=layer.gates,
-        hidden_size=layer.hidden_size,
-        stack=layer.stack,
-        layer=layer.layer,
-        reverse=layer.reverse,
-    )
-
-
-def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: Any) -> CompressedWeight:
-    """Find the cores of one weight: one ring, or one per gate.
+def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Plan:
+    """Give the rings of a plan the smallest ranks whose TR-SVD stays within a relative error.
 
     Args:
-        weight: its structure.
-        dense: the weight (G*H, I) as PyTorch stores it, or the same streamed from a file.
-        options: of `trcompress.decompose.decompose`.
+        checkpoint: the dense checkpoint.
+        plan: which weights, and their modes; its ranks are ignored.
+        max_error: largest ||W - W_hat|| / ||W|| of every weight.
 
     Raises:
-        InputFileError: the weight holds NaN or Inf.
+        UsageError: the error is not between 0 and 1.
     """
-    matrices = _gate_matrices(weight, dense)
-    parts = [decompose(matrix, weight.structure, **options) for matrix in matrices]
-    scales = [matrix.squared_norm for matrix in matrices]
-    stacked = tuple(torch.stack(cores) for cores in zip(*(part.cores for part in parts), strict=True))
-    notes = (*weight.notes, *(note for part in parts for note in part.notes))
-    return CompressedWeight(
-        plan=weight,
-        cores=stacked if weight.per_gate else tuple(parts[0].cores),
-        error=_joint([part.error for part in parts], scales),
-        bound=_joint([part.bound for part in parts], scales),
-        init=parts[0].init,
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    from trcompress.decompose import tr_svd_max_error
+
+    if not 0 < max_error < 1:
+        raise UsageError(f"--max-error is relative, between 0 and 1: got {max_error:g}")
+    rules = []
+    for weight in plan.resolve([slot_of(layer) for layer in checkpoint.layers]):
+        modes = weight.structure.in_modes, weight.structure.out_modes
+        matrices = matrices_of(weight, dense_weight(checkpoint, weight.slot))
+        rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
+        ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
+        rules.append(replace(weight, structure=TensorRing(*modes, ranks)).rule)
+    return Plan(tuple(rules))
 
 
 def assemble(
@@ -228,28 +195,6 @@ def assemble(
     return Artifact(kept | dict(changed or {}) | cores, header)
 
 
-def _gate_matrices(weight: WeightPlan, dense: Tensor | FileMatrix) -> list[MatrixSource]:
-    """The matrices to decompose: all gates stacked, or one per gate; hidden units padded where the modes ask."""
-    gates, hidden = weight.slot.gates, weight.slot.hidden_size
-    parts = gates if weight.per_gate else 1
-    if isinstance(dense, FileMatrix):
-        return list(dense.split(parts))
-    check_finite(dense, weight.name)
-    dense = dense.detach()
-    if weight.padded_hidden != hidden:
-        stacked = dense.reshape(gates, hidden, -1)
-        dense = nn.functional.pad(stacked, (0, 0, 0, weight.padded_hidden - hidden)).flatten(0, 1)
-    return [InMemoryMatrix(part) for part in dense.chunk(parts)]
-
-
-def _dense_weight(checkpoint: Checkpoint, weight: WeightPlan) -> Tensor | FileMatrix:
-    region = checkpoint.file_region(weight.name)
-    plain = region is not None and weight.padded_hidden == weight.slot.hidden_size
-    if region is not None and plain and weight.slot.parameters * region[3].itemsize >= STREAM_FROM_BYTES:
-        return FileMatrix(*region)
-    return checkpoint.tensor(weight.name)
-
-
 def _parameter(module: nn.Module, weight: WeightPlan) -> Tensor:
     local = weight.name.removeprefix(f"{weight.slot.stack}.") if weight.slot.stack else weight.name
     return getattr(module, local)
@@ -262,23 +207,6 @@ def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Mod
     for name, one in local.items():
         ring.get_submodule(name).set_cores(list(one.cores))
     return ring
-
-
-def _joint(errors: Sequence[float], scales: Sequence[float]) -> float:
-    """Relative error of stacked matrices from the relative errors of each."""
-    whole = sum(scales)
-    return (
-        sqrt(sum(error**2 * scale for error, scale in zip(errors, scales, strict=True)) / whole) if whole else 0.0
-    )
-
-
-def _part_of(
-    progress: Callable[[str, float], None] | None, name: str, done: int, total: int
-) -> Callable[[str, float], None] | None:
-    """Map one weight's progress onto its share of the whole."""
-    if progress is None:
-        return None
-    return lambda what, fraction: progress(f"{name}: {what}", (done + fraction) / total)
 
 
 def _describe_layer(layer: RnnLayer) -> Layer:

@@ -64,6 +64,22 @@ class WeightPlan:
         return prod(self.structure.out_modes) // (1 if self.per_gate else self.slot.gates)
 
     @property
+    def rule(self) -> Rule:
+        """The rule that names this weight alone and resolves to this structure (a ring)."""
+        modes, gates = self.structure.out_modes, self.slot.gates
+        folded = not self.per_gate and modes[0] % gates == 0
+        out_modes = (modes[0] // gates, *modes[1:]) if folded else modes
+        ranks = self.structure.ranks[:-1] if isinstance(self.structure, TensorRing) else ()
+        return Rule(
+            self.structure.in_modes,
+            out_modes,
+            ranks,
+            layer=self.name,
+            gates=GATE_MODES[self.per_gate],
+            format=self.structure.kind,
+        )
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What differs from a plain reshape, in words."""
         pads = (
