@@ -57,8 +57,7 @@ class VideoSource:
             pixels = self.pixels(row, None if draw is None else row_generator(draw, row))
             if self.columns_first:
                 pixels = pixels.transpose(0, 2, 1, 3)
-            values[place] = pixels.reshape(self.shape)
-        values /= np.float32(255)
+            np.divide(pixels.reshape(self.shape), np.float32(255), out=values[place])
         return values, None
 
     def pixels(self, row: int, rng: np.random.Generator | None) -> np.ndarray:
