@@ -205,6 +205,30 @@ def test_limits_are_refused_with_their_names(tmp_path):
         decode_clip(tmp_path / "a.mpg", small)
 
 
+def test_a_header_that_promises_huge_frames_is_refused(tmp_path):
+    encode_clip(tmp_path / "a.mpg", noisy_frames(10))
+    content = bytearray((tmp_path / "a.mpg").read_bytes())
+    place = content.index(b"\0\0\1\xb3")
+    content[place + 4 : place + 7] = b"\xff\xff\xff"  # 4095 x 4095
+    (tmp_path / "a.mpg").write_bytes(content)
+    with pytest.raises(UnreadableClipError, match="frames of 4095x4095, more than max_pixels"):
+        decode_clip(tmp_path / "a.mpg", SETTINGS)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_other_containers_are_read_too(tmp_path, suffix):
+    import av
+
+    encode_clip(tmp_path / "a.avi", counting_frames(10))
+    with av.open(str(tmp_path / "a.avi")) as source, av.open(str(tmp_path / f"b{suffix}"), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    assert numbers(decode_clip(tmp_path / f"b{suffix}", SETTINGS).frames) == evenly_spaced(10, 8).tolist()
+
+
 def test_ucf11_is_divided_by_group(trees, options):
     data = load_data(trees["ucf11"], **options)
     assert (data.input_size, data.steps, data.classes) == (32 * 24 * 3, 3, ("left", "right", "up"))
