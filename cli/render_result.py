@@ -1,0 +1,56 @@
+"""The result of a recipe as tables: the paper's figures beside those measured."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from trcompress.cli.console import out
+from trcompress.reproduce.result import Result, Row
+from trcompress.reproduce.result import Table as Numbers
+
+VERDICTS = {True: "[green]holds[/green]", False: "[red]does not hold[/red]", None: "cannot be told"}
+
+
+def print_result(result: Result) -> None:
+    """Print figures, claims, further tables and notes."""
+    rehearsal = "  (rehearsal: --quick)" if result.quick else ""
+    out.print(f"[bold]{result.recipe}[/bold]  {result.row}: {result.title}{rehearsal}")
+    out.print(f"data: {result.findings.data}", markup=False)
+    if result.findings.rows:
+        out.print(_rows(result.findings.rows))
+    for claim in result.findings.claims:
+        out.print(f"{VERDICTS[claim.holds]}: {claim.text}")
+        out.print(f"  {claim.evidence}", markup=False)
+    for table in result.findings.tables:
+        out.print(_numbers(table))
+    for note in result.findings.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def _rows(rows: tuple[Row, ...]) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in ("", "paper", "here", "± over runs", "note"):
+        table.add_column(column, justify="left" if column in ("", "note") else "right")
+    for row in rows:
+        spread = f"{row.spread:.4f} ({row.runs})" if row.spread is not None and row.runs > 1 else ""
+        table.add_row(row.name, figure(row.paper), figure(row.measured), spread, row.note)
+    return table
+
+
+def _numbers(numbers: Numbers) -> Table:
+    table = Table(*numbers.columns, title=numbers.title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for row in numbers.rows:
+        table.add_row(*(figure(cell) if not isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+def figure(value: float | dict[str, float] | None) -> str:
+    """Spell a figure: counts with separators, the rest with four digits."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{figure(one)} ({where})" for where, one in value.items())
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.4g}"

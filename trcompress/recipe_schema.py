@@ -1,0 +1,353 @@
+"""What a recipe may say: one typed model per kind, every size bounded. No torch here.
+
+A recipe is data. It names no code, no module and no class; where it names a file, the file is data too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from trcompress.data.options import ArrayOptions, VideoOptions
+from trcompress.formats import BlockTerm
+from trcompress.grammar import parse_ranks, parse_shape
+from trcompress.plan import Plan, Rule, WeightPlan
+from trcompress.slots import GATES, WeightSlot
+from trcompress.training.settings import FinetuneSettings
+
+DENSE = "dense"
+SplitName = Literal["auto", "random", "group", "official-1", "official-2", "official-3"]
+
+Text = Annotated[str, Field(max_length=8_000)]
+Short = Annotated[str, Field(max_length=300)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+Rank = Annotated[int, Field(ge=1, le=4096)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Variance = Annotated[float, Field(ge=0, le=1e6)]
+Modes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=32)]
+Figure = Number | dict[Short, Number]
+
+
+def _readable_shape(text: str) -> str:
+    parse_shape(text)
+    return text
+
+
+def _readable_ranks(text: str) -> str:
+    parse_ranks(text)
+    return text
+
+
+def _not_code(text: str) -> str:
+    if ":" in text and not text[1:3] == ":\\":
+        raise ValueError("a recipe names files, never package.module:factory")
+    return text
+
+
+MAX_PARAMETERS = 2**31
+Shape = Annotated[str, Field(max_length=500), AfterValidator(_readable_shape)]
+Ranks = Annotated[str, Field(max_length=500), AfterValidator(_readable_ranks)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)]
+DataPath = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_not_code)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Model(_Strict):
+    """One recurrent layer and a linear head, trained from scratch.
+
+    Attributes:
+        network: "lstm", "gru" or "rnn" (tanh, as torch.nn's).
+        structure: of the input-to-hidden weight: "dense" or a key of `FORMATS`.
+        input_size: values per step; checked against the data.
+        hidden_size: units.
+        shape: modes, `4x2x5:4x4`; of anything but "dense".
+        ranks: as on the command line.
+        blocks: terms of a block term.
+        gates: "fused", or "per-gate" for one ring each.
+    """
+
+    network: Literal["lstm", "gru", "rnn"] = "lstm"
+    structure: Literal["dense", "tensor-ring", "tensor-train", "block-term"] = "dense"
+    input_size: Size
+    hidden_size: Annotated[int, Field(ge=1, le=2**16)]
+    shape: Shape | None = None
+    ranks: Ranks | None = None
+    blocks: Annotated[int, Field(ge=1, le=1000)] = 2
+    gates: Literal["fused", "per-gate"] = "fused"
+
+    @model_validator(mode="after")
+    def _complete(self) -> Model:
+        if self.structure == DENSE and (self.shape or self.ranks):
+            raise ValueError("a dense layer has neither shape nor ranks; leave them out, or name a structure")
+        if self.structure != DENSE and not (self.shape and self.ranks):
+            raise ValueError(f"a {self.structure} needs shape and ranks")
+        total = self.parameters + self.slot.output_size * self.hidden_size
+        if total > MAX_PARAMETERS:
+            raise ValueError(f"a recipe's layer must have at most 2**31 parameters: this one has {total:,}")
+        return self
+
+    @property
+    def slot(self) -> WeightSlot:
+        """The layer's input-to-hidden weight, all gates together."""
+        gates = GATES[self.network]
+        return WeightSlot("rnn.weight_ih_l0", self.network, self.input_size, gates, self.hidden_size, "rnn")
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that plans the weight; None where it stays dense."""
+        if self.structure == DENSE or self.shape is None or self.ranks is None:
+            return None
+        in_modes, out_modes = parse_shape(self.shape)
+        blocks = {"blocks": self.blocks} if self.structure == BlockTerm.kind else {}
+        return Rule(in_modes, out_modes, parse_ranks(self.ranks), None, self.gates, format=self.structure, **blocks)
+
+    def weight_plan(self) -> WeightPlan | None:
+        """Resolve the structure of the weight; None where it stays dense.
+
+        Raises:
+            ShapeError: the modes do not hold the weight.
+        """
+        return None if self.rule is None else Plan((self.rule,)).resolve([self.slot])[0]
+
+    @property
+    def parameters(self) -> int:
+        """Values kept for the input-to-hidden weight."""
+        plan = self.weight_plan()
+        return self.slot.parameters if plan is None else plan.parameters
+
+    @property
+    def compression_ratio(self) -> float:
+        """Eq. 7."""
+        return self.slot.parameters / self.parameters
+
+
+class Features(_Strict):
+    """A CNN over the frames, where the data is a video tree and not an array file of features.
+
+    Attributes:
+        backbone: "torchvision:inception_v3", a .onnx file, or "random" (a fixed random network, for rehearsals).
+        weights: the file of torchvision's weights.
+        normalize: what the network was trained on.
+        size: features per frame of "random".
+    """
+
+    backbone: Annotated[str, Field(min_length=1, max_length=1_000)]
+    weights: Annotated[str, Field(max_length=1_000)] | None = None
+    normalize: Literal["imagenet", "unit", "signed", "raw"] = "imagenet"
+    size: Annotated[int, Field(ge=1, le=2**16)] = 2048
+
+
+class VideoFields(VideoOptions):
+    """Options of a video tree; `splits` says how it is divided, and the cache is where the user keeps it."""
+
+    split: Literal["auto"] = "auto"
+    cache_dir: None = None
+    split_dir: None = None
+
+
+class ArrayFields(ArrayOptions):
+    """Options of an array file; `splits` says how it is divided."""
+
+    split: Literal["auto"] = "auto"
+
+
+class Data(_Strict):
+    """Which sequences, and how they are divided.
+
+    Attributes:
+        path: a video tree or an array file; usually given by `--data`.
+        about: what the paper's rows need, and where it is to be had; shown where no data was given.
+        splits: one training run per split and seed. "random" is what the field does, and leaks.
+        video: the options for a video tree.
+        array: the options for an array file.
+        features: the CNN in front, where the data is a video tree.
+    """
+
+    path: DataPath | None = None
+    about: Text = ""
+    splits: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=6)] = ("auto",)
+    video: VideoFields | None = None
+    array: ArrayFields | None = None
+    features: Features | None = None
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> Data:
+        if self.video is None and self.array is None:
+            raise ValueError("data needs a table [data.video] or [data.array], or both")
+        return self
+
+
+class Reading(_Strict):
+    """One way to read the paper's synthetic experiment where it is silent.
+
+    Attributes:
+        name: short.
+        about: what was read into the paper, in words.
+        weight: "ring" (planted cores), "matrix" (U V' of Gaussian factors), "picture" (nested squares).
+        weight_rank: of the planted ring or matrix; a picture has its own.
+        rms: root mean square of the entries of W.
+        error: "absolute" RMSE of the entries of W, or "relative" to `rms`.
+        samples: number of (x, y).
+        rank: of the train and the ring that are fitted.
+        procedure: "als" (exact least squares, block by block) or "adam" (the same optimiser for all).
+        steps: most sweeps of ALS, or steps of Adam.
+        batch_size: of Adam.
+        lr: of Adam, falling to zero along a cosine.
+        starts: random starts; the one with the least training error counts. No method sees W.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    about: Text
+    weight: Literal["ring", "matrix", "picture"]
+    weight_rank: Annotated[int, Field(ge=1, le=81)] = 3
+    rms: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    error: Literal["absolute", "relative"] = "absolute"
+    samples: Annotated[int, Field(ge=83, le=10**6)] = 3200
+    rank: Annotated[int, Field(ge=1, le=12)] = 5
+    procedure: Literal["als", "adam"] = "als"
+    steps: Annotated[int, Field(ge=1, le=10**5)] = 25
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 64
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
+    starts: Annotated[int, Field(ge=1, le=20)] = 2
+
+
+class Synthetic(_Strict):
+    """The 81 x 81 experiment of Figs. 5 and 6.
+
+    Attributes:
+        noise_variances: sigma^2 of the noise on y; the claim is checked at `claim_variance`.
+        claim_variance: 0.05 in the paper.
+        input_variance: of each dimension of x.
+        readings: each gives its own table.
+        pictures: draw W and what each method recovered.
+    """
+
+    noise_variances: Annotated[tuple[Variance, ...], Field(min_length=1, max_length=40)]
+    claim_variance: Variance = 0.05
+    input_variance: Annotated[float, Field(gt=0, le=1e6)] = 0.5
+    readings: Annotated[tuple[Reading, ...], Field(min_length=1, max_length=20)]
+    pictures: bool = False
+
+    @model_validator(mode="after")
+    def _claim_is_measured(self) -> Synthetic:
+        if self.claim_variance not in self.noise_variances:
+            raise ValueError(f"noise_variances must include claim_variance = {self.claim_variance}")
+        return self
+
+
+class Complexity(_Strict):
+    """Table 4, measured.
+
+    Attributes:
+        in_modes: of the weight for the sweep over ranks; TT and BT pair them with `out_modes`.
+        out_modes: as many as `in_modes`.
+        ranks: R, all ranks alike.
+        size_rank: R of the sweep over sizes.
+        lengths: numbers of modes, of 4 inputs each, of the sweep over sizes.
+        blocks: N of the block term.
+        bt_max_rank: no block term beyond this rank (its R^d core).
+    """
+
+    in_modes: Modes
+    out_modes: Modes
+    ranks: Annotated[tuple[Rank, ...], Field(min_length=2, max_length=40)]
+    size_rank: Rank = 4
+    lengths: Annotated[tuple[Annotated[int, Field(ge=2, le=10)], ...], Field(min_length=2, max_length=10)]
+    blocks: Annotated[int, Field(ge=1, le=100)] = 2
+    bt_max_rank: Rank = 8
+
+    @model_validator(mode="after")
+    def _paired(self) -> Complexity:
+        if len(self.in_modes) != len(self.out_modes):
+            raise ValueError("TT and BT pair their modes: give as many out_modes as in_modes")
+        return self
+
+
+class Compression(_Strict):
+    """How a trained dense layer is compressed.
+
+    Attributes:
+        shape: modes.
+        ranks: as on the command line.
+        init: how cores are found.
+    """
+
+    shape: Shape
+    ranks: Ranks
+    init: Literal["tr-als", "tr-svd", "random"] = "tr-als"
+
+
+class Recipe(_Strict):
+    """What all kinds share.
+
+    Attributes:
+        name: the file's name.
+        title: one line.
+        row: which row of the paper.
+        about: readings, differences from the paper, what to expect.
+        seeds: one run each; the result gives their spread.
+        paper: the paper's own figures, by the name of what is measured here; several sources in a sub-table.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    title: Short
+    row: Short
+    about: Text = ""
+    seeds: Seeds = (0,)
+    paper: dict[Short, Figure] = {}
+
+
+class SyntheticRecipe(Recipe):
+    """Figs. 5, 6."""
+
+    kind: Literal["synthetic"]
+    synthetic: Synthetic
+
+
+class ComplexityRecipe(Recipe):
+    """Table 4."""
+
+    kind: Literal["complexity"]
+    complexity: Complexity
+
+
+class ClassifyRecipe(Recipe):
+    """A classifier trained from scratch: Tables 1-3 and the footnote's networks."""
+
+    kind: Literal["classify"]
+    model: Model
+    data: Data
+    train: FinetuneSettings = FinetuneSettings()
+
+
+class PipelineRecipe(Recipe):
+    """Train dense, compress, fine-tune: what a user of pretrained networks does."""
+
+    kind: Literal["pipeline"]
+    model: Model
+    data: Data
+    train: FinetuneSettings = FinetuneSettings()
+    compress: Annotated[tuple[Compression, ...], Field(min_length=1, max_length=20)]
+    finetune: FinetuneSettings = FinetuneSettings()
+
+    @model_validator(mode="after")
+    def _dense_first(self) -> PipelineRecipe:
+        if self.model.structure != DENSE:
+            raise ValueError("a pipeline trains a dense layer first: leave model.structure out")
+        for one in self.compress:
+            Plan.of(one.shape, one.ranks).resolve([self.model.slot])
+        return self
+
+
+RECIPE_KINDS: dict[str, type[Recipe]] = {
+    "synthetic": SyntheticRecipe,
+    "complexity": ComplexityRecipe,
+    "classify": ClassifyRecipe,
+    "pipeline": PipelineRecipe,
+}
+"""Every kind of recipe; `trcompress.reproduce.RUNNERS` has the code that runs each."""

@@ -1,0 +1,139 @@
+"""What a reproduced row came to: the paper's figures beside ours, on which data, on which machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trcompress.errors import InputFileError
+from trcompress.files import write_text
+from trcompress.plots import MatrixPlot, Plot
+
+RESULT_FILE = "result.json"
+Figure = float | dict[str, float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Row(_Strict):
+    """One figure.
+
+    Attributes:
+        name: what it is.
+        measured: here; None where nothing here corresponds.
+        spread: standard deviation over `runs` runs.
+        runs: how many.
+        paper: the paper's figure, or several with their places.
+        note: anything needed to read the two together.
+    """
+
+    name: str
+    measured: float | None = None
+    spread: float | None = None
+    runs: int = 1
+    paper: Figure | None = None
+    note: str = ""
+
+
+class Claim(_Strict):
+    """A sentence of the paper, and whether it held here; None where it cannot be told."""
+
+    text: str
+    holds: bool | None
+    evidence: str
+
+
+class Table(_Strict):
+    """More numbers than fit in rows."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+
+
+class Machine(_Strict):
+    """Where it ran: enough to judge timings, nothing that names a person or a place."""
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    accelerator: str
+    system: str
+    python: str
+    torch: str
+
+
+class Findings(_Strict):
+    """What a runner gives back.
+
+    Attributes:
+        data: which data, in words: "made here", "procedural clips ...".
+        rows: the figures.
+        claims: the paper's sentences.
+        tables: further numbers.
+        plots: pictures of curves.
+        matrix_plots: pictures of matrices.
+        notes: what a reader must know.
+    """
+
+    data: str
+    rows: tuple[Row, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    tables: tuple[Table, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    matrix_plots: tuple[MatrixPlot, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Result(_Strict):
+    """Findings, and how they came about.
+
+    Attributes:
+        recipe: its name.
+        title: its title.
+        row: which row of the paper.
+        quick: a rehearsal with `--quick`, whose figures stand for nothing.
+        findings: the figures; matrices are in their own files.
+        seeds: one run each.
+        command: as typed.
+        version: of trcompress.
+        machine: where.
+        seconds: how long.
+    """
+
+    recipe: str
+    title: str
+    row: str
+    quick: bool
+    findings: Findings
+    seeds: tuple[int, ...]
+    command: str
+    version: str
+    machine: Machine
+    seconds: Annotated[float, Field(ge=0)]
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write `result.json`."""
+    path = folder / RESULT_FILE
+    write_text(path, result.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    return path
+
+
+def read_result(path: str | Path) -> Result:
+    """Read a `result.json`.
+
+    Raises:
+        InputFileError: missing, or not such a file.
+    """
+    try:
+        return Result.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise InputFileError(f"no such result: {path} ({error.strerror})") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise InputFileError(f"{path} is not a result of `trcompress reproduce`: {faults}") from error
