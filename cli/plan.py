@@ -1,0 +1,88 @@
+"""`trcompress plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trcompress.cli import options
+from trcompress.cli.goal import goal_options
+
+if TYPE_CHECKING:
+    from trcompress.search import NetworkSearch, WeightSearch
+
+
+@click.command()
+@options.path_argument("checkpoint", "CKPT")
+@goal_options
+@click.option(
+    "--layer", default="*", show_default=True, metavar="GLOB", help="Weights, layers or stacks to plan for."
+)
+@options.kind_option
+@options.skip_objects_option
+@options.seed_option
+@options.format_option
+def plan(checkpoint: Path, **given: Any) -> None:
+    """Search shapes and ranks under a budget, and print the decompose line of each.
+
+    Tries mode factorisations (awkward sizes padded), their order and ranks. The truncated SVD is a two-mode ring
+    and always among the candidates, so the chosen plan is never worse than SVD at the same count.
+
+    Example: trcompress plan model.pt --target-ratio 25
+    """
+    from trcompress.checkpoint import read_checkpoint
+    from trcompress.cli.console import print_json
+    from trcompress.cli.goal import search
+
+    dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
+    found = search(dense, given, layer=given["layer"])
+    if given["format_"] == "json":
+        print_json(found.to_dict())
+    else:
+        _print(found)
+
+
+def _print(found: NetworkSearch) -> None:
+    from trcompress.cli.console import out
+
+    for one in found.weights:
+        _print_weight(found, one)
+    if len(found.weights) > 1:
+        out.print("\nall chosen together:", markup=False)
+        out.print(f"  {found.command}", markup=False)
+
+
+def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from trcompress.cli.console import count, out, ratio
+
+    title = f"{one.slot.name}  {one.slot.describe()}  ({count(one.tried)} rings tried)"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("")
+    table.add_column("shape", overflow="fold")
+    table.add_column("ranks R0..", overflow="fold")
+    for column in ("parameters", "Eq. 7", "model", "error", "bound", "MACs/step"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in one.rows:
+        mark = "*" if row is one.chosen else ""
+        table.add_row(
+            mark,
+            row.rule.shape + (" (SVD)" if row.is_svd else ""),
+            ",".join(map(str, row.rule.ranks)),
+            count(row.weight.parameters),
+            ratio(row.weight.compression_ratio),
+            ratio(found.model_ratio(row)),
+            f"{row.error:.4f}",
+            f"{row.bound:.4f}",
+            count(row.operations),
+        )
+    out.print(table)
+    out.print(
+        f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
+    )
+    for row in one.rows:
+        out.print(f"  {found.line(row)}", markup=False)

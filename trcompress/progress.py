@@ -1,0 +1,25 @@
+"""How long work tells how far it is: a callback with (what, fraction done)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, float], None]
+
+
+def part_of(progress: Progress | None, name: str, done: int, total: int) -> Progress | None:
+    """Map the progress of one part onto its share of the whole.
+
+    Args:
+        progress: of the whole, or None.
+        name: of the part, put before what it says.
+        done: parts finished before it.
+        total: parts in all.
+
+    Example:
+        >>> part_of(lambda what, fraction: print(what, fraction), "b", 1, 2)("half way", 0.5)
+        b: half way 0.75
+    """
+    if progress is None:
+        return None
+    return lambda what, fraction: progress(f"{name}: {what}", (done + fraction) / total)

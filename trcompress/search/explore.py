@@ -1,0 +1,84 @@
+"""Which rings are tried within a budget, and in which order: a first look at many, a longer one at the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice, permutations
+
+from trcompress.plan import Rule
+from trcompress.search.modes import mode_choices
+from trcompress.search.rank_profiles import neighbours, rings_within
+from trcompress.search.trials import Trial, Trials
+from trcompress.slots import WeightSlot
+
+QUICK, LONGER, LAST = 4, 40, 8
+"""ALS sweeps of a first look, of a promising ring, and of one moved rank."""
+
+
+def explore(trials: Trials, budget: int, until: float) -> None:
+    """Try rings of this budget: a first look at many, a longer one at the best, then single ranks."""
+    slot = trials.slot
+    rank = min(budget // (slot.input_size + slot.output_size), min(slot.input_size, slot.output_size))
+    for share in (1, 2, 4):
+        if rank // share:
+            trials.svd(rank // share)
+    start = 0.0
+    for rule in _first_looks(slot, budget, above=rank):
+        if not trials.left(start + 0.5 * (until - start)):
+            break
+        trials.fit(rule, QUICK)
+    for trial in _best(trials, budget, 6):
+        if trials.left(start + 0.7 * (until - start)):
+            trials.fit(trial.rule, LONGER, trial.cores)
+    for trial in _best(trials, budget, 2):
+        _move_ranks(trials, trial, budget, until)
+
+
+def _first_looks(slot: WeightSlot, budget: int, above: int) -> Iterator[Rule]:
+    """Rings worth a look: few modes first, and three ways to spend the budget before all the others."""
+    shapes = sorted(_shapes(slot), key=lambda shape: len(shape[0]) + len(shape[1]))
+    families = [list(_rules(slot, *shape, budget, above)) for shape in shapes]
+    for rules in families:
+        yield from (rules[k] for k in sorted({0, len(rules) // 2, len(rules) - 1}) if rules)
+    for rules in families:
+        middle = {0, len(rules) // 2, len(rules) - 1}
+        yield from (rule for k, rule in enumerate(rules) if k not in middle)
+    for in_modes, out_modes in shapes:
+        for turned in islice(permutations(in_modes), 1, 7):
+            yield from islice(_rules(slot, turned, out_modes, budget, above), 1)
+
+
+def _shapes(slot: WeightSlot) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Input and output modes, the latter for the hidden size (the rule folds the gates into the first)."""
+    for in_modes in mode_choices(slot.input_size):
+        for out_modes in mode_choices(slot.hidden_size):
+            if len(in_modes) + len(out_modes) > 2:
+                yield in_modes, out_modes
+
+
+def _rules(
+    slot: WeightSlot, in_modes: tuple[int, ...], out_modes: tuple[int, ...], budget: int, above: int
+) -> Iterator[Rule]:
+    folded = Rule(in_modes, out_modes, (1,)).resolve(slot).structure.out_modes
+    for ring in rings_within(in_modes, folded, budget, above):
+        yield Rule(in_modes, out_modes, ring.ranks[:-1])
+
+
+def _best(trials: Trials, budget: int, count: int) -> list[Trial]:
+    fitted = [trial for trial in trials.found.values() if trial.cores is not None and trial.parameters <= budget]
+    return sorted(fitted, key=lambda trial: trial.error)[:count]
+
+
+def _move_ranks(trials: Trials, trial: Trial, budget: int, until: float) -> None:
+    """Move single ranks as long as that lowers the error and time is left."""
+    improved = True
+    while improved and trials.left(until):
+        improved = False
+        for ring in neighbours(trial.weight.structure, budget):  # type: ignore[arg-type]
+            if not trials.left(until):
+                break
+            moved = trials.fit(replace(trial.rule, ranks=ring.ranks[:-1]), LAST, trial.cores)
+            if moved.error < trial.error * (1 - 1e-4):
+                trial, improved = moved, True
+                break

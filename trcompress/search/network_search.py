@@ -1,0 +1,157 @@
+"""A plan for a whole checkpoint: one search per recurrent weight, under one goal."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from trcompress.checkpoint import Checkpoint
+from trcompress.errors import UsageError
+from trcompress.grammar import format_shape
+from trcompress.plan import Plan, Rule
+from trcompress.progress import Progress, part_of
+from trcompress.search.weight_search import PlanRow, WeightSearch, search_weight
+from trcompress.slots import WeightSlot, glob_matches
+from trcompress.weights import dense_weight, slot_of
+
+
+@dataclass(frozen=True)
+class NetworkSearch:
+    """What the planner found for a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        model_parameters: of the whole model.
+        weights: one search per recurrent weight.
+    """
+
+    path: Path
+    model_parameters: int
+    weights: tuple[WeightSearch, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The chosen rings as a plan that names every weight."""
+        return Plan(tuple(_named(one.chosen) for one in self.weights))
+
+    @property
+    def command(self) -> str:
+        """The `decompose` line of the chosen rings."""
+        return _line(self.path, [one.chosen for one in self.weights], named=len(self.weights) > 1)
+
+    def line(self, row: PlanRow) -> str:
+        """The `decompose` line of one row; the other weights stay dense."""
+        return _line(self.path, [row], named=len(self.weights) > 1)
+
+    def model_ratio(self, row: PlanRow) -> float:
+        """Parameters of the whole model, before over after, if only this row is carried out."""
+        slot = row.weight.slot
+        return self.model_parameters / (self.model_parameters - slot.parameters + row.weight.parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "checkpoint": str(self.path),
+            "model_parameters": self.model_parameters,
+            "command": self.command,
+            "weights": [self._weight_dict(one) for one in self.weights],
+        }
+
+    def _weight_dict(self, one: WeightSearch) -> dict[str, Any]:
+        return {
+            "weight": one.slot.name,
+            "sizes": asdict(one.slot),
+            "rings_tried": one.tried,
+            "svd_error": one.svd_error,
+            "rows": [self._row_dict(row, row is one.chosen) for row in one.rows],
+        }
+
+    def _row_dict(self, row: PlanRow, chosen: bool) -> dict[str, Any]:
+        return {
+            "shape": row.rule.shape,
+            "ranks": list(row.weight.structure.ranks),  # type: ignore[union-attr]
+            "parameters": row.weight.parameters,
+            "compression_ratio": row.weight.compression_ratio,
+            "model_ratio": self.model_ratio(row),
+            "error": row.error,
+            "bound": row.bound,
+            "operations_per_step": row.operations,
+            "truncated_svd": row.is_svd,
+            "chosen": chosen,
+            "command": self.line(row),
+        }
+
+
+def search_network(
+    checkpoint: Checkpoint,
+    *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    layer: str = "*",
+    seed: int = 0,
+    time_budget_s: float = 60.0,
+    progress: Progress | None = None,
+) -> NetworkSearch:
+    """Search rings for the recurrent weights of a checkpoint.
+
+    Args:
+        checkpoint: the dense checkpoint.
+        target_ratio: Eq. 7 that every weight must reach at least.
+        max_error: largest relative error of every weight.
+        max_params: most input-to-hidden parameters of all weights together, shared in proportion to their sizes.
+        layer: glob over the weights to plan for.
+        seed: of the noise in starts.
+        time_budget_s: of the whole search, shared alike between the weights.
+        progress: called with (what, fraction of the time).
+
+    Raises:
+        UsageError: not exactly one goal, an unreachable one, or a glob that matches no weight.
+    """
+    if sum(goal is not None for goal in (target_ratio, max_error, max_params)) != 1:
+        raise UsageError("plan takes exactly one of --target-ratio, --max-error and --max-params")
+    if target_ratio is not None and target_ratio <= 1:
+        raise UsageError(f"--target-ratio must be above 1: got {target_ratio:g}")
+    if max_error is not None and not 0 < max_error < 1:
+        raise UsageError(f"--max-error is relative, between 0 and 1: got {max_error:g}")
+    slots = [slot_of(one) for one in checkpoint.layers]
+    named = [slot for slot in slots if glob_matches(layer, slot)]
+    if not named:
+        raise UsageError(f"--layer must match a recurrent weight: {layer!r} matches none of: {_names(slots)}")
+    ratio = target_ratio or (sum(slot.parameters for slot in named) / max_params if max_params else None)
+    found = []
+    for done, slot in enumerate(named):
+        found.append(
+            search_weight(
+                slot,
+                dense_weight(checkpoint, slot),
+                budget=int(slot.parameters / ratio) if ratio else None,
+                max_error=max_error,
+                seed=seed,
+                time_budget_s=time_budget_s / len(named),
+                progress=part_of(progress, slot.name, done, len(named)),
+            )
+        )
+    total = sum(prod(shape) for shape in checkpoint.shapes.values())
+    return NetworkSearch(checkpoint.path, total, tuple(found))
+
+
+def _names(slots: list[WeightSlot]) -> str:
+    return ", ".join(slot.name for slot in slots)
+
+
+def _named(row: PlanRow) -> Rule:
+    rule = row.rule
+    return Rule(rule.in_modes, rule.out_modes, rule.ranks, layer=row.weight.name)
+
+
+def _line(path: Path, rows: list[PlanRow], *, named: bool) -> str:
+    words = ["trcompress", "decompose", str(path)]
+    for row in rows:
+        words += ["--layer", row.weight.name] if named else []
+        words += ["--shape", format_shape(row.rule.in_modes, row.rule.out_modes)]
+        words += ["--ranks", ",".join(map(str, row.rule.ranks))]
+    return shlex.join(words)

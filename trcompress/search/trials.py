@@ -1,0 +1,103 @@
+"""Rings that were fitted to one weight, as far as they were, and what is remembered between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from trcompress.decompose import FileMatrix, MatrixSource
+from trcompress.decompose.als import Fit, balance, run
+from trcompress.decompose.objective import Objective
+from trcompress.decompose.source import PaddedMatrix
+from trcompress.decompose.spectrum import spectrum
+from trcompress.decompose.starts import adapted, with_noise
+from trcompress.decompose.tr_svd import tr_svd
+from trcompress.errors import UsageError
+from trcompress.formats import TensorRing
+from trcompress.plan import Rule, WeightPlan
+from trcompress.progress import Progress
+from trcompress.slots import WeightSlot
+from trcompress.weights import matrices_of
+
+
+@dataclass
+class Trial:
+    """A ring that was fitted, as far as it was."""
+
+    weight: WeightPlan
+    rule: Rule
+    error: float
+    cores: list[Tensor] | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Values kept."""
+        return self.weight.parameters
+
+
+@dataclass
+class Trials:
+    """Rings tried on one weight.
+
+    Args:
+        slot: the weight.
+        dense: its values, (G*H, I), or where they lie in a file.
+        seed: of the noise in starts.
+        deadline: `time.monotonic()` after which no new ring is tried.
+        progress: called with (what, fraction of the time).
+    """
+
+    slot: WeightSlot
+    dense: Tensor | FileMatrix
+    seed: int
+    deadline: float
+    progress: Progress
+    found: dict[Rule, Trial] = field(default_factory=dict)
+    _sources: dict[tuple[int, int], MatrixSource] = field(default_factory=dict)
+    _started: float = field(default_factory=monotonic)
+
+    def left(self, until: float = 1.0) -> bool:
+        """Whether that share of the time is not used up yet."""
+        return monotonic() < self._started + until * (self.deadline - self._started)
+
+    def source(self, weight: WeightPlan) -> MatrixSource:
+        """The matrix, padded as this structure asks; kept, with all that was computed of it."""
+        key = (weight.padded_input, weight.padded_hidden)
+        if key not in self._sources:
+            source = matrices_of(weight, self.dense)[0]
+            shape = (weight.padded_input, source.shape[1])
+            self._sources[key] = source if source.shape == shape else PaddedMatrix(source, shape)
+        return self._sources[key]
+
+    def svd(self, rank: int) -> Trial:
+        """The two-mode ring of this rank, whose error needs no fit."""
+        rule = Rule((self.slot.input_size,), (self.slot.output_size,), (1, rank))
+        weight = rule.resolve(self.slot)
+        source = self.source(weight)
+        norm = source.squared_norm**0.5
+        trial = Trial(weight, rule, spectrum(source).tail(rank) / norm if norm else 0.0)
+        self.found.setdefault(rule, trial)
+        return self.found[rule]
+
+    def fit(self, rule: Rule, sweeps: int, start: Sequence[Tensor] | None = None) -> Trial:
+        """Fit a ring with some ALS sweeps, from the given cores or from its SVD with a little noise."""
+        weight = rule.resolve(self.slot)
+        ring = weight.structure
+        if not isinstance(ring, TensorRing):
+            raise UsageError(f"the planner searches tensor rings: got a {ring.kind}")
+        objective = Objective(self.source(weight), ring)
+        generator = torch.Generator().manual_seed(self.seed)
+        cores = with_noise(tr_svd(objective)[0], generator) if start is None else adapted(start, ring, generator)
+        fit = run(objective, Fit(balance(cores), float("inf"), [], "search"), sweeps, tolerance=1e-4)
+        trial = Trial(weight, rule, objective.relative(fit.squared), fit.cores)
+        if rule not in self.found or trial.error < self.found[rule].error:
+            self.found[rule] = trial
+        self.progress(f"{len(self.found)} rings tried", self._used())
+        return self.found[rule]
+
+    def _used(self) -> float:
+        return min(1.0, (monotonic() - self._started) / max(1e-9, self.deadline - self._started))

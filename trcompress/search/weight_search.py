@@ -1,0 +1,181 @@
+"""From a budget to a ring for one weight: which modes, in which order, with which ranks.
+
+A two-mode ring is the truncated SVD, so it is always among the candidates and the chosen ring is never worse than
+the SVD of the same count. Every other ring that could beat it (its bottleneck must be wider) is tried with a few
+ALS sweeps, the best are followed further, and at last single ranks are moved with warm starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic
+
+from torch import Tensor
+
+from trcompress.cost import operations_per_step
+from trcompress.decompose import FileMatrix, explain, lower_bound
+from trcompress.errors import UsageError
+from trcompress.plan import Rule, WeightPlan
+from trcompress.progress import Progress
+from trcompress.search.explore import explore
+from trcompress.search.trials import Trial, Trials
+from trcompress.slots import WeightSlot
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One way to compress one weight.
+
+    Args:
+        weight: the structure.
+        rule: the same as `decompose` takes it.
+        error: ||W - W_hat|| / ||W|| that the search reached.
+        bound: no ring of these modes and ranks has a smaller error.
+        operations: multiply-adds per time step of the input side.
+        is_svd: a two-mode ring, the truncated SVD.
+    """
+
+    weight: WeightPlan
+    rule: Rule
+    error: float
+    bound: float
+    operations: int
+    is_svd: bool
+
+    @property
+    def statement(self) -> str:
+        """The error beside its bound, in plain words."""
+        return explain(self.error, self.bound)
+
+
+@dataclass(frozen=True)
+class WeightSearch:
+    """What the search found for one weight.
+
+    Args:
+        slot: the weight.
+        rows: the Pareto front over parameters, error and operations; most parameters first.
+        chosen: the row that serves the budget best.
+        cores: of the chosen row, to start `decompose` from; None for an SVD, which needs none.
+        tried: how many rings were fitted.
+        svd_error: error of the truncated SVD within the same budget.
+    """
+
+    slot: WeightSlot
+    rows: tuple[PlanRow, ...]
+    chosen: PlanRow
+    cores: tuple[Tensor, ...] | None
+    tried: int
+    svd_error: float
+
+
+def search_weight(
+    slot: WeightSlot,
+    dense: Tensor | FileMatrix,
+    *,
+    budget: int | None = None,
+    max_error: float | None = None,
+    seed: int = 0,
+    time_budget_s: float = 60.0,
+    progress: Progress | None = None,
+) -> WeightSearch:
+    """Search rings for one weight under a budget of parameters, or for an error that must be reached.
+
+    Args:
+        slot: the weight.
+        dense: its values, (G*H, I), or where they lie in a file.
+        budget: most parameters the ring may have.
+        max_error: largest relative error; the ring with the fewest parameters that reaches it is chosen.
+        seed: of the noise in starts.
+        time_budget_s: stop trying new rings after so many seconds.
+        progress: called with (what, fraction of the time).
+
+    Returns:
+        The Pareto front, the chosen ring, and how the truncated SVD does within the same budget.
+
+    Raises:
+        UsageError: neither or both of `budget` and `max_error`, or a budget below the smallest ring.
+
+    Example:
+        >>> slot = WeightSlot("weight_ih_l0", "gru", 12, 3, 8)
+        >>> found = search_weight(slot, torch.ones(24, 12), budget=40, time_budget_s=1.0)
+        >>> found.chosen.error < 1e-6
+        True
+    """
+    if (budget is None) == (max_error is None):
+        raise UsageError("the planner takes one goal: a number of parameters, or a largest error")
+    deadline = monotonic() + time_budget_s
+    trials = Trials(slot, dense, seed, deadline, progress or (lambda *_: None))
+    if budget is not None:
+        explore(trials, budget, 0.95)
+        return _result(trials, budget, chosen=None)
+    return _reach(trials, max_error)  # type: ignore[arg-type]
+
+
+def _reach(trials: Trials, max_error: float) -> WeightSearch:
+    """Lower the budget step by step for as long as the error is still reached."""
+    slot = trials.slot
+    rank = 1
+    while trials.svd(rank).error > max_error and rank < min(slot.input_size, slot.output_size):
+        rank += 1
+    chosen = trials.svd(rank)
+    if chosen.parameters > slot.parameters:
+        raise UsageError(
+            f"{slot.name}: no ring below the dense size reaches an error of {max_error:g}: the SVD that does keeps "
+            f"{chosen.parameters:,} of {slot.parameters:,} values; allow a larger error"
+        )
+    for step in range(8):
+        budget = int(chosen.parameters * 0.85)
+        explore(trials, budget, (step + 1) / 8)
+        reached = [trial for trial in trials.found.values() if trial.error <= max_error]
+        smallest = min(reached, key=lambda trial: (trial.parameters, trial.error))
+        if smallest.parameters > budget or not trials.left():
+            chosen = smallest
+            break
+        chosen = smallest
+    return _result(trials, chosen.parameters, chosen)
+
+
+def _result(trials: Trials, budget: int, chosen: Trial | None) -> WeightSearch:
+    within = [trial for trial in trials.found.values() if trial.parameters <= budget]
+    if not within:
+        slot = trials.slot
+        raise UsageError(f"{slot.name}: no ring of {slot.describe()} fits into {budget:,} parameters; allow more")
+    chosen = chosen or min(within, key=lambda trial: (trial.error, trial.parameters))
+    svds = [trial.error for trial in within if len(trial.weight.structure.in_modes) == 1 and trial.cores is None]
+    front = _pareto([(trial, operations_per_step(trial.weight)) for trial in within], chosen)
+    rows = {trial.rule: _row(trials, trial, operations) for trial, operations in front}
+    return WeightSearch(
+        slot=trials.slot,
+        rows=tuple(rows.values()),
+        chosen=rows[chosen.rule],
+        cores=None if chosen.cores is None else tuple(chosen.cores),
+        tried=len(trials.found),
+        svd_error=min(svds, default=1.0),
+    )
+
+
+def _pareto(trials: list[tuple[Trial, int]], chosen: Trial, most: int = 12) -> list[tuple[Trial, int]]:
+    """Trials that no other beats in parameters, error and operations together; the chosen one always among them."""
+
+    def beaten(one: tuple[Trial, int]) -> bool:
+        mine = (one[0].parameters, one[0].error, one[1])
+        others = ((trial.parameters, trial.error, operations) for trial, operations in trials)
+        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
+
+    front = [one for one in trials if one[0] is chosen or not beaten(one)]
+    front.sort(key=lambda one: one[0].error)
+    kept = (
+        front[:most]
+        if any(one[0] is chosen for one in front[:most])
+        else [*front[: most - 1], *(one for one in front if one[0] is chosen)]
+    )
+    return sorted(kept, key=lambda one: (-one[0].parameters, one[0].error))
+
+
+def _row(trials: Trials, trial: Trial, operations: int) -> PlanRow:
+    source = trials.source(trial.weight)
+    ring = trial.weight.structure
+    is_svd = len(ring.in_modes) == len(ring.out_modes) == 1
+    bound = trial.error if is_svd else min(trial.error, lower_bound(source, ring, work=1e9).value)  # type: ignore[arg-type]
+    return PlanRow(trial.weight, trial.rule, trial.error, bound, operations, is_svd)
