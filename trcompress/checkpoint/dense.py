@@ -15,12 +15,14 @@ from torch import Tensor
 from trcompress.checkpoint.folding import fold
 from trcompress.checkpoint.kinds import KindRule, parse_kinds
 from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.names import parse_recurrent
+from trcompress.checkpoint.npz_file import OBJECT_ARRAY
 from trcompress.checkpoint.reading import FileContent, read_content
 from trcompress.checkpoint.recurrent import RnnLayer, find_layers
 from trcompress.checkpoint.statedicts import ModuleHint, survey
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
 from trcompress.checkpoint.unwrap import Weights, unwrap
-from trcompress.errors import InputFileError, nearest
+from trcompress.errors import InputFileError, UnsafeFileError, nearest
 
 _BLOCK = 1 << 20
 
@@ -175,6 +177,7 @@ def _count_bad(block: Tensor) -> int:
 
 
 def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, ...]) -> Checkpoint:
+    _refuse_objects(weights.tensors)
     folded, parts, fold_notes = fold(weights.tensors)
     hints = dict(weights.hints) | {
         plain: weights.hints[part] for plain, part in parts.items() if part in weights.hints
@@ -188,6 +191,20 @@ def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, .
     }
     notes = (*content.notes, *weights.notes, *fold_notes, *layer_notes, *_unknown_nonlinearities(layers, hints))
     return Checkpoint(content.path, content.format, layers, ignored, notes, dict(content.metadata), readable)
+
+
+def _refuse_objects(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None:
+    """Arrays of Python objects are pickles: left alone beside recurrent weights, refused in their place."""
+    recurrent = {key for key in tensors if parse_recurrent(key)}
+    objects = {
+        key for key, one in tensors.items() if isinstance(one, UnreadableTensor) and one.reason == OBJECT_ARRAY
+    }
+    if objects and (objects & recurrent or not recurrent):
+        raise UnsafeFileError(
+            f"refused as unsafe: {', '.join(sorted(objects)[:5])} hold Python objects, which only unpickling reads "
+            "(nothing was run); where you trust the file, save plain arrays under torch key names: "
+            "numpy.savez(path, **{key: tensor.numpy() for key, tensor in model.state_dict().items()})"
+        )
 
 
 def _unknown_nonlinearities(layers: tuple[RnnLayer, ...], hints: Mapping[str, ModuleHint]) -> tuple[str, ...]:

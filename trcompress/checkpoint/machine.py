@@ -9,13 +9,14 @@ wanted to call is written down in `calls`, for the caller to judge.
 from __future__ import annotations
 
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, Pickle, is_module, plain_key
 from trcompress.checkpoint.limits import DamageError, LimitedStream, in_short
 
-MAX_STEPS = 5_000_000
+MAX_STEPS = 6_000_000
 
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
@@ -23,8 +24,7 @@ _UNICODES = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _PUSH_ARGUMENT = frozenset(_NUMBERS | _TEXTS | _UNICODES | _BYTES)
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_SKIPPED = frozenset({"PROTO", "FRAME"})
-_PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_FIRST_PYTHON3_PROTOCOL = 3  # below it, names are spelled as Python 2 knew them
 
 
 class Machine:
@@ -49,6 +49,7 @@ class Machine:
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._protocol = 0
 
     def run(self) -> Pickle:
         """Read up to STOP.
@@ -82,7 +83,9 @@ class Machine:
             self._stack.append(made)
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
-        elif name not in _SKIPPED:
+        elif name == "PROTO":
+            self._protocol = argument
+        elif name != "FRAME":
             raise DamageError(f"its pickle uses {name}, which checkpoints never do")
 
     # The stack.
@@ -156,7 +159,9 @@ class Machine:
     def _refer(self, module: Any, name: Any) -> Global:
         if not isinstance(module, str) or not isinstance(name, str):
             raise DamageError("its pickle names a global by something other than text")
-        found = Global(_PYTHON2_MODULES.get(module, module), name)
+        if self._protocol < _FIRST_PYTHON3_PROTOCOL:
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        found = Global(module, name)
         self.found.named.add(found)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -73,5 +74,5 @@ def _header(name: str, head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtyp
         if version not in readers:
             raise ValueError(f"format version {version}")
         return readers[version](head, max_header_size=_MAX_HEADER_BYTES)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:
         raise DamageError(f"its array {name!r:.100} has no valid header ({in_short(error)})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,17 +66,23 @@ def read_content(path: str | Path, *, skip_objects: bool = False) -> FileContent
     """
     path = _check_is_file(Path(path))
     try:
-        with path.open("rb") as stream:
-            head = stream.read(512)
-        if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-            return _zip(path, skip_objects)
-        if looks_like_safetensors(head):
-            return _safetensors(path)
-        return _legacy(path, head, skip_objects)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the standard library's parsers, on escapes in damaged text
+            return _by_content(path, skip_objects)
     except DamageError as error:
         raise InputFileError(f"cannot read {path}: {error}; fetch or save the checkpoint again") from error
     except OSError as error:
         raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _by_content(path: Path, skip_objects: bool) -> FileContent:
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _zip(path, skip_objects)
+    if looks_like_safetensors(head):
+        return _safetensors(path)
+    return _legacy(path, head, skip_objects)
 
 
 def refuse_artifact(path: str | Path, metadata: Mapping[str, str]) -> None:

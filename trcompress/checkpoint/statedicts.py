@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from trcompress.checkpoint.inert import Instance, is_module
+from trcompress.checkpoint.inert import Global, Instance, is_module
 from trcompress.checkpoint.limits import DamageError
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
 
 MAX_DEPTH = 100
 MAX_NODES = 2_000_000
 _LONG_LIST = 1_000
+_MANY = 100
+_PLAIN = (str, bytes, int, float, complex, type(None), Global)
 _OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
 _MODES = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn"}
 _RNN_CLASS = re.compile(r"(LSTM|GRU|RNN)(Cell)?$")
@@ -107,14 +109,19 @@ class _Walk:
         return held
 
     def _children(self, node: Any, path: tuple[str, ...]) -> bool:
-        children = _children_of(node)
-        held = {name: self.visit(child, (*path, str(name)[:200])) for name, child in children.items()}
-        if not any(held.values()):
-            return False
-        for name, child in children.items():
-            if not held[name]:
-                self.found.ignored[".".join((*path, str(name)[:200]))] = _describe(child)
-        return True
+        children = {name: child for name, child in _children_of(node).items() if not isinstance(child, _PLAIN)}
+        held = {name for name, child in children.items() if self.visit(child, (*path, str(name)[:200]))}
+        if held:
+            self._ignore_rest({name: child for name, child in _children_of(node).items() if name not in held}, path)
+        return bool(held)
+
+    def _ignore_rest(self, rest: dict[Any, Any], path: tuple[str, ...]) -> None:
+        """Write down what lies beside tensors without holding any; a vocabulary in one line."""
+        if len(rest) > _MANY:
+            self.found.ignored[".".join(path) or "the root"] = f"{len(rest):,} entries without tensors"
+            return
+        for name, child in rest.items():
+            self.found.ignored[".".join((*path, str(name)[:200]))] = _describe(child)
 
     def _group(self, path: tuple[str, ...]) -> StateDict:
         if path not in self._groups:

@@ -105,7 +105,7 @@ class StoredTensor:
     def __post_init__(self) -> None:
         numbers = (*self.shape, *self.stride, self.offset)
         if len(self.shape) != len(self.stride) or len(self.shape) > MAX_DIMS:
-            raise DamageError(f"a tensor declares the shape {self.shape} with strides {self.stride}")
+            raise DamageError(f"a tensor declares {len(self.shape)} dimensions and {len(self.stride)} strides")
         if any(type(number) is not int or not 0 <= number < 2**62 for number in numbers):
             raise DamageError(f"a tensor declares sizes that are not whole numbers of 0 or more: {numbers[:8]}")
         if (self.offset + self._span) * self.dtype.itemsize > self.storage.nbytes:
