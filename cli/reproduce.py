@@ -104,7 +104,7 @@ def _needs(recipe: Recipe) -> str:
     if data is None:
         return "none"
     if data.path:
-        return data.path
+        return "ships with trcompress"
     kinds = [kind for kind, options in (("video tree", data.video), ("array file", data.array)) if options]
     return "--data " + " or ".join(kinds)
 

@@ -29,12 +29,14 @@ class RecipeFile:
     Args:
         origin: its path, or its name if it ships with trcompress.
         text: the whole file, comments and all.
+        folder: where it is; a relative `data.path` in it starts there.
         values: its tables without `[quick]`.
         quick: what `--quick` changes.
     """
 
     origin: str
     text: str
+    folder: Path
     values: dict[str, Any]
     quick: dict[str, Any]
 
@@ -50,6 +52,9 @@ class RecipeFile:
             UsageError: a setting names no key, or its value does not fit; all faults are listed.
         """
         values = merged(self.values, self.quick) if quick else self.values
+        own = values.get("data", {}).get("path")
+        if own is not None:
+            values = merged(values, {"data": {"path": str(self.folder / own)}})
         for setting in settings:
             values = merged(values, parse_setting(setting))
         if data is not None:
@@ -61,8 +66,7 @@ class RecipeFile:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with trcompress, sorted."""
-    folder = resources.files("trcompress.recipes")
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    return sorted(path.stem for path in _shipped().glob("*.toml"))
 
 
 def read_recipe(source: str | Path) -> RecipeFile:
@@ -76,7 +80,8 @@ def read_recipe(source: str | Path) -> RecipeFile:
         >>> read_recipe("ucf11-table1-tr").resolve().model.parameters
         1725
     """
-    origin, text = str(source), _read_text(source)
+    origin, path = str(source), _find(source)
+    text = _read_text(path)
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -89,7 +94,7 @@ def read_recipe(source: str | Path) -> RecipeFile:
     quick_faults = faults_of(merged(values, quick))
     faults += [f"quick.{fault}" for fault in quick_faults if fault.partition(":")[0] not in told]
     _raise(faults, origin, InputFileError)
-    return RecipeFile(origin, text, values, quick)
+    return RecipeFile(origin, text, path.parent, values, quick)
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -202,17 +207,26 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _inner_model(part))), None)
 
 
-def _read_text(source: str | Path) -> str:
+def _find(source: str | Path) -> Path:
     text = str(source)
-    if not text.endswith(".toml"):
-        names = recipe_names()
-        if text not in names:
-            raise UsageError(
-                f"no recipe {text!r}{nearest(text, names)}; `trcompress reproduce --list` lists them, "
-                "and a file of your own must end in .toml"
-            )
-        return (resources.files("trcompress.recipes") / f"{text}.toml").read_text(encoding="utf-8")
-    path = Path(source)
+    if text.endswith(".toml"):
+        return Path(source)
+    names = recipe_names()
+    if text not in names:
+        raise UsageError(
+            f"no recipe {text!r}{nearest(text, names)}; `trcompress reproduce --list` lists them, "
+            "and a file of your own must end in .toml"
+        )
+    return _shipped() / f"{text}.toml"
+
+
+def _shipped() -> Path:
+    """Return the folder of the recipes that ship with trcompress; the package is never run from a zip file."""
+    with resources.as_file(resources.files("trcompress.recipes")) as folder:
+        return folder
+
+
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise InputFileError(f"no such recipe file: {path}")
     if path.stat().st_size > MAX_BYTES:

@@ -7,57 +7,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from trcompress.data.options import ArrayOptions, VideoOptions
 from trcompress.formats import BlockTerm
 from trcompress.grammar import parse_ranks, parse_shape
 from trcompress.plan import Plan, Rule, WeightPlan
+from trcompress.recipe_fields import (
+    Complexity,
+    DataPath,
+    Figure,
+    Ranks,
+    Seeds,
+    Shape,
+    Short,
+    Size,
+    Strict,
+    Synthetic,
+    Text,
+)
 from trcompress.slots import GATES, WeightSlot
 from trcompress.training.settings import FinetuneSettings
 
 DENSE = "dense"
+MAX_PARAMETERS = 2**31
 SplitName = Literal["auto", "random", "group", "official-1", "official-2", "official-3"]
 
-Text = Annotated[str, Field(max_length=8_000)]
-Short = Annotated[str, Field(max_length=300)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Size = Annotated[int, Field(ge=1, le=2**24)]
-Rank = Annotated[int, Field(ge=1, le=4096)]
-Number = Annotated[float, Field(ge=-1e15, le=1e15)]
-Variance = Annotated[float, Field(ge=0, le=1e6)]
-Modes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=32)]
-Figure = Number | dict[Short, Number]
 
-
-def _readable_shape(text: str) -> str:
-    parse_shape(text)
-    return text
-
-
-def _readable_ranks(text: str) -> str:
-    parse_ranks(text)
-    return text
-
-
-def _not_code(text: str) -> str:
-    if ":" in text and not text[1:3] == ":\\":
-        raise ValueError("a recipe names files, never package.module:factory")
-    return text
-
-
-MAX_PARAMETERS = 2**31
-Shape = Annotated[str, Field(max_length=500), AfterValidator(_readable_shape)]
-Ranks = Annotated[str, Field(max_length=500), AfterValidator(_readable_ranks)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)]
-DataPath = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_not_code)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Model(_Strict):
+class Model(Strict):
     """One recurrent layer and a linear head, trained from scratch.
 
     Attributes:
@@ -126,7 +103,7 @@ class Model(_Strict):
         return self.slot.parameters / self.parameters
 
 
-class Features(_Strict):
+class Features(Strict):
     """A CNN over the frames, where the data is a video tree and not an array file of features.
 
     Attributes:
@@ -156,12 +133,13 @@ class ArrayFields(ArrayOptions):
     split: Literal["auto"] = "auto"
 
 
-class Data(_Strict):
+class Data(Strict):
     """Which sequences, and how they are divided.
 
     Attributes:
         path: a video tree or an array file; usually given by `--data`.
-        about: what the paper's rows need, and where it is to be had; shown where no data was given.
+        original: the data set that the paper's figures were measured on.
+        about: what to give, and where it is to be had; shown where no data was given.
         splits: one training run per split and seed. "random" is what the field does, and leaks.
         video: the options for a video tree.
         array: the options for an array file.
@@ -169,6 +147,7 @@ class Data(_Strict):
     """
 
     path: DataPath | None = None
+    original: Short = ""
     about: Text = ""
     splits: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=6)] = ("auto",)
     video: VideoFields | None = None
@@ -182,93 +161,7 @@ class Data(_Strict):
         return self
 
 
-class Reading(_Strict):
-    """One way to read the paper's synthetic experiment where it is silent.
-
-    Attributes:
-        name: short.
-        about: what was read into the paper, in words.
-        weight: "ring" (planted cores), "matrix" (U V' of Gaussian factors), "picture" (nested squares).
-        weight_rank: of the planted ring or matrix; a picture has its own.
-        rms: root mean square of the entries of W.
-        error: "absolute" RMSE of the entries of W, or "relative" to `rms`.
-        samples: number of (x, y).
-        rank: of the train and the ring that are fitted.
-        procedure: "als" (exact least squares, block by block) or "adam" (the same optimiser for all).
-        steps: most sweeps of ALS, or steps of Adam.
-        batch_size: of Adam.
-        lr: of Adam, falling to zero along a cosine.
-        starts: random starts; the one with the least training error counts. No method sees W.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
-    about: Text
-    weight: Literal["ring", "matrix", "picture"]
-    weight_rank: Annotated[int, Field(ge=1, le=81)] = 3
-    rms: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    error: Literal["absolute", "relative"] = "absolute"
-    samples: Annotated[int, Field(ge=83, le=10**6)] = 3200
-    rank: Annotated[int, Field(ge=1, le=12)] = 5
-    procedure: Literal["als", "adam"] = "als"
-    steps: Annotated[int, Field(ge=1, le=10**5)] = 25
-    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 64
-    lr: Annotated[float, Field(gt=0, le=10)] = 0.01
-    starts: Annotated[int, Field(ge=1, le=20)] = 2
-
-
-class Synthetic(_Strict):
-    """The 81 x 81 experiment of Figs. 5 and 6.
-
-    Attributes:
-        noise_variances: sigma^2 of the noise on y; the claim is checked at `claim_variance`.
-        claim_variance: 0.05 in the paper.
-        input_variance: of each dimension of x.
-        readings: each gives its own table.
-        pictures: draw W and what each method recovered.
-    """
-
-    noise_variances: Annotated[tuple[Variance, ...], Field(min_length=1, max_length=40)]
-    claim_variance: Variance = 0.05
-    input_variance: Annotated[float, Field(gt=0, le=1e6)] = 0.5
-    readings: Annotated[tuple[Reading, ...], Field(min_length=1, max_length=20)]
-    pictures: bool = False
-
-    @model_validator(mode="after")
-    def _claim_is_measured(self) -> Synthetic:
-        if self.claim_variance not in self.noise_variances:
-            raise ValueError(f"noise_variances must include claim_variance = {self.claim_variance}")
-        return self
-
-
-class Complexity(_Strict):
-    """Table 4, measured.
-
-    Attributes:
-        in_modes: of the weight for the sweep over ranks; TT and BT pair them with `out_modes`.
-        out_modes: as many as `in_modes`.
-        ranks: R, all ranks alike.
-        size_rank: R of the sweep over sizes.
-        lengths: numbers of modes, of 4 inputs each, of the sweep over sizes.
-        blocks: N of the block term.
-        bt_max_rank: no block term beyond this rank (its R^d core).
-    """
-
-    in_modes: Modes
-    out_modes: Modes
-    ranks: Annotated[tuple[Rank, ...], Field(min_length=2, max_length=40)]
-    size_rank: Rank = 4
-    lengths: Annotated[tuple[Annotated[int, Field(ge=2, le=10)], ...], Field(min_length=2, max_length=10)]
-    blocks: Annotated[int, Field(ge=1, le=100)] = 2
-    bt_max_rank: Rank = 8
-
-    @model_validator(mode="after")
-    def _paired(self) -> Complexity:
-        if len(self.in_modes) != len(self.out_modes):
-            raise ValueError("TT and BT pair their modes: give as many out_modes as in_modes")
-        return self
-
-
-class Compression(_Strict):
+class Compression(Strict):
     """How a trained dense layer is compressed.
 
     Attributes:
@@ -282,7 +175,7 @@ class Compression(_Strict):
     init: Literal["tr-als", "tr-svd", "random"] = "tr-als"
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """What all kinds share.
 
     Attributes:
@@ -299,7 +192,7 @@ class Recipe(_Strict):
     row: Short
     about: Text = ""
     seeds: Seeds = (0,)
-    paper: dict[Short, Figure] = {}
+    paper: dict[Short, Figure] = Field(default_factory=dict)
 
 
 class SyntheticRecipe(Recipe):

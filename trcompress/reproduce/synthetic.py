@@ -15,7 +15,8 @@ from torch import Tensor
 
 from trcompress.formats import Format, TensorRing, TensorTrain
 from trcompress.plots import Curve, Matrix, MatrixPlot, Plot
-from trcompress.recipe_schema import Reading, Synthetic, SyntheticRecipe
+from trcompress.recipe_fields import Reading, Synthetic
+from trcompress.recipe_schema import SyntheticRecipe
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.regression import Fit, Samples, adam, als, linear_regression
 from trcompress.reproduce.result import Claim, Findings, Row, Table
