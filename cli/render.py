@@ -6,7 +6,7 @@ from rich.table import Table
 
 from trcompress.artifact import Artifact
 from trcompress.cli.console import count, out, print_json, ratio, size
-from trcompress.report import Report, WeightReport, report
+from trcompress.report import Report, WeightReport, make_report
 
 
 def print_report(report: Report) -> None:
@@ -119,7 +119,7 @@ def _print_lineage(report: Report) -> None:
 
 def print_decomposition(artifact: Artifact, format_: str) -> None:
     """Print what `decompose` made: each ring, the two ratios, and where it was written."""
-    result = report(artifact)
+    result = make_report(artifact)
     if format_ == "json":
         print_json(result.to_dict())
         return

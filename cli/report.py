@@ -22,7 +22,7 @@ def report(artifact: Path, baseline: Path | None, format_: str) -> None:
     Example: trcompress report model.tr.safetensors --baseline model.pt
     """
     from trcompress.cli.console import print_json
-    from trcompress.report import report as make_report
+    from trcompress.report import make_report
 
     result = make_report(artifact, baseline=baseline)
     if format_ == "json":

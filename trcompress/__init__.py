@@ -27,6 +27,7 @@ _PUBLIC = {
     "save": "trcompress.save_load",
     "load": "trcompress.save_load",
     "load_": "trcompress.save_load",
+    "make_report": "trcompress.report",
     "TRLSTM": "trcompress.layers",
     "TRGRU": "trcompress.layers",
     "TRRNN": "trcompress.layers",

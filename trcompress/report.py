@@ -82,7 +82,7 @@ class Report:
         return asdict(self)
 
 
-def report(artifact: str | Path | Artifact, *, baseline: str | Path | None = None) -> Report:
+def make_report(artifact: str | Path | Artifact, *, baseline: str | Path | None = None) -> Report:
     """Report on an artifact.
 
     Args:

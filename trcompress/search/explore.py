@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice, permutations
+from itertools import islice, permutations, product
 
 from trcompress.plan import Rule
 from trcompress.search.modes import mode_choices
@@ -23,13 +23,18 @@ def explore(trials: Trials, budget: int, until: float) -> None:
     for share in (1, 2, 4):
         if rank // share:
             trials.svd(rank // share)
-    start = 0.0
+    start = trials.used()
     for rule in _first_looks(slot, budget, above=rank):
         if not trials.left(start + 0.5 * (until - start)):
             break
         trials.fit(rule, QUICK)
+    for rule in _other_orders(_best(trials, budget, 4)):
+        if not trials.left(start + 0.65 * (until - start)):
+            break
+        if rule.resolve(slot).parameters <= budget:
+            trials.fit(rule, QUICK)
     for trial in _best(trials, budget, 6):
-        if trials.left(start + 0.7 * (until - start)):
+        if trials.left(start + 0.8 * (until - start)):
             trials.fit(trial.rule, LONGER, trial.cores)
     for trial in _best(trials, budget, 2):
         _move_ranks(trials, trial, budget, until)
@@ -44,9 +49,16 @@ def _first_looks(slot: WeightSlot, budget: int, above: int) -> Iterator[Rule]:
     for rules in families:
         middle = {0, len(rules) // 2, len(rules) - 1}
         yield from (rule for k, rule in enumerate(rules) if k not in middle)
-    for in_modes, out_modes in shapes:
-        for turned in islice(permutations(in_modes), 1, 7):
-            yield from islice(_rules(slot, turned, out_modes, budget, above), 1)
+
+
+def _other_orders(trials: list[Trial]) -> Iterator[Rule]:
+    """The same rings with their modes in other orders, on either side."""
+    for trial in trials:
+        rule = trial.rule
+        orders = product(islice(permutations(rule.in_modes), 6), islice(permutations(rule.out_modes), 6))
+        for in_modes, out_modes in dict.fromkeys(orders):
+            if (in_modes, out_modes) != (rule.in_modes, rule.out_modes):
+                yield replace(rule, in_modes=in_modes, out_modes=out_modes)
 
 
 def _shapes(slot: WeightSlot) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

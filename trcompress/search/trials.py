@@ -96,8 +96,9 @@ class Trials:
         trial = Trial(weight, rule, objective.relative(fit.squared), fit.cores)
         if rule not in self.found or trial.error < self.found[rule].error:
             self.found[rule] = trial
-        self.progress(f"{len(self.found)} rings tried", self._used())
+        self.progress(f"{len(self.found)} rings tried", self.used())
         return self.found[rule]
 
-    def _used(self) -> float:
+    def used(self) -> float:
+        """Share of the time that is used up."""
         return min(1.0, (monotonic() - self._started) / max(1e-9, self.deadline - self._started))
