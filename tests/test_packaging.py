@@ -21,10 +21,9 @@ LAYERS = (
     ("stacks", "save_load"),
     ("weights", "report"),
     ("compress",),
-    ("classifier",),
+    ("classifier", "training", "distill", "finetune", "evaluate"),
     ("calibration", "search"),
-    ("training", "distill", "finetune", "evaluate"),
-    ("recipe", "bench"),
+    ("recipe_fields", "recipe_schema", "recipe", "bench"),
     ("reproduce", "plots"),
 )
 

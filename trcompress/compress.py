@@ -15,7 +15,7 @@ from trcompress.checkpoint import Checkpoint, RnnLayer, read_checkpoint
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.header import Header, Layer, Source, Step
-from trcompress.layers import from_dense, is_recurrent, slots_of
+from trcompress.layers import CoreWeight, from_dense, is_recurrent, slots_of
 from trcompress.plan import Plan, WeightPlan
 from trcompress.progress import Progress, part_of
 from trcompress.save_load import describe_weight, replace_module
@@ -205,7 +205,9 @@ def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Mod
     local = {one.plan.name.removeprefix(prefix): one for one in found}
     ring = from_dense(module, {name: one.plan for name, one in local.items()})
     for name, one in local.items():
-        ring.get_submodule(name).set_cores(list(one.cores))
+        weight = ring.get_submodule(name)
+        if isinstance(weight, CoreWeight):
+            weight.set_cores(list(one.cores))
     return ring
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trcompress.artifact import Artifact, read_artifact, write_artifact
 from trcompress.errors import InputFileError, UsageError, nearest
+from trcompress.formats import BlockTerm
 from trcompress.header import GATE_ORDERS, Header, Layer, Source, Step, Weight
 from trcompress.layers import CoreWeight, is_recurrent, slots_of
 from trcompress.plan import WeightPlan
@@ -177,14 +178,14 @@ def _describe_weight(name: str, module: CoreWeight) -> Weight:
 def describe_weight(name: str, plan: WeightPlan, **found: Any) -> Weight:
     """Describe one compressed weight for the header; `found` says how its cores came about."""
     structure = plan.structure
-    rank_fields = (
+    rank_fields: dict[str, Any] = (
         {"ranks": (structure.rank,), "blocks": structure.blocks}
-        if structure.kind == "block-term"
+        if isinstance(structure, BlockTerm)
         else {"ranks": structure.ranks}
     )
     return Weight(
         name=name,
-        format=structure.kind,
+        format=structure.kind,  # type: ignore[arg-type]
         in_modes=structure.in_modes,
         out_modes=structure.out_modes,
         per_gate=plan.per_gate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,20 +15,40 @@ from trcompress.plan import WeightPlan
 class LayerLike(Protocol):
     """What `checkpoint.RnnLayer` and `header.Layer` have in common."""
 
-    stack: str
-    kind: str
-    layer: int
-    reverse: bool
-    cell: bool
-    input_size: int
-    hidden_size: int
-    proj_size: int
-    keys: Mapping[str, str]
+    @property
+    def stack(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def reverse(self) -> bool: ...
+
+    @property
+    def cell(self) -> bool: ...
+
+    @property
+    def input_size(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def proj_size(self) -> int: ...
+
+    @property
+    def keys(self) -> Mapping[str, str]: ...
 
 
-def by_stack(layers: Iterable[LayerLike]) -> dict[str, list[LayerLike]]:
+L = TypeVar("L", bound=LayerLike)
+
+
+def by_stack(layers: Iterable[L]) -> dict[str, list[L]]:
     """Group layers by the stack they belong to, in order of layer, forward before backward."""
-    stacks: dict[str, list[LayerLike]] = {}
+    stacks: dict[str, list[L]] = {}
     for layer in layers:
         stacks.setdefault(layer.stack, []).append(layer)
     return {name: sorted(group, key=lambda one: (one.layer, one.reverse)) for name, group in stacks.items()}
