@@ -18,7 +18,7 @@ from trcompress.plan import WeightPlan
 from trcompress.slots import GATES, WeightSlot
 
 METADATA_KEY = "trcompress"
-VERSION = 1
+VERSION: Literal[1] = 1
 
 Size = Annotated[int, Field(ge=1, lt=MAX_SIZE)]
 Modes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=64)]

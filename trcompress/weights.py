@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from trcompress.checkpoint import Checkpoint, RnnLayer, check_finite
 from trcompress.decompose import FileMatrix, InMemoryMatrix, MatrixSource, decompose
+from trcompress.errors import UsageError
+from trcompress.formats import TensorRing
 from trcompress.plan import WeightPlan
 from trcompress.slots import WeightSlot
 
@@ -60,7 +62,8 @@ def dense_weight(checkpoint: Checkpoint, slot: WeightSlot) -> Tensor | FileMatri
     """A weight of a checkpoint, (G*H, I): read, or left in the file to be streamed where it is large."""
     region = checkpoint.file_region(slot.name)
     if region is not None and slot.parameters * region[3].itemsize >= STREAM_FROM_BYTES:
-        return FileMatrix(*region)
+        path, offset, _, dtype = region
+        return FileMatrix(path, offset, (slot.output_size, slot.input_size), dtype)
     return checkpoint.tensor(slot.name)
 
 
@@ -89,10 +92,14 @@ def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: 
         options: of `trcompress.decompose.decompose`.
 
     Raises:
+        UsageError: the plan gives the weight another format than a tensor ring.
         InputFileError: the weight holds NaN or Inf.
     """
+    ring = weight.structure
+    if not isinstance(ring, TensorRing):
+        raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}; train it from scratch")
     matrices = matrices_of(weight, dense)
-    parts = [decompose(matrix, weight.structure, **options) for matrix in matrices]
+    parts = [decompose(matrix, ring, **options) for matrix in matrices]
     scales = [matrix.squared_norm for matrix in matrices]
     stacked = tuple(torch.stack(cores) for cores in zip(*(part.cores for part in parts), strict=True))
     notes = (*weight.notes, *(note for part in parts for note in part.notes))
