@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import enum
+import functools
 import hashlib
-from collections import OrderedDict
+import logging
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+from collections import Counter, OrderedDict
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,6 +35,10 @@ from trcompress.slots import WeightSlot
 CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+MODEL = nn.ModuleDict({"rnn": nn.LSTM(6, 4), "head": nn.Linear(4, 2)})
+STATE = MODEL.state_dict()
 
 
 def save_zip(state, path):
@@ -175,6 +189,102 @@ def test_every_pickle_protocol(protocol, zipped, tmp_path):
         assert_same(read_checkpoint(path), net.state_dict())
 
 
+class Tagged(nn.Module):
+    """What people keep in modules: functions, options, loggers, hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(5, 3)
+        self.act, self.gate, self.mode = torch.relu, nn.functional.softplus, Mode.FAST
+        self.pattern, self.log, self.dtype = re.compile("a+"), logging.getLogger("x"), torch.float16
+        self.seen, self.path, self.half = Counter("aab"), Path("runs"), functools.partial(torch.clamp, min=0)
+        self.register_forward_hook(print_nothing)
+        self.weight_copy = nn.Parameter(torch.ones(2))
+        self.weight_copy.origin = "tagged"
+
+
+class Mode(enum.Enum):
+    FAST = 1
+
+
+def print_nothing(*_) -> None: ...
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_modules_with_all_kinds_of_attributes(zipped, tmp_path):
+    net = Tagged()
+    torch.save(net, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
+    assert_same(read_checkpoint(tmp_path / "net.pt"), net.state_dict())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_unusual_tensors_beside_the_weights(zipped, tmp_path):
+    state = STATE | {
+        "u16": torch.arange(3).to(torch.uint16),
+        "f8": torch.ones(3).to(torch.float8_e4m3fn),
+        "c64": torch.ones(2, dtype=torch.complex64),
+        "bool": torch.tensor([True, False]),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(3),
+        "expanded": torch.ones(1, 4).expand(3, 4),
+        "turned": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
+    }
+    torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert set(checkpoint.shapes) == set(state)
+    for key, tensor in checkpoint.tensors():
+        assert tensor.dtype == state[key].dtype
+        assert torch.equal(view(tensor, key), view(state[key], key))
+
+
+def view(tensor, key):
+    return tensor.view(torch.uint8) if key == "f8" else tensor
+
+
+class Storage0x(NamedTuple):
+    """A storage as PyTorch 0.x pickled it, perhaps as part of another."""
+
+    key: str
+    numel: int
+    view: tuple[str, int, int] | None
+
+
+class Rebuilt:
+    def __init__(self, storage, offset, shape, stride) -> None:
+        self.args = storage, offset, shape, stride
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor, self.args
+
+
+def test_legacy_files_with_parts_of_storages(tmp_path):
+    """PyTorch 0.x wrote views of storages; torch.load still reads them, and is the oracle here."""
+    values = torch.arange(200.0)
+    tensors = {
+        "weight_ih_l0": Rebuilt(Storage0x("root", 200, ("part", 10, 96)), 0, (16, 6), (6, 1)),
+        "weight_hh_l0": Rebuilt(Storage0x("root", 200, None), 120, (16, 4), (4, 1)),
+        "bias_ih_l0": Rebuilt(Storage0x("root", 200, ("tail", 150, 50)), 3, (16,), (2,)),
+    }
+
+    class Pickler(pickle._Pickler):
+        def persistent_id(self, thing):
+            if isinstance(thing, Storage0x):
+                return "storage", torch.FloatStorage, thing.key, "cpu", thing.numel, thing.view
+            return None
+
+    path = tmp_path / "old.pt"
+    with path.open("wb") as stream:
+        for head in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            pickle.dump(head, stream, protocol=2)
+        Pickler(stream, protocol=2).dump(tensors)
+        pickle.dump(["root"], stream, protocol=2)
+        stream.write(struct.pack("<q", 200) + values.numpy().tobytes())
+    expected = torch.load(path, weights_only=True)
+    assert torch.equal(expected["weight_ih_l0"], values[10:106].view(16, 6))
+    assert_same(read_checkpoint(path), expected)
+
+
 def test_a_zip_without_checksums_is_read_as_torch_reads_it(tmp_path):
     from torch.serialization import get_crc32_options, set_crc32_options
 
@@ -248,9 +358,6 @@ def test_torchscript_archives_give_their_weights(how, tmp_path):
 
 
 # Wrappers around the model.
-
-MODEL = nn.ModuleDict({"rnn": nn.LSTM(6, 4), "head": nn.Linear(4, 2)})
-STATE = MODEL.state_dict()
 
 
 def renamed(state, change):
@@ -654,3 +761,38 @@ def rules_of(words: list[str]) -> list[Rule]:
 def test_kind_is_checked_before_the_file_is_opened():
     with pytest.raises(UsageError, match=r"--kind must be one of gru, lstm, rnn.*'lstn' \(did you mean 'lstm'"):
         read_checkpoint("nowhere.pt", kind="lstn")
+
+
+# Memory.
+
+MEASURE = """
+import resource, sys
+import torch
+from trcompress.checkpoint import check_finite, inspect, read_checkpoint
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peaks = [peak()]
+checkpoint = read_checkpoint(sys.argv[1])
+inspect(checkpoint)
+peaks.append(peak())
+checkpoint.sha256
+for key, tensor in checkpoint.tensors():
+    check_finite(tensor, key)
+    del tensor
+peaks.append(peak())
+print(*peaks)
+"""
+
+
+@pytest.mark.parametrize("writer", ["torch-zip", "torch-legacy", "npz"])
+def test_a_large_checkpoint_is_opened_in_no_memory_and_read_in_its_own_size(writer, tmp_path):
+    path = tmp_path / "model"
+    WRITERS[writer](nn.LSTM(16384, 256).state_dict(), path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, path],
+        capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    start, opened, read = map(int, done.stdout.split())
+    size = path.stat().st_size
+    assert size > 60e6
+    assert opened - start < 15e6
+    assert read - start < 1.3 * size

@@ -158,7 +158,7 @@ def test_contradictions_are_named(state, message, read):
 def test_no_recurrent_layer_says_what_was_found(read):
     net = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 2))
     with pytest.raises(
-        InputFileError, match=r"no recurrent layer: the file holds 4 tensors, the largest 0.weight \(20, 30\)"
+        InputFileError, match=r"no recurrent layer: the file holds 4 tensors, the largest: 0.weight \(20, 30\)"
     ):
         read(net.state_dict())
     with pytest.raises(InputFileError, match="no tensor at all"):
@@ -185,6 +185,14 @@ def test_a_quantized_tensor_that_is_not_recurrent_is_ignored(read):
     checkpoint = read(state)
     assert checkpoint.ignored == {"other": "a quantized tensor"}
     assert "other" not in checkpoint.shapes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantized_model_is_named_as_such(read):
+    net = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(6, 4)), {nn.LSTM}, dtype=torch.qint8)
+    for content in (net.state_dict(), net):
+        with pytest.raises(InputFileError, match=r"no recurrent layer.*packed weights of a quantized layer"):
+            read(content)
 
 
 # Folding.

@@ -307,6 +307,17 @@ def test_torch_functions_are_not_called_either(tmp_path):
         read_checkpoint(tmp_path / "model.pt")
 
 
+def test_a_torch_function_may_be_named_but_not_called(tmp_path):
+    """An activation is pickled as `getattr(torch's functions, name)`; a call of such a name stays a call."""
+    named = b"cbuiltins\ngetattr\n(ctorch.hub\nos\n" + text("system") + b"tR"
+    in_module_zip(body(torch.relu), tmp_path / "relu.pt")
+    assert read_checkpoint(tmp_path / "relu.pt").layers
+    for place in (in_zip, in_module_zip):
+        place(named + text("true") + b"\x85R", tmp_path / "call.pt")
+        with pytest.raises(UnsafeFileError, match=r"torch\.hub\.os\.system"):
+            read_checkpoint(tmp_path / "call.pt")
+
+
 def test_every_blocked_global_is_named(tmp_path):
     torch.save(STATE | {"a": os.system, "b": subprocess.run, "c": Calls(eval, "1")}, tmp_path / "model.pt")
     with pytest.raises(UnsafeFileError, match=r"builtins\.eval, posix\.system.*, subprocess\.run"):

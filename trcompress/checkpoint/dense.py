@@ -185,7 +185,7 @@ def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, .
     layers, layer_notes = find_layers(folded, hints, rules)
     readable = {key: tensor for key, tensor in folded.items() if not isinstance(tensor, UnreadableTensor)}
     if not layers:
-        raise InputFileError(_nothing_found(readable, (*weights.notes, *layer_notes)))
+        raise InputFileError(_nothing_found(folded, (*weights.notes, *layer_notes)))
     ignored = dict(weights.ignored) | {
         key: tensor.reason for key, tensor in folded.items() if isinstance(tensor, UnreadableTensor)
     }
@@ -217,12 +217,15 @@ def _unknown_nonlinearities(layers: tuple[RnnLayer, ...], hints: Mapping[str, Mo
     return tuple(f"stack {stack!r}: tanh assumed; weights do not tell it from relu" for stack in sorted(unknown))
 
 
-def _nothing_found(tensors: Mapping[str, AnyTensor], notes: tuple[str, ...]) -> str:
-    largest = sorted(tensors, key=lambda key: -tensors[key].numel)[:3]
-    shown = ", ".join(f"{key} {tensors[key].shape}" for key in largest)
-    held = f"{len(tensors):,} tensors, the largest {shown}" if tensors else "no tensor at all"
-    more = f" ({'; '.join(notes[:3])})" if notes else ""
+def _nothing_found(tensors: Mapping[str, AnyTensor | UnreadableTensor], notes: tuple[str, ...]) -> str:
+    readable = {key: one for key, one in tensors.items() if not isinstance(one, UnreadableTensor)}
+    largest = sorted(readable, key=lambda key: -readable[key].numel)[:3]
+    shown = ", ".join(f"{key or 'one without a name'} {readable[key].shape}" for key in largest)
+    plural = "" if len(readable) == 1 else "s"
+    held = f"{len(readable):,} tensor{plural}, the largest: {shown}" if readable else "no tensor at all"
+    reasons = [f"{key} is {one.reason}" for key, one in tensors.items() if isinstance(one, UnreadableTensor)]
+    more = "; ".join((*reasons[:3], *notes[:3]))
     return (
-        f"no recurrent layer: the file holds {held}{more}; "
+        f"no recurrent layer: the file holds {held}{f' ({more})' if more else ''}; "
         "weights must be named as torch.nn names them, as in rnn.weight_ih_l0 or cell.weight_ih"
     )

@@ -159,6 +159,7 @@ _INERT = (
     ("datetime", "timedelta"),
     ("datetime", "timezone"),
     ("functools", "partial"),
+    ("logging", "getLogger"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -175,7 +176,9 @@ _INERT = (
     ("pathlib", "PurePosixPath"),
     ("pathlib", "PureWindowsPath"),
     ("pathlib", "WindowsPath"),
+    ("re", "_compile"),
     ("torch", "device"),
+    ("torch._C", "Generator"),
     ("torch.nn.backends.thnn", "_get_thnn_function_backend"),  # in every module saved before PyTorch 1.5
     ("torch.serialization", "_get_layout"),
     ("types", "SimpleNamespace"),
@@ -186,4 +189,7 @@ MEANINGS: dict[Global, Meaning] = {
     **_CONTAINERS,
     **_TENSORS,
     Global("torch._tensor", "_rebuild_from_type_v2"): _tensor_of_type,
+    Global("torch", "ScriptObject"): _unreadable("the packed weights of a quantized layer"),
+    Global("torch.nn.parameter", "UninitializedParameter"): _unreadable("an uninitialized parameter"),
+    Global("torch.nn.parameter", "UninitializedBuffer"): _unreadable("an uninitialized buffer"),
 }

@@ -18,7 +18,7 @@ _KNOWN_ROOTS = frozenset({"torch", "numpy", "__torch__"})
 _PLAIN = frozenset(
     Global(module, name)
     for module, names in {
-        "builtins": "object type int float str bool tuple NoneType Ellipsis",
+        "builtins": "object type int float str bool tuple NoneType Ellipsis getattr",
         "copyreg": "_reconstructor __newobj__ __newobj_ex__",
         "collections": "UserDict UserList",
     }.items()

@@ -94,7 +94,7 @@ class _Walk:
         if _is_tensor(node):
             self._group(path[:-1]).tensors[path[-1] if path else ""] = node
             return True
-        if isinstance(node, dict) and node.keys() >= _OPTIMIZER_KEYS:
+        if _children_of(node).keys() >= _OPTIMIZER_KEYS:
             self.found.ignored[".".join(path) or "the root"] = f"optimizer state ({_tensor_count(node):,} tensors)"
             return True
         self._open.add(id(node))
@@ -160,7 +160,7 @@ def _parts_of(node: Instance) -> tuple[dict[str, Any], dict[str, Instance]]:
         tensors = {name: value for name, value in attributes.items() if _is_tensor(value)}
         return tensors, {name: value for name, value in attributes.items() if _is_scripted(value)}
     fleeting = node.state.get("_non_persistent_buffers_set") or ()
-    tensors = {}
+    tensors = {name: value for name, value in node.state.items() if isinstance(value, UnreadableTensor)}
     for kind in ("_parameters", "_buffers"):
         held = node.state.get(kind)
         for name, value in (held if isinstance(held, dict) else {}).items():
@@ -209,8 +209,8 @@ def _is_scripted(node: Any) -> bool:
     return isinstance(node, Instance) and node.origin.module.partition(".")[0] == "__torch__"
 
 
-def _tensor_count(node: dict[Any, Any]) -> int:
-    states = node.get("state")
+def _tensor_count(node: Any) -> int:
+    states = _children_of(node)["state"]
     values = states.values() if isinstance(states, dict) else ()
     return sum(_is_tensor(value) for one in values if isinstance(one, dict) for value in one.values())
 
