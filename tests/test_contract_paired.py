@@ -1,0 +1,69 @@
+"""Trains and block terms: inputs times the weight, against the dense weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trcompress.contract import cores_to_dense
+from trcompress.contract.paired import paired_macs, paired_product
+from trcompress.errors import ShapeError
+from trcompress.formats import BlockTerm, TensorRing, TensorTrain
+from trcompress.plan import WeightPlan
+from trcompress.slots import WeightSlot
+
+
+def cores_of(plan):
+    lead = (plan.copies,) if plan.per_gate else ()
+    shapes = plan.structure.core_shapes
+    return [torch.randn(*lead, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+@st.composite
+def paired_plans(draw):
+    d = draw(st.integers(1, 4))
+    modes = st.lists(st.integers(1, 4), min_size=d, max_size=d)
+    in_modes, out_modes = draw(modes), draw(modes)
+    gates, per_gate = draw(st.sampled_from([(1, False), (3, False), (4, True)]))
+    if not per_gate:
+        out_modes[0] *= gates
+    inputs, hidden = 1, 1
+    for size in in_modes:
+        inputs *= size
+    for size in out_modes:
+        hidden *= size
+    hidden //= 1 if per_gate else gates
+    rank = draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        ranks = (1, *[rank] * (d - 1), 1)
+        structure = TensorTrain(tuple(in_modes), tuple(out_modes), ranks)
+    else:
+        structure = BlockTerm(tuple(in_modes), tuple(out_modes), rank, draw(st.integers(1, 3)))
+    slot = WeightSlot(
+        "w", "lstm", max(1, inputs - draw(st.integers(0, 2))), gates, max(1, hidden - draw(st.integers(0, 1)))
+    )
+    return WeightPlan(slot, structure, per_gate)
+
+
+@settings(max_examples=60, deadline=None)
+@given(paired_plans())
+def test_product_is_the_dense_one(plan):
+    torch.manual_seed(0)
+    cores, x = cores_of(plan), torch.randn(2, 3, plan.slot.input_size, dtype=torch.float64, requires_grad=True)
+    got = paired_product(plan, cores, x)
+    want = x @ cores_to_dense(plan, cores).T
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
+    probe = torch.randn_like(want)
+    ours = torch.autograd.grad((got * probe).sum(), [x, *cores])
+    theirs = torch.autograd.grad((want * probe).sum(), [x, *cores])
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-9)
+    assert paired_macs(plan) > 0
+
+
+def test_rings_have_no_pairs():
+    plan = WeightPlan(WeightSlot("w", "rnn", 4, 1, 4), TensorRing((4,), (4,), (2, 2, 2)))
+    with pytest.raises(ShapeError, match="pair their modes"):
+        paired_product(plan, cores_of(plan), torch.randn(2, 4))

@@ -1,0 +1,141 @@
+"""The matrices of one weight, computed once and kept until its cores change, move or are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcompress.contract.form import Form
+from trcompress.contract.matrices import Matrices, plain_matrices
+from trcompress.contract.watch import Stamp, watch
+from trcompress.plan import WeightPlan
+
+_BUILDING = RLock()
+
+
+class _Merge(torch.autograd.Function):
+    """Cores to matrices as one node of the graph.
+
+    The node keeps nothing that a backward pass frees, so one merge serves every forward pass until the cores
+    change: all steps of a cell's loop, all micro-batches of an accumulated gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Matrices, plain: Callable[..., tuple[Tensor, ...]], *cores: Tensor) -> Any:
+        ctx.matrices, ctx.plain, ctx.cores = matrices, plain, cores
+        ctx.versions = [core._version for core in cores]
+        found = matrices.run()
+        ctx.run, ctx.lease = matrices.runs, matrices.lend()
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        if [core._version for core in ctx.cores] != ctx.versions or ctx.matrices.runs != ctx.run:
+            raise RuntimeError(
+                "the cores of a ring layer were modified in place between its forward pass and this backward pass; "
+                "run the forward pass again"
+            )
+        if torch.is_grad_enabled():
+            return None, None, *_second_order(ctx.plain, ctx.cores, grads)
+        wanted = ctx.needs_input_grad[2:]
+        with _BUILDING:
+            found = ctx.matrices.backward(grads)
+        if not _keeps_graph():
+            ctx.matrices.give_back()
+        return None, None, *(grad if want else None for grad, want in zip(found, wanted, strict=True))
+
+
+def _second_order(
+    plain: Callable[..., tuple[Tensor, ...]], cores: Sequence[Tensor], grads: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The same gradients, differentiable once more in the cores and in `grads`."""
+    wanted = [core for core in cores if core.requires_grad]
+    found = iter(torch.autograd.grad(plain(cores), wanted, grads, create_graph=True))
+    return [next(found) if core.requires_grad else None for core in cores]
+
+
+class MatrixCache:
+    """The matrices computed from one weight's cores, by form.
+
+    Args:
+        plan: the weight; its structure is a ring.
+    """
+
+    def __init__(self, plan: WeightPlan) -> None:
+        self._plan = plan
+        self._stamp: Stamp | None = None
+        self._kept: dict[Form, tuple[Tensor, ...]] = {}
+        self._buffers: dict[Form, Matrices] = {}
+
+    def get(self, form: Form, cores: Sequence[Any], keep: bool = True) -> tuple[Tensor, ...]:
+        """Return the matrices of a form: (S, V), (S, V, Q) or (W,).
+
+        Args:
+            form: which matrices.
+            cores: the parameters, as they are now.
+            keep: remember them, and the buffers they were computed in, until the cores change.
+        """
+        if not _in_disguise():
+            kept = self._kept.get(form)
+            if kept is not None and self._stamp.holds(cores):  # type: ignore[union-attr]
+                if not torch.is_grad_enabled() or not any(core.requires_grad for core in cores):
+                    return kept
+                if kept[0].requires_grad:
+                    self._buffers[form].share()
+                    return kept
+            if not cores[0].is_meta:
+                with _BUILDING, torch.inference_mode(False), _full_precision(cores[0].device.type):
+                    return self._build(form, cores, keep and watch(cores))
+        with _full_precision(cores[0].device.type):
+            return plain_matrices(self._plan, form, cores)
+
+    def clear(self) -> None:
+        """Forget everything; the next use computes it again."""
+        self._stamp = None
+        self._kept, self._buffers = {}, {}
+
+    def _build(self, form: Form, cores: Sequence[Any], keep: bool) -> tuple[Tensor, ...]:
+        aliases = self._restamp(cores) if keep else [core.detach() for core in cores]
+        if not torch.is_grad_enabled() or not any(core.requires_grad for core in cores):
+            with torch.no_grad():
+                found = Matrices(self._plan, form, aliases).run()
+        else:
+            matrices = self._buffers.get(form) if keep else None
+            if matrices is None or matrices.lent:
+                matrices = Matrices(self._plan, form, aliases)
+            found = _Merge.apply(matrices, lambda values: plain_matrices(self._plan, form, values), *cores)
+            if keep:
+                self._buffers[form] = matrices
+        if keep:
+            self._kept[form] = found
+        return found
+
+    def _restamp(self, cores: Sequence[Any]) -> list[Tensor]:
+        """Forget what was computed from other values; buffers survive where the cores are where they were."""
+        if self._stamp is None or not self._stamp.holds(cores):
+            before, self._stamp = self._stamp, Stamp(cores)
+            self._kept = {}
+            if before is None or not before.same_place(self._stamp):
+                self._buffers = {}
+        return self._stamp.aliases
+
+
+def _keeps_graph() -> bool:
+    """Whether the backward pass under way may be run again (`retain_graph=True`)."""
+    asks = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asks is None or bool(asks())
+
+
+def _in_disguise() -> bool:
+    """Whether tensors are now stand-ins, for a compiler, a tracer or a function transform."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """Merge in the cores' own type also under autocast: errors of a dozen products would add up."""
+    return torch.autocast(device, enabled=False)

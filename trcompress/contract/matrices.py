@@ -1,0 +1,228 @@
+"""The few matrices that one form of a ring weight needs, computed from the cores and differentiated by hand.
+
+    ring      x (N*p, s) @ S -> (N, p * C) @ Q -> z (N, K),  V (G*H, K) the kernel's input weight
+    merged    x (N, I) @ A -> z (N, K),                      V
+    dense     W (G*H, I) = V @ A'
+
+`Matrices` keeps buffers between training steps; `plain_matrices` says the same in ordinary differentiable
+operations, for tracing, for transforms and for second derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trcompress.contract.expand import ring_factors
+from trcompress.contract.forest import Forest
+from trcompress.contract.form import Form, Sizes
+from trcompress.formats.chain import merge
+from trcompress.plan import WeightPlan
+
+EXACT = (torch.float32, torch.float64)
+"""Types in which cores are merged as they are; narrower ones are merged in float32."""
+
+
+class Matrices:
+    """Buffers for one form of one weight, with the views that fill them.
+
+    Args:
+        plan: the weight; its structure is a ring.
+        form: which matrices.
+        cores: detached cores that share memory with the parameters.
+    """
+
+    def __init__(self, plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> None:
+        self._cores = list(cores)
+        self._direct = cores[0].dtype in EXACT and all(core.is_contiguous() for core in cores)
+        leaves = self._cores if self._direct else [_wide(core) for core in cores]
+        self._leaves, n = leaves, len(plan.structure.in_modes)
+        chains = [leaves[: form.split], leaves[form.split : n], leaves[n:]]
+        self._forest = Forest([chain for chain in chains if chain])
+        self._layout = _Layout(plan, form, leaves[0])
+        self._targets, self._sources = zip(*self._layout.pairs(self._forest.roots), strict=True)
+        self._lease: ref[_Lease] | None = None
+        self.runs = 0
+        self._shared = self._returned = False
+
+    def run(self) -> tuple[Tensor, ...]:
+        """Compute the matrices from the cores as they are now; the buffers are overwritten by the next run."""
+        self.runs += 1
+        if not self._direct:
+            torch._foreach_copy_(self._leaves, self._cores)
+        self._forest.run()
+        torch._foreach_copy_(self._targets, self._sources)
+        outputs = self._layout.finish()
+        dtype = self._cores[0].dtype
+        return tuple(out.detach() if out.dtype == dtype else out.to(dtype) for out in outputs)
+
+    def lend(self) -> object:
+        """Return a token for one graph: while the graph keeps it, its buffers are `lent`."""
+        lease = _Lease()
+        self._lease, self._shared, self._returned = ref(lease), False, False
+        return lease
+
+    def share(self) -> None:
+        """Say that another forward pass uses the same graph: which backward pass is the last cannot be known."""
+        self._shared, self._returned = True, False
+
+    def give_back(self) -> None:
+        """Say that a backward pass has run for good; with one forward pass alone the buffers are free again."""
+        self._returned = not self._shared
+
+    @property
+    def lent(self) -> bool:
+        """Whether a graph that may still run backward needs the buffers."""
+        return not self._returned and self._lease is not None and self._lease() is not None
+
+    def backward(self, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Carry gradients of the matrices to the cores."""
+        wide = [grad.to(self._leaves[0].dtype) for grad in grads]
+        self._layout.backward(wide, self._forest.root_gradients())
+        found = self._forest.backward()
+        if self._leaves[0].dtype == self._cores[0].dtype:
+            return tuple(torch._foreach_mul(found, 1.0))
+        return tuple(grad.to(self._cores[0].dtype) for grad in found)
+
+
+class _Lease:
+    """Kept by a node of a graph, known weakly to the buffers the node needs."""
+
+
+class _Layout:
+    """Where the values of the merged cores go in S, Q and V, or in A' and V of the dense product."""
+
+    def __init__(self, plan: WeightPlan, form: Form, like: Tensor) -> None:
+        self._plan, self._form, self._sizes = plan, form, Sizes.of(plan, form.split)
+        slot, sizes = plan.slot, self._sizes
+        self._dense = form.kind == "dense"
+        if self._dense:
+            self._S = like.new_zeros(plan.copies, sizes.r0 * sizes.rn, sizes.suffix)
+            self._V = like.new_zeros(plan.copies, slot.output_size // plan.copies, sizes.r0 * sizes.rn)
+            self._W = like.new_empty(slot.output_size, slot.input_size)
+        else:
+            self._S = like.new_zeros(sizes.suffix, sizes.columns)
+            self._V = like.new_zeros(slot.output_size, form.columns or sizes.width)
+        self._Q = like.new_zeros(sizes.prefix * sizes.columns, sizes.width) if form.split else None
+
+    def pairs(self, roots: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return (view of a matrix, view of a merged core) for each copy to make."""
+        *prefix, suffix, output = roots
+        pairs = [
+            (self._s_view(self._S), self._suffix_view(suffix)),
+            (self._v_view(self._V), self._out_view(output)),
+        ]
+        if self._Q is not None:
+            source = self._prefix_view(prefix[0]).unsqueeze(-1).expand(*[-1] * 4, self._sizes.rn)
+            pairs.append((self._q_view(self._Q), source))
+        return pairs
+
+    def finish(self) -> list[Tensor]:
+        """Return the matrices of the form, once the copies are made."""
+        if self._dense:
+            _product(self._V, self._S, self._W.view(self._plan.copies, -1, self._W.shape[1]))
+            return [self._W]
+        return [self._S, self._V] if self._Q is None else [self._S, self._V, self._Q]
+
+    def backward(self, grads: Sequence[Tensor], roots: Sequence[Tensor]) -> None:
+        """Put the gradients of the matrices where those of the merged cores are wanted."""
+        *prefix, suffix, output = roots
+        if self._dense:
+            W = grads[0].contiguous().view(self._plan.copies, -1, grads[0].shape[1])
+            grads = (self._V.mT @ W, W @ self._S.mT)
+        S, V, *Q = (grad.contiguous() for grad in grads)
+        torch._foreach_copy_(
+            [self._suffix_view(suffix), self._out_view(output)], [self._s_view(S), self._v_view(V)]
+        )
+        if Q:
+            torch.sum(self._q_view(Q[0]), -1, out=self._prefix_view(prefix[0]))
+
+    def _s_view(self, S: Tensor) -> Tensor:
+        """(copies, rs, suffix, rn) of S (suffix, columns), or of A' (copies, r0 * rn, I) of the dense form."""
+        rs, rn = self._sizes.rs, self._sizes.rn
+        if self._dense:
+            inputs = S.shape[-1]
+            return S.as_strided((S.shape[0], rs, inputs, rn), (rs * rn * inputs, rn * inputs, 1, inputs))
+        return S.as_strided((self._sizes.copies, rs, S.shape[0], rn), (rs * rn, rn, S.shape[1], 1))
+
+    def _v_view(self, V: Tensor) -> Tensor:
+        """(G, H, r0, rn) of V; with a ring per gate, of its blocks."""
+        slot, (r0, rn) = self._plan.slot, (self._sizes.r0, self._sizes.rn)
+        width = V.shape[-1]
+        block = r0 * rn if self._plan.per_gate and not self._dense else 0
+        strides = (slot.hidden_size * width + block, width, rn, 1)
+        return V.as_strided((slot.gates, slot.hidden_size, r0, rn), strides, self._form.offset)
+
+    def _q_view(self, Q: Tensor) -> Tensor:
+        """(copies, r0, prefix, rs, rn): the values of Q that are not zero by structure."""
+        s, width = self._sizes, Q.shape[1]
+        strides = (s.rs * s.rn * width + s.r0 * s.rn, s.rn, s.columns * width, s.rn * width, width + 1)
+        return Q.as_strided((s.copies, s.r0, s.prefix, s.rs, s.rn), strides)
+
+    def _suffix_view(self, root: Tensor) -> Tensor:
+        """(copies, rs, suffix, rn): the merged input cores right of the cut, padding cropped."""
+        return root.view(-1, *root.shape[-3:])[:, :, : self._sizes.suffix]
+
+    def _prefix_view(self, root: Tensor) -> Tensor:
+        """(copies, r0, prefix, rs): the merged input cores left of the cut."""
+        return root.view(-1, *root.shape[-3:])
+
+    def _out_view(self, root: Tensor) -> Tensor:
+        """(G, H, r0, rn): the merged output cores, padding cropped."""
+        slot, padded = self._plan.slot, self._plan.padded_hidden
+        rn, _, r0 = root.shape[-3:]
+        if self._plan.per_gate:
+            grid = root.permute(0, 2, 3, 1)
+        else:
+            grid = root.view(rn, slot.gates, padded, r0).permute(1, 2, 3, 0)
+        return grid[:, : slot.hidden_size]
+
+
+def plain_matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `Matrices.run` does, in operations that autograd, tracers and transforms understand."""
+    dtype = cores[0].dtype
+    exact = list(cores) if dtype in EXACT else [core.float() for core in cores]
+    A, B = ring_factors(plan, exact)  # (I, K), (K, G*H)
+    if form.kind == "dense":
+        return ((B.T @ A.T).to(dtype),)
+    sizes = Sizes.of(plan, form.split)
+    spare = (form.columns or sizes.width) - form.offset - B.shape[0]
+    V = F.pad(B.T, (form.offset, spare))
+    matrices = [F.pad(A, (0, sizes.width - A.shape[1])), V]
+    if form.split:
+        matrices = [_plain_s(plan, sizes, form.split, exact), V, _plain_q(sizes, exact[: form.split])]
+    return tuple(matrix.to(dtype) for matrix in matrices)
+
+
+def _plain_s(plan: WeightPlan, sizes: Sizes, split: int, cores: Sequence[Tensor]) -> Tensor:
+    suffix = merge(cores[split : len(plan.structure.in_modes)])  # (copies?, rs, suffix, rn)
+    S = suffix.view(-1, *suffix.shape[-3:]).permute(2, 0, 1, 3).flatten(1)
+    return F.pad(S, (0, sizes.columns - S.shape[1]))
+
+
+def _plain_q(sizes: Sizes, cores: Sequence[Tensor]) -> Tensor:
+    """Q[(p, c, rs, rn), (c, r0, rn)] = P[c, r0, p, rs], zero where c or rn differ."""
+    prefix = merge(cores)
+    prefix = prefix.view(-1, *prefix.shape[-3:])
+    gates = torch.eye(sizes.copies, dtype=prefix.dtype, device=prefix.device)
+    bond = torch.eye(sizes.rn, dtype=prefix.dtype, device=prefix.device)
+    grid = torch.einsum("crps,cd,nm->pcsndrm", prefix, gates, bond)
+    Q = grid.flatten(4).flatten(1, 3)  # (p, copies*rs*rn, copies*r0*rn)
+    padded = F.pad(Q, (0, sizes.width - Q.shape[2], 0, sizes.columns - Q.shape[1]))
+    return padded.flatten(0, 1)
+
+
+def _wide(core: Tensor) -> Tensor:
+    dtype = core.dtype if core.dtype in EXACT else torch.float32
+    return torch.empty(core.shape, dtype=dtype, device=core.device)
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    if out.shape[0] == 1:
+        torch.mm(left[0], right[0], out=out[0])
+    else:
+        torch.bmm(left, right, out=out)
