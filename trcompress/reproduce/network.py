@@ -29,11 +29,7 @@ def build_classifier(model: Model, data: DataSet, *, dropout: float = 0.0, seed:
     Raises:
         UsageError: the data has another input size.
     """
-    if data.input_size != model.input_size:
-        raise UsageError(
-            f"the recipe's network takes {model.input_size:,} values per step, {data.name} has "
-            f"{data.input_size:,}: set model.input_size and model.shape to fit, or the data's options"
-        )
+    check_input_size(model, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = build_layer(model)
@@ -41,6 +37,19 @@ def build_classifier(model: Model, data: DataSet, *, dropout: float = 0.0, seed:
         chain = Chain({"rnn": layer}, head, "fc", dropout=dropout, readout="final")
     keys = {name: name for name in chain.state_dict()}
     return Classifier(chain, keys, {"rnn": layer}, ("fc.weight", "fc.bias"), model.input_size, len(data.classes))
+
+
+def check_input_size(model: Model, data: DataSet) -> None:
+    """Refuse data of another input size than the recipe's network.
+
+    Raises:
+        UsageError: it has another.
+    """
+    if data.input_size != model.input_size:
+        raise UsageError(
+            f"the recipe's network takes {model.input_size:,} values per step, {data.name} has "
+            f"{data.input_size:,}: set model.input_size and model.shape to fit, or the data's options"
+        )
 
 
 def build_layer(model: Model) -> nn.Module:

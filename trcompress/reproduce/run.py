@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trcompress.errors import MissingExtraError, OutputFileError
+from trcompress.errors import MissingExtraError, OutputFileError, UsageError
 from trcompress.files import write_text
 from trcompress.plots import Matrix, draw, write_numbers
 from trcompress.progress import Progress
 from trcompress.recipe import write_recipe
-from trcompress.recipe_schema import Recipe
+from trcompress.recipe_schema import Data, Recipe
 from trcompress.reproduce.context import Context, silent
 from trcompress.reproduce.machine import this_machine
 from trcompress.reproduce.result import RESULT_FILE, Findings, Result, write_result
@@ -60,8 +60,10 @@ def reproduce(
         progress: told what is being done.
 
     Raises:
+        UsageError: the recipe needs data, and names none.
         OutputFileError: the folder holds a result already, or cannot be made.
     """
+    require_data(recipe)
     folder = check_folder(out, overwrite=overwrite)
     _make(folder)
     write_text(folder / RECIPE_FILE, write_recipe(recipe))
@@ -82,6 +84,17 @@ def reproduce(
         seconds=round(seconds, 2),
     )
     return Reproduced(result, folder, (folder / RECIPE_FILE, write_result(folder, result), *files))
+
+
+def require_data(recipe: Recipe) -> None:
+    """Refuse a recipe that needs data and names none.
+
+    Raises:
+        UsageError: it says what to give.
+    """
+    data: Data | None = getattr(recipe, "data", None)
+    if data is not None and data.path is None:
+        raise UsageError(f"{recipe.name} needs --data: {' '.join(data.about.split()) or 'an array file'}")
 
 
 def check_folder(out: str | Path, *, overwrite: bool = False) -> Path:

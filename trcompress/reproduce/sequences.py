@@ -26,10 +26,10 @@ def open_sequences(data: Data, split: str, folder: Path, progress: Progress) -> 
         progress: told while clips are decoded.
 
     Raises:
-        UsageError: no data was given, or it is of a kind that the recipe has no options for.
+        UsageError: the data is of a kind that the recipe has no options for.
         InputFileError: the data cannot be read.
     """
-    path = _path(data)
+    path = data.path or ""
     kind = kind_of(path)
     if kind == "video" and data.features is not None and data.features.backbone != RANDOM:
         path, kind = _extracted(path, data, data.features, folder, progress), "array"
@@ -44,13 +44,6 @@ def open_sequences(data: Data, split: str, folder: Path, progress: Progress) -> 
     if kind == "video" and data.features is not None and data.video is not None:
         return with_random_features(found, data.video.size, data.features.size)
     return found
-
-
-def _path(data: Data) -> str:
-    if data.path is None:
-        about = f"; {data.about.strip()}" if data.about else ""
-        raise UsageError(f"this recipe needs --data{about}")
-    return data.path
 
 
 def _split_options(split: str) -> dict[str, Any]:

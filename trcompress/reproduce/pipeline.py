@@ -1,0 +1,186 @@
+"""What a user of pretrained networks does: train dense, compress, measure, fine-tune, measure, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from trcompress.artifact import write_artifact
+from trcompress.compress import decompose_checkpoint
+from trcompress.data import DataSet
+from trcompress.evaluate import evaluate
+from trcompress.finetune import finetune, train_dense
+from trcompress.plan import Plan
+from trcompress.plots import Curve, Plot
+from trcompress.progress import Progress, part_of
+from trcompress.recipe_schema import Compression, PipelineRecipe
+from trcompress.report import Report, make_report
+from trcompress.reproduce.classify import SPLIT_WORDS, ShareDisplay
+from trcompress.reproduce.context import Context
+from trcompress.reproduce.network import check_input_size
+from trcompress.reproduce.result import Findings, Row, Table
+from trcompress.reproduce.sequences import open_sequences
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One dense network, compressed in one way.
+
+    Args:
+        split: how the data was divided.
+        seed: of the run.
+        compression: how.
+        dense: test accuracy of the dense network.
+        decomposed: that of the rings before any training.
+        tuned: that after fine-tuning.
+        report: of the fine-tuned artifact.
+    """
+
+    split: str
+    seed: int
+    compression: Compression
+    dense: float
+    decomposed: float
+    tuned: float
+    report: Report
+
+    @property
+    def label(self) -> str:
+        """Shape and ranks."""
+        return f"{self.compression.shape} ranks {self.compression.ranks}"
+
+
+def run_pipeline(recipe: PipelineRecipe, context: Context) -> Findings:
+    """Train a dense network per split and seed, and take it the whole way in every way of the recipe."""
+    outcomes: list[Outcome] = []
+    pairs = [(split, seed) for split in recipe.data.splits for seed in recipe.seeds]
+    data = None
+    for done, (split, seed) in enumerate(pairs):
+        progress = part_of(context.progress, f"{split}, seed {seed}", done, len(pairs)) or context.progress
+        if data is None or seed == recipe.seeds[0]:
+            data = open_sequences(recipe.data, split, context.folder, progress)
+            check_input_size(recipe.model, data)
+        outcomes += _run(recipe, data, split, seed, context.folder, progress)
+    notes = (f"test part of the last split: {data.split_note}", *data.notes) if data else ()
+    return Findings(
+        data=data.name if data else "none",
+        rows=tuple(_rows(recipe, outcomes)),
+        tables=(_table(outcomes),),
+        plots=(_bars(recipe, outcomes),),
+        notes=("the epoch was chosen by the validation part, never by the test part", *notes),
+    )
+
+
+def _run(
+    recipe: PipelineRecipe, data: DataSet, split: str, seed: int, folder: Path, progress: Progress
+) -> Iterator[Outcome]:
+    stem = folder / f"{split}-seed{seed}"
+    dense = stem.with_name(f"{stem.name}-dense.safetensors")
+    steps = 1 + len(recipe.compress)
+    trained = train_dense(
+        data,
+        dense,
+        kind=recipe.model.network,
+        hidden_size=recipe.model.hidden_size,
+        settings=recipe.train.model_copy(update={"seed": seed}),
+        overwrite=True,
+        display=_display(progress, "dense", 0, steps, recipe.train.epochs),
+    )
+    for number, one in enumerate(recipe.compress):
+        ring = stem.with_name(f"{stem.name}-ring{number}.tr.safetensors")
+        artifact = decompose_checkpoint(dense, Plan.of(one.shape, one.ranks), init=one.init, seed=seed)
+        write_artifact(ring, artifact, overwrite=True)
+        decomposed = evaluate(ring, data, device=recipe.finetune.device).accuracy
+        tuned = finetune(
+            ring,
+            data,
+            ring.with_suffix(".tuned.safetensors"),
+            teacher=dense,
+            settings=recipe.finetune.model_copy(update={"seed": seed}),
+            overwrite=True,
+            display=_display(progress, "fine-tune", number + 1, steps, recipe.finetune.epochs),
+        )
+        yield Outcome(
+            split=split,
+            seed=seed,
+            compression=one,
+            dense=trained.metrics["accuracy_after"],
+            decomposed=decomposed,
+            tuned=tuned.metrics["accuracy_after"],
+            report=make_report(tuned.out, baseline=dense),
+        )
+
+
+def _display(progress: Progress, name: str, done: int, total: int, epochs: int) -> ShareDisplay:
+    return ShareDisplay(part_of(progress, name, done, total) or progress, epochs)
+
+
+def _rows(recipe: PipelineRecipe, outcomes: Sequence[Outcome]) -> Iterator[Row]:
+    stages: dict[str, Callable[[Outcome], float]] = {
+        "decomposed, before training": lambda one: one.decomposed,
+        "fine-tuned": lambda one: one.tuned,
+    }
+    for split in recipe.data.splits:
+        mine = [one for one in outcomes if one.split == split]
+        first = [one.dense for one in mine if one.compression == recipe.compress[0]]
+        yield _row(f"accuracy, {SPLIT_WORDS[split]}: dense", first, "")
+        for compression in recipe.compress:
+            same = [one for one in mine if one.compression == compression]
+            sizes = same[0].report
+            note = f"input-to-hidden {sizes.compression_ratio:.1f}x, whole model {sizes.model_ratio:.2f}x"
+            for stage, take in stages.items():
+                name = f"accuracy, {SPLIT_WORDS[split]}: {same[0].label}, {stage}"
+                yield _row(name, [take(one) for one in same], note)
+
+
+def _row(name: str, values: Sequence[float], note: str) -> Row:
+    spread = stdev(values) if len(values) > 1 else None
+    return Row(name=name, measured=fmean(values), spread=spread, runs=len(values), note=note)
+
+
+def _table(outcomes: Sequence[Outcome]) -> Table:
+    columns = (
+        "split",
+        "seed",
+        "ring",
+        "parameters",
+        "ratio",
+        "error",
+        "dense",
+        "decomposed",
+        "fine-tuned",
+        "bytes",
+    )
+    rows = tuple(
+        (
+            one.split,
+            one.seed,
+            one.label,
+            sum(weight.parameters_after for weight in one.report.weights),
+            round(one.report.compression_ratio, 2),
+            round(one.report.weights[0].error or 0.0, 4),
+            round(one.dense, 4),
+            round(one.decomposed, 4),
+            round(one.tuned, 4),
+            one.report.file_bytes_after,
+        )
+        for one in outcomes
+    )
+    return Table(title="runs", columns=columns, rows=rows)
+
+
+def _bars(recipe: PipelineRecipe, outcomes: Sequence[Outcome]) -> Plot:
+    """Compression bars, as Fig. 7 (a)."""
+    ratios = {one.label: one.report.compression_ratio for one in outcomes}
+    curves = tuple(Curve(name=label, x=(0.0,), y=(ratio,)) for label, ratio in {"dense": 1.0, **ratios}.items())
+    return Plot(
+        file="compression",
+        title=f"{recipe.name}: input-to-hidden compression (Eq. 7)",
+        x_label="",
+        y_label="times fewer parameters",
+        curves=curves,
+        kind="bars",
+        log_y=True,
+    )
