@@ -377,7 +377,7 @@ class Config:
 
 def test_objects_beside_plain_weights_are_refused_unless_skipped(tmp_path):
     torch.save({"model": STATE, "config": Config()}, tmp_path / "model.pt")
-    with pytest.raises(UnsafeFileError, match=r"test_untrusted\.Config"):
+    with pytest.raises(UnsafeFileError, match=r"test_untrusted\.Config.*--skip-objects"):
         read_checkpoint(tmp_path / "model.pt")
     checkpoint = read_checkpoint(tmp_path / "model.pt", skip_objects=True)
     assert set(checkpoint.shapes) == set(STATE)
@@ -396,6 +396,28 @@ def test_a_list_of_thousands_of_globals_is_shown_in_short(tmp_path):
     with pytest.raises(UnsafeFileError, match="and 4992 more") as caught:
         read_checkpoint(tmp_path / "model.pt")
     assert len(str(caught.value)) < 1500
+
+
+def test_text_of_the_file_cannot_steer_a_terminal(tmp_path):
+    """Names with line ends and escape sequences are shown escaped, in errors, notes and lists alike."""
+    nasty = "a\nb\x1b[2J\u202e"
+    hostile = b"\x8c" + bytes([len(nasty.encode())]) + nasty.encode()
+    in_zip(hostile + b"\x8c\x01f\x93", tmp_path / "global.pt")
+    torch.save(STATE | {nasty: torch.ones(1)}, tmp_path / "key.pt")
+    torch.save({nasty: {"x": {"rnn.weight_ih_l0": torch.ones(3, 3), "y": torch.ones(1)}}}, tmp_path / "path.pt")
+    torch.save({"model": STATE, nasty: 3, "note": {nasty: STATE}}, tmp_path / "ignored.pt")
+    with zipfile.ZipFile(tmp_path / "entry.pt", "w") as archive:
+        archive.writestr(nasty, "x")
+    said = []
+    for name in ("global.pt", "key.pt", "entry.pt"):
+        with pytest.raises(InputFileError) as caught:
+            read_checkpoint(tmp_path / name)
+        said.append(str(caught.value))
+    for name in ("path.pt", "ignored.pt"):
+        checkpoint = read_checkpoint(tmp_path / name)
+        said += [*checkpoint.notes, *checkpoint.ignored, *checkpoint.ignored.values()]
+    assert all(text.isprintable() for text in said)
+    assert sum("\\x1b[2J" in text for text in said) >= 5
 
 
 # Truncated and damaged files.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trcompress.checkpoint.folding import fold
 from trcompress.checkpoint.kinds import KindRule, parse_kinds
-from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.limits import DamageError, printable
 from trcompress.checkpoint.names import parse_recurrent
 from trcompress.checkpoint.npz_file import OBJECT_ARRAY
 from trcompress.checkpoint.reading import FileContent, read_content
@@ -144,14 +144,16 @@ def read_checkpoint(path: str | Path, *, kind: str | None = None, skip_objects: 
         UsageError: `kind` is unknown or names no stack.
     """
     rules = parse_kinds(kind)
-    content = read_content(path, skip_objects=skip_objects)
     try:
-        weights = unwrap(survey(content.root))
-        return _checkpoint(content, weights, rules)
-    except DamageError as error:
-        raise InputFileError(f"cannot read {path}: {error}") from error
+        content = read_content(path, skip_objects=skip_objects)
+        try:
+            return _checkpoint(content, unwrap(survey(content.root)), rules)
+        except DamageError as error:
+            raise InputFileError(f"cannot read {path}: {error}") from error
+        except InputFileError as error:
+            raise type(error)(f"{path}: {error}") from error
     except InputFileError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(printable(str(error))) from error
 
 
 def check_finite(tensor: Tensor, key: str) -> None:
@@ -190,7 +192,15 @@ def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, .
         key: tensor.reason for key, tensor in folded.items() if isinstance(tensor, UnreadableTensor)
     }
     notes = (*content.notes, *weights.notes, *fold_notes, *layer_notes, *_unknown_nonlinearities(layers, hints))
-    return Checkpoint(content.path, content.format, layers, ignored, notes, dict(content.metadata), readable)
+    return Checkpoint(
+        content.path,
+        content.format,
+        layers,
+        {printable(name): printable(reason) for name, reason in ignored.items()},
+        tuple(map(printable, notes)),
+        dict(content.metadata),
+        readable,
+    )
 
 
 def _refuse_objects(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None:

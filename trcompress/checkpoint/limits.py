@@ -45,3 +45,13 @@ def in_short(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     lines = str(error).splitlines()
     return lines[0][:120] if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Text of an untrusted file as one line that cannot steer a terminal.
+
+    Example:
+        >>> printable("a\\nb\\x1b[2J")
+        'a\\\\nb\\\\x1b[2J'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

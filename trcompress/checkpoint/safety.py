@@ -34,7 +34,9 @@ def refuse_unsafe(path: Path, pickles: list[Pickle], *, skip_objects: bool = Fal
     Raises:
         UnsafeFileError: names each blocked global and the safe way out.
     """
-    _refuse(path, {name for found in pickles for name in blocked_globals(found, skip_objects=skip_objects)})
+    blocked = {name for found in pickles for name in blocked_globals(found, skip_objects=skip_objects)}
+    skippable = not any(blocked_globals(found, skip_objects=True) for found in pickles)
+    _refuse(path, blocked, "; or leave such objects out: --skip-objects (skip_objects=True)" if skippable else "")
 
 
 def refuse_calls(path: Path, pickles: list[Pickle]) -> None:
@@ -52,7 +54,7 @@ def blocked_globals(found: Pickle, *, skip_objects: bool = False) -> set[str]:
     return _calls(found) | {_shown(one) for one in found.named if _refused(one, foreign_allowed)}
 
 
-def _refuse(path: Path, blocked: set[str]) -> None:
+def _refuse(path: Path, blocked: set[str], other_way: str = "") -> None:
     if not blocked:
         return
     names = sorted(blocked)
@@ -61,7 +63,7 @@ def _refuse(path: Path, blocked: set[str]) -> None:
         f"{path} is refused as unsafe: its pickle holds {', '.join(names[:_SHOWN])}{more}, beyond plain weights "
         "(nothing of it was run); where you trust the file, load it there and save the weights alone: "
         "torch.save(model.state_dict(), 'weights.pt') or "
-        "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+        f"safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'){other_way}"
     )
 
 

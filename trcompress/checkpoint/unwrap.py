@@ -73,8 +73,8 @@ def _split_flat(groups: Sequence[StateDict]) -> list[StateDict]:
 
 
 def _check_name(name: str) -> None:
-    if len(name) > MAX_NAME or name.count(".") > MAX_NAME_PARTS:
-        raise DamageError(f"it names a tensor with {len(name):,} characters: {name[:60]!r}...")
+    if len(name) > MAX_NAME or name.count(".") > MAX_NAME_PARTS or not name.isprintable():
+        raise DamageError(f"it names a tensor as no model does, in {len(name):,} characters: {name[:60]!r}")
 
 
 def _without_training_state(groups: list[StateDict], ignored: dict[str, str]) -> list[StateDict]:
