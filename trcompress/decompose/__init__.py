@@ -5,6 +5,7 @@ source -> spectrum -> starts -> als / gauss_newton -> Decomposition (cores, erro
 
 from trcompress.decompose.bound import Bound, explain, lower_bound
 from trcompress.decompose.file_source import FileMatrix
+from trcompress.decompose.metric import Metric
 from trcompress.decompose.result import Decomposition
 from trcompress.decompose.run import INITS, decompose
 from trcompress.decompose.search import Settings
@@ -17,6 +18,7 @@ __all__ = [
     "FileMatrix",
     "InMemoryMatrix",
     "MatrixSource",
+    "Metric",
     "Settings",
     "decompose",
     "explain",

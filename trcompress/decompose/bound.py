@@ -14,15 +14,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from trcompress.decompose.linalg import eigh
+from trcompress.decompose.linalg import eigenvalues
 from trcompress.decompose.source import BLOCK_VALUES, MatrixSource, PaddedMatrix
 from trcompress.decompose.spectrum import is_small, spectrum
 from trcompress.formats import TensorRing
 
-WORK = 2e11
+WORK = 1e11
 """Multiply-adds spent on arcs beside the cut; the most promising come first."""
-GRAM_SLACK = 1e-13
-"""What rounding in a float64 Gram matrix may add to a squared tail, relative to ||W||^2."""
+SLACK = {torch.float64: 1e-13, torch.float32: 1e-6}
+"""What rounding in a Gram matrix of this precision may add to a squared tail, relative to ||W||^2."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def lower_bound(source: MatrixSource, ring: TensorRing, work: float = WORK) -> B
     if norm == 0.0:
         return Bound(0.0, "a zero matrix")
     cut = spectrum(source)
-    slack = 1e-28 if is_small(source) else GRAM_SLACK
+    slack = 1e-28 if is_small(source) else SLACK[torch.float64]
     value = _relative(cut.tail(ring.bottleneck) ** 2, norm, slack)
     best = Bound(value, f"the cut between inputs and outputs, rank R0*R{n} = {ring.bottleneck:,}")
     padded = PaddedMatrix(source, (prod(ring.in_modes), prod(ring.out_modes)))
     for arc in _worthwhile(ring, work):
         if padded.can_align(arc.rows[1] * arc.rows[2]):
             values = _arc_squares(padded, source, arc)
-            value = _relative(float(values[arc.rank :].sum()), norm, GRAM_SLACK)
+            value = _relative(float(values[arc.rank :].sum()), norm, SLACK[source.working_dtype])
             if value > best.value:
                 best = Bound(value, _describe(ring, arc))
     return best
@@ -139,7 +139,7 @@ def _arc_squares(padded: MatrixSource, source: MatrixSource, arc: Arc) -> Tensor
         for _, block in padded.blocks(multiple=group):
             tensor = block.reshape(len(block) // group, *arc.rows[1:], *arc.columns)
             _add_gram(gram, tensor, (1, 4) if inside <= outside else (0, 2, 3, 5), inside <= outside, source)
-        known[key] = eigh(gram)[0].flip(0).clamp(min=0)
+        known[key] = eigenvalues(gram)
     return known[key]
 
 
@@ -148,8 +148,8 @@ def _add_gram(gram: Tensor, tensor: Tensor, kept: tuple[int, ...], inner: bool, 
     summed = [dim for dim in range(6) if dim not in kept]
     order = [*kept, *summed]
     for part in _pieces(tensor.permute(order), len(kept)):
-        columns = part.to(source.device, torch.float64).reshape(len(gram), -1)
-        gram.addmm_(columns, columns.t())
+        columns = part.to(source.device, source.working_dtype).reshape(len(gram), -1)
+        gram += columns @ columns.t()
 
 
 def _pieces(tensor: Tensor, dim: int) -> Iterator[Tensor]:

@@ -18,19 +18,23 @@ MAX_PARAMETERS = 3000
 """Largest ring whose J'J is formed."""
 MAX_TRANSFER = 1 << 22
 """Largest transfer matrix (values) that is formed."""
+FIRST_DAMPING = 1e-2
+"""Damping of the first step, relative to the curvature."""
+LAST_DAMPING = 1e12
+"""Damping at which no step lowers the error any more."""
 
 
 def is_affordable(objective: Objective) -> bool:
     """Whether J'J of this ring is small enough to form and factorise."""
     ring = objective.ring
     bonds = sorted(ring.ranks[1:])[-2:]
-    return ring.parameters <= MAX_PARAMETERS and (bonds[0] * bonds[-1]) ** 2 <= MAX_TRANSFER
+    return objective.is_plain and ring.parameters <= MAX_PARAMETERS and (bonds[0] * bonds[-1]) ** 2 <= MAX_TRANSFER
 
 
 def step_work(objective: Objective) -> float:
     """Multiply-adds of one step, roughly."""
     rows, columns = objective.source.shape
-    return objective.ring.parameters**3 / 3 + 3.0 * rows * columns * objective.ring.bottleneck + 1e7
+    return objective.ring.parameters**3 / 3 + 3.0 * rows * columns * objective.ring.bottleneck + 1e8
 
 
 def polish(
@@ -49,35 +53,50 @@ def polish(
         watch: called after every step.
         tolerance: stop when ten steps together reduce the error by less than ten times this, relatively.
     """
-    squared, gradient = objective.gradients(fit.cores)
-    fit.squared = squared
-    damping, growth = 0.0, 2.0
-    history = [objective.relative(squared)]
+    dtype = objective.pass_dtype(fit.squared)
+    fit.squared, gradient = objective.gradients(fit.cores, dtype)
+    damping, growth = FIRST_DAMPING, 2.0
+    history = [objective.relative(fit.squared)]
     for _ in range(steps):
         hessian = normal_matrix(fit.cores)
-        damping = damping or 1e-2 * float(hessian.diagonal().max())
+        scale = _scale(hessian)
         while True:
-            change = _solve(hessian, gradient, damping)
+            change = _solve(hessian, gradient, damping * scale)
             trial = balance(_moved(fit.cores, change))
-            new_squared, new_gradient = objective.gradients(trial)
-            if new_squared < fit.squared:
+            squared, trial_gradient = objective.gradients(trial, dtype)
+            if squared < fit.squared:
                 break
             damping, growth = damping * growth, growth * 2
-            if damping > 1e12 * float(hessian.diagonal().max()):
+            if damping > LAST_DAMPING:
                 fit.converged = True
                 return fit
-        promised = float(change @ (damping * change + gradient))
-        ratio = (fit.squared - new_squared) / promised if promised > 0 else 1.0
+        promised = float(change @ (damping * scale * change + gradient))
+        ratio = (fit.squared - squared) / promised if promised > 0 else 1.0
         damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
-        fit.cores, fit.squared, gradient = trial, new_squared, new_gradient
-        history.append(objective.relative(fit.squared))
+        fit.cores, fit.squared, gradient = trial, squared, trial_gradient
+        history.append(objective.relative(squared))
         fit.history.append(history[-1])
         if watch:
             watch(fit)
-        if history[-1] < 1e-12 or (len(history) > 20 and history[-10] - history[-1] < 10 * tolerance * history[-1]):
+        if _settled(history, tolerance):
             fit.converged = True
             break
+        if dtype != objective.pass_dtype(squared):
+            dtype = objective.pass_dtype(squared)
+            fit.squared, gradient = objective.gradients(fit.cores, dtype)
     return fit
+
+
+def _scale(hessian: Tensor) -> Tensor:
+    """Marquardt's scaling of the damping: every parameter by its own curvature."""
+    diagonal = hessian.diagonal().clone()
+    return diagonal.clamp(min=1e-9 * float(diagonal.max()))
+
+
+def _settled(history: Sequence[float], tolerance: float) -> bool:
+    if history[-1] < 1e-12:
+        return True
+    return len(history) > 20 and history[-10] - history[-1] < 10 * tolerance * history[-1]
 
 
 def normal_matrix(cores: Sequence[Tensor]) -> Tensor:
@@ -134,14 +153,14 @@ def _pair_block(cores: Sequence[Tensor], spans: dict[tuple[int, int], Tensor], k
     return block.reshape(r * n * q, s * m * t)
 
 
-def _solve(hessian: Tensor, gradient: Tensor, damping: float) -> Tensor:
+def _solve(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     while True:
         damped = hessian.clone()
         damped.diagonal().add_(damping)
         factor, info = torch.linalg.cholesky_ex(damped)
         if not bool(info):
             return torch.cholesky_solve(gradient.unsqueeze(1), factor).squeeze(1)
-        damping *= 10
+        damping = damping * 10
 
 
 def _moved(cores: Sequence[Tensor], change: Tensor) -> list[Tensor]:

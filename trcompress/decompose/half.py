@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trcompress.decompose.linalg import solve_normal
+from trcompress.decompose.weighted import RowWeight, update_weighted
 from trcompress.formats.chain import merge
 
 
@@ -25,12 +26,16 @@ class HalfProblem:
     """The quadratic that one half of the ring minimises.
 
     Args:
-        target: (a, N, b), the linear term.
+        target: (a, N, b), the linear term, already weighed.
         gram: (a, b, a, b), the quadratic term of every row of the chain.
+        weight: how the N rows are weighed; None where all weigh the same.
+        free: (a, N, b), the linear term before weighing; given with `weight`.
     """
 
     target: Tensor
     gram: Tensor
+    weight: RowWeight | None = None
+    free: Tensor | None = None
 
     def sweep(self, cores: Sequence[Tensor]) -> tuple[list[Tensor], float]:
         """Replace every core, first to last, by the minimiser given all others.
@@ -38,6 +43,8 @@ class HalfProblem:
         Returns:
             The cores, and <C, C x gram> - 2 <C, target>: the squared error without its constant.
         """
+        if self.weight is not None:
+            return self._sweep_weighted(list(cores), self.weight)
         cores, value = list(cores), 0.0
         target, gram = self.target, self.gram  # what lies left of core k is already contracted into both
         for k in range(len(cores)):
@@ -46,6 +53,27 @@ class HalfProblem:
             if right is not None:
                 target, gram = _absorb_target(target, cores[k]), absorb_gram(gram, cores[k])
         return cores, value
+
+    def _sweep_weighted(self, cores: list[Tensor], weight: RowWeight) -> tuple[list[Tensor], float]:
+        if len(cores) == 1 and self.free is not None:
+            solved, _ = _update(cores[0], self.free, self.gram, None)  # all rows are free: weights do not matter
+            image = weight.apply(times_gram(solved, self.gram))
+            return [solved], float((solved * (image - 2 * self.target)).sum())
+        target, value = self.target, 0.0
+        for k, core in enumerate(cores):
+            left = merge(cores[:k]) if k else None
+            right = merge(cores[k + 1 :]) if k + 1 < len(cores) else None
+            linear = _project(target, core.shape[1], right).to(core.dtype)
+            cores[k], value = update_weighted(core, linear, self.gram, (left, right), weight)
+            target = _absorb_target(target, cores[k])
+        return cores, value
+
+
+def times_gram(chain: Tensor, gram: Tensor) -> Tensor:
+    """Multiply every row of a chain (a, N, b) by gram (a, b, a, b)."""
+    a, rows, b = chain.shape
+    flat = chain.transpose(0, 1).reshape(rows, a * b) @ gram.reshape(a * b, a * b)
+    return flat.view(rows, a, b).transpose(0, 1)
 
 
 def _update(core: Tensor, target: Tensor, gram: Tensor, right: Tensor | None) -> tuple[Tensor, float]:

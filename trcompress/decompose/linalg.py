@@ -72,6 +72,20 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     raise InputFileError("the eigenvalues of a weight do not converge; are its values of sane size?")
 
 
+def eigenvalues(matrix: Tensor) -> Tensor:
+    """Eigenvalues of a symmetric positive semidefinite matrix, descending, none below zero.
+
+    Raises:
+        InputFileError: as `eigh`.
+    """
+    for attempt in _attempts(matrix):
+        try:
+            return torch.linalg.eigvalsh(attempt).flip(0).clamp(min=0)
+        except torch.linalg.LinAlgError:
+            continue
+    raise InputFileError("the eigenvalues of a weight do not converge; are its values of sane size?")
+
+
 def solve_normal(matrix: Tensor, right: Tensor, previous: Tensor) -> Tensor:
     """Minimise x' H x - 2 x' b with a proximal term, so that singular normal equations still have one answer.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
 from trcompress.decompose.half import HalfProblem, pull_back
-from trcompress.decompose.source import BLOCK_VALUES, MatrixSource
+from trcompress.decompose.metric import DiagonalWeight, Metric, moment_weight, output_scales
+from trcompress.decompose.source import BLOCK_VALUES, MatrixSource, PaddedMatrix
 from trcompress.formats import TensorRing
 from trcompress.formats.chain import join, merge
 
-LARGE_VALUES = 1 << 24
-"""Values of W above which products start in float32: float64 is for the last digits."""
 FLOAT32_FLOOR = 1e-3
 """Relative error below which large matrices, too, are multiplied in float64."""
 HUGE_FACTOR = 1 << 25
@@ -21,18 +21,42 @@ HUGE_FACTOR = 1 << 25
 
 
 class Objective:
-    """||W - W_hat||^2 for one matrix and one ring.
+    """||L (W - W_hat) D||^2 for one matrix, one ring and one metric (L = D = I without one).
 
     Args:
-        source: W, already padded to the ring's modes.
-        ring: modes and ranks.
+        source: W (I, O), not padded.
+        ring: modes and ranks; W counts as zero-padded to the product of the modes.
+        metric: the norm; None is the plain one.
+
+    Raises:
+        ShapeError: the modes are too small for W, or the metric does not fit it.
+        InputFileError: W holds NaN or Inf.
     """
 
-    def __init__(self, source: MatrixSource, ring: TensorRing) -> None:
-        self.source = source
+    def __init__(self, source: MatrixSource, ring: TensorRing, metric: Metric | None = None) -> None:
+        padded = (prod(ring.in_modes), prod(ring.out_modes))
+        self.inner = source
+        self.source = PaddedMatrix(source, padded) if padded != source.shape else source
         self.ring = ring
-        self.squared_norm = source.squared_norm
-        self.passes = 0
+        self.metric = metric
+        self.moment, self.scales = None, None
+        self.image = torch.empty(0, self.source.shape[1], dtype=torch.float64, device=source.device)
+        squares = self.source.column_squares
+        if metric is not None:
+            self.scales = output_scales(metric, source.shape, padded[1], source.device)
+            self.moment = moment_weight(metric, source.shape, padded[0], source.device)
+        if self.scales is not None:
+            squares = squares * self.scales.square()
+        self.squared_norm = float(squares.sum())
+        if self.moment is not None:
+            self.image = self.source.transpose_times(self.moment.rows.t()).t()  # X W (s, O)
+            weighed = self.image if self.scales is None else self.image * self.scales
+            self.squared_norm = float(weighed.square().sum()) + self.moment.ridge * self.squared_norm
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the norm is the plain one."""
+        return self.moment is None and self.scales is None
 
     def split(self, cores: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The input cores and the output cores."""
@@ -41,60 +65,91 @@ class Objective:
 
     def input_half(self, cores: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> HalfProblem:
         """What the input cores minimise while the output cores stand still: one pass, W B'."""
-        ring = self.ring
-        r0, rn = ring.ranks[0], ring.ranks[len(ring.in_modes)]
-        factor = ring.output_factor(cores)  # (K, O)
-        self.passes += 1
+        r0, rn = self._bonds
+        factor = self.ring.output_factor(cores)  # (K, O)
+        weighed = factor if self.scales is None else factor * self.scales.square()
         target = torch.empty(r0, self.source.shape[0], rn, dtype=dtype, device=factor.device)
-        right = factor.t().to(dtype).contiguous()
+        right = weighed.t().to(dtype).contiguous()
         for first, block in self.source.cast_blocks(dtype):
             product = (block @ right).view(-1, r0, rn)
             target[:, first : first + len(block)] = product.transpose(0, 1)
-        gram = (factor @ factor.t()).view(r0, rn, r0, rn)
-        return HalfProblem(target, gram)
+        gram = (weighed @ factor.t()).view(r0, rn, r0, rn)
+        if self.moment is None:
+            return HalfProblem(target, gram)
+        return HalfProblem(self.moment.apply(target), gram, self.moment, target)
 
     def output_half(self, cores: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> HalfProblem:
         """What the output cores minimise while the input cores stand still: one pass, A' W."""
-        ring = self.ring
-        r0, rn = ring.ranks[0], ring.ranks[len(ring.in_modes)]
-        self.passes += 1
-        device = cores[0].device
-        product = torch.zeros(self.source.shape[1], r0 * rn, dtype=dtype, device=device)
-        gram = torch.zeros(r0 * rn, r0 * rn, dtype=torch.float64, device=device)
-        for block, rows in self._with_rows(cores, dtype):
-            product.addmm_(block.t(), rows.to(dtype))
-            gram.addmm_(rows.t(), rows)
+        r0, rn = self._bonds
+        product, gram = self._input_products(cores, dtype)
         target = product.view(-1, r0, rn).permute(2, 0, 1).contiguous()  # (rn, O, r0)
-        return HalfProblem(target, gram.view(r0, rn, r0, rn).permute(1, 0, 3, 2).contiguous())
+        gram = gram.view(r0, rn, r0, rn).permute(1, 0, 3, 2).contiguous()
+        if self.scales is None:
+            return HalfProblem(target, gram)
+        weight = DiagonalWeight(self.scales.square())
+        return HalfProblem(weight.apply(target), gram, weight, target)
+
+    def _input_products(self, cores: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """W' M A (O, K) and A' M A (K, K), M = L'L."""
+        k, device = self.ring.bottleneck, cores[0].device
+        product = torch.zeros(self.source.shape[1], k, dtype=dtype, device=device)
+        gram = torch.zeros(k, k, dtype=torch.float64, device=device)
+        if self.moment is None or self.moment.ridge:
+            for block, rows in self._with_rows(cores, dtype):
+                product.addmm_(block.t(), rows.to(dtype))
+                gram.addmm_(rows.t(), rows)
+        if self.moment is None:
+            return product, gram
+        seen = self.moment.rows @ self.ring.input_factor(cores)  # X A (s, K)
+        product = self.moment.ridge * product + (self.image.t() @ seen).to(dtype)
+        return product, self.moment.ridge * gram + seen.t() @ seen
 
     def squared_error(self, cores: Sequence[Tensor]) -> float:
-        """||W - W_hat||^2 from the residual itself: exact even where the quadratic's terms cancel."""
+        """||L (W - W_hat) D||^2 from the residual itself: exact even where the quadratic's terms cancel."""
+        if self.moment is None:
+            return self.plain_squared_error(cores, self.scales)
+        seen = self.moment.rows @ self.ring.input_factor(cores)
+        residual = self.image - seen @ self.ring.output_factor(cores)
+        if self.scales is not None:
+            residual = residual * self.scales
+        rest = self.moment.ridge * self.plain_squared_error(cores, self.scales) if self.moment.ridge else 0.0
+        return float(residual.square().sum()) + rest
+
+    def plain_squared_error(self, cores: Sequence[Tensor], scales: Tensor | None = None) -> float:
+        """||(W - W_hat) D||^2."""
         right = self.ring.output_factor(cores)
-        total = 0.0
-        self.passes += 1
-        for block, rows in self._with_rows(cores, torch.float64):
-            total += float(torch.addmm(block, rows, right, alpha=-1).square().sum())
+        dtype = self.source.working_dtype
+        total = self._residual(cores, right, scales, dtype)
+        if dtype == torch.float32 and total < FLOAT32_FLOOR**2 * self.source.squared_norm:
+            total = self._residual(cores, right, scales, torch.float64)
         return total
 
-    def gradients(self, cores: Sequence[Tensor]) -> tuple[float, Tensor]:
+    def _residual(self, cores: Sequence[Tensor], right: Tensor, scales: Tensor | None, dtype: torch.dtype) -> float:
+        total = 0.0
+        for block, rows in self._with_rows(cores, dtype):
+            residual = torch.addmm(block, rows.to(dtype), right.to(dtype), alpha=-1)
+            residual = residual if scales is None else residual * scales.to(dtype)
+            total += float(torch.linalg.vector_norm(residual, dtype=torch.float64)) ** 2
+        return total
+
+    def gradients(self, cores: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> tuple[float, Tensor]:
         """The squared error, and half its negative gradient with respect to all cores (P,): one pass."""
-        ring = self.ring
-        r0, rn = ring.ranks[0], ring.ranks[len(ring.in_modes)]
-        right = ring.output_factor(cores)  # (K, O)
-        total, self.passes = 0.0, self.passes + 1
+        r0, rn = self._bonds
+        right = self.ring.output_factor(cores).to(dtype)  # (K, O)
+        total, first = 0.0, 0
         for_inputs = right.new_empty(r0, self.source.shape[0], rn)
         for_outputs = right.new_zeros(self.source.shape[1], r0 * rn)
-        first = 0
-        for block, rows in self._with_rows(cores, torch.float64):
+        for block, rows in self._with_rows(cores, dtype):
+            rows = rows.to(dtype)
             residual = torch.addmm(block, rows, right, alpha=-1)
-            total += float(residual.square().sum())
+            total += float(torch.linalg.vector_norm(residual, dtype=torch.float64)) ** 2
             for_inputs[:, first : first + len(rows)] = (residual @ right.t()).view(-1, r0, rn).transpose(0, 1)
             for_outputs.addmm_(residual.t(), rows)
             first += len(rows)
         inputs, outputs = self.split(cores)
         backward = for_outputs.view(-1, r0, rn).permute(2, 0, 1)  # (rn, O, r0)
         parts = [*pull_back(for_inputs, inputs), *pull_back(backward, outputs)]
-        return total, torch.cat([part.flatten() for part in parts])
+        return total, torch.cat([part.flatten() for part in parts]).to(torch.float64)
 
     def relative(self, squared: float) -> float:
         """Relative error from a squared one; 0 for a zero matrix that is met exactly."""
@@ -105,9 +160,12 @@ class Objective:
     def pass_dtype(self, squared: float) -> torch.dtype:
         """Precision of the next product with W, from the squared error reached so far."""
         huge = self.source.shape[0] * self.ring.bottleneck > HUGE_FACTOR
-        large = self.source.shape[0] * self.source.shape[1] > LARGE_VALUES
-        rough = self.relative(squared) > FLOAT32_FLOOR and self.source.dtype != torch.float64
-        return torch.float32 if huge or (large and rough) else torch.float64
+        rough = self.relative(squared) > FLOAT32_FLOOR
+        return torch.float32 if huge else self.source.working_dtype if rough else torch.float64
+
+    @property
+    def _bonds(self) -> tuple[int, int]:
+        return self.ring.ranks[0], self.ring.ranks[len(self.ring.in_modes)]
 
     def _with_rows(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of W with the rows of A that meet them, (rows, O) and (rows, K) float64."""

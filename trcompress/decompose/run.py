@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trcompress.decompose import als
+from trcompress.decompose.als import Fit
 from trcompress.decompose.bound import lower_bound
+from trcompress.decompose.metric import Metric
 from trcompress.decompose.objective import Objective
 from trcompress.decompose.result import Decomposition
 from trcompress.decompose.search import Settings, Start, search
-from trcompress.decompose.source import InMemoryMatrix, MatrixSource, PaddedMatrix
-from trcompress.decompose.starts import adapted, random_cores, with_noise
-from trcompress.decompose.tr_svd import clamp_notes, tr_svd
+from trcompress.decompose.source import InMemoryMatrix, MatrixSource
+from trcompress.decompose.starts import MORE_NOISE, adapted, random_cores, with_noise
+from trcompress.decompose.tr_svd import clamp_notes, is_lossless, tr_svd
 from trcompress.errors import UsageError, nearest
 from trcompress.formats import TensorRing
 
@@ -50,8 +52,13 @@ def init_tr_als(
 ) -> Found:
     """Alternating least squares from several starts, then Gauss-Newton steps where the ring is small."""
     progress("singular values", 0.0)
-    fit, sweeps = search(objective, _starts(objective, generator, warm), settings, progress)
-    return fit.cores, fit.origin, sweeps, tuple(fit.history), clamp_notes(objective.ring)
+    svd_cores, notes = tr_svd(objective)
+    if is_lossless(objective.ring):
+        return svd_cores, "svd", 0, (objective.relative(objective.squared_error(svd_cores)),), notes
+    fit, sweeps = search(objective, _starts(objective, svd_cores, generator, warm), settings, progress)
+    if objective.squared_error(svd_cores) < fit.squared:
+        fit = als.run(objective, Fit(svd_cores, float("inf"), [], "svd"), settings.sweeps, settings.tolerance)
+    return fit.cores, fit.origin, sweeps, tuple(fit.history), notes
 
 
 INITS: dict[str, Callable[..., Found]] = {
@@ -67,6 +74,7 @@ def decompose(
     *,
     init: str = "tr-als",
     seed: int = 0,
+    metric: Metric | None = None,
     warm_start: Sequence[Tensor] | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
@@ -79,6 +87,7 @@ def decompose(
         ring: modes and ranks; W is zero-padded where the modes multiply to more than its sizes.
         init: "tr-als", "tr-svd" or "random": a key of `INITS`.
         seed: of everything random; the same seed gives the same cores.
+        metric: the norm in which to be close to W; None is the plain one.
         warm_start: cores of the same modes, of any ranks, to begin from.
         device: where to compute; by default where the weight is.
         progress: called with (what, fraction done).
@@ -101,11 +110,11 @@ def decompose(
     chosen = _settings(init, settings)
     tell = progress or (lambda *_: None)
     inner = InMemoryMatrix(source, device) if isinstance(source, Tensor) else source
-    padded = (prod(ring.in_modes), prod(ring.out_modes))
-    objective = Objective(PaddedMatrix(inner, padded) if padded != inner.shape else inner, ring)
+    objective = Objective(inner, ring, metric)
     generator = torch.Generator().manual_seed(seed)
     cores, start, sweeps, history, notes = INITS[init](objective, chosen, generator, warm_start, tell)
-    error = objective.relative(objective.squared_error(cores))
+    plain = Objective(inner, ring)
+    error = plain.relative(plain.squared_error(cores))
     tell("lower bound", 0.95)
     bound = lower_bound(inner, ring)
     tell("done", 1.0)
@@ -119,19 +128,26 @@ def decompose(
         sweeps=sweeps,
         start=start,
         history=history,
-        notes=(*_padding_notes(inner.shape, padded), *notes),
-        metric_error=error,
+        notes=(*_padding_notes(inner.shape, objective.source.shape), *notes),
+        metric_error=error if metric is None else objective.relative(objective.squared_error(cores)),
     )
 
 
-def _starts(objective: Objective, generator: torch.Generator, warm: Sequence[Tensor] | None) -> Iterator[Start]:
+def _starts(
+    objective: Objective,
+    svd_cores: Sequence[Tensor],
+    generator: torch.Generator,
+    warm: Sequence[Tensor] | None,
+) -> Iterator[Start]:
+    """Ways to begin, without end: first what W itself suggests, then by turns at random and near the SVD."""
     if warm is not None:
         yield "warm start", lambda: adapted(warm, objective.ring, generator)
-    yield "svd with noise", lambda: with_noise(tr_svd(objective)[0], generator)
+    yield "svd with noise", lambda: with_noise(svd_cores, generator)
     number = 0
     while True:
         number += 1
         yield f"random {number}", lambda: random_cores(objective, generator)
+        yield f"svd with more noise {number}", lambda: with_noise(svd_cores, generator, MORE_NOISE)
 
 
 def _settings(init: str, given: dict[str, Any]) -> Settings:

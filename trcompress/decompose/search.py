@@ -15,6 +15,8 @@ from trcompress.decompose.objective import Objective
 Start = tuple[str, Callable[[], list[Tensor]]]
 EXACT = 1e-10
 """Relative error at which W counts as met exactly."""
+DEAR_STEP = 3e9
+"""Multiply-adds of a Gauss-Newton step above which ALS goes first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Settings:
     inner: int = 2
     polish: bool = True
     restarts: int = 40
-    work: float = 1e12
+    work: float = 3e11
 
 
 def search(
@@ -68,14 +70,9 @@ def search(
             return fits[-1], _count(fits)
     fits.sort(key=lambda fit: fit.squared)
     best = _finish(objective, fits[0], settings, progress)
-    waiting = fits[1:]
-    spent = 0.0
+    waiting, spent = fits[1:], 0.0
     for _ in range(settings.restarts):
-        if (
-            not _looks_planted(objective, best)
-            or spent > settings.work
-            or not gauss_newton.is_affordable(objective)
-        ):
+        if spent > settings.work or not _looks_planted(objective, best):
             break
         fit = waiting.pop(0) if waiting else _begin(objective, *_made(starts), settings)
         progress(f"another start ({fit.origin}), error so far {best.history[-1]:.2e}", 0.9)
@@ -104,9 +101,13 @@ def _finish(objective: Objective, fit: Fit, settings: Settings, progress: Callab
         progress(f"{fit.origin}: error {fit.history[-1]:.4f}", 0.4 + 0.5 * min(1.0, done))
 
     fit.converged = False
-    if settings.polish and gauss_newton.is_affordable(objective):
-        return gauss_newton.polish(objective, fit, settings.sweeps, settings.tolerance, watch)
-    return als.run(objective, fit, settings.sweeps, settings.tolerance, settings.inner, watch)
+    polish = settings.polish and gauss_newton.is_affordable(objective)
+    if not polish or gauss_newton.step_work(objective) > DEAR_STEP:
+        als.run(objective, fit, settings.sweeps, settings.tolerance, settings.inner, watch)
+        polish = polish and _looks_planted(objective, fit)
+    if polish and fit.history[-1] > EXACT:
+        gauss_newton.polish(objective, fit, settings.sweeps, settings.tolerance, watch)
+    return fit
 
 
 def _looks_planted(objective: Objective, fit: Fit) -> bool:
@@ -117,7 +118,8 @@ def _looks_planted(objective: Objective, fit: Fit) -> bool:
     error, ring = fit.history[-1], objective.ring
     gauge = sum(rank**2 for rank in ring.ranks[1:])
     freedom = (ring.parameters - gauge) / prod(objective.source.shape)
-    return EXACT < error < 0.7 * sqrt(max(0.0, 1 - freedom))
+    planted = EXACT < error < 0.7 * sqrt(max(0.0, 1 - freedom))
+    return planted and gauss_newton.is_affordable(objective)
 
 
 def _count(fits: list[Fit]) -> int:

@@ -18,6 +18,8 @@ from trcompress.errors import InputFileError, ShapeError
 
 BLOCK_VALUES = 1 << 22
 """Values of W handled at once: 32 MiB in float64."""
+LARGE_VALUES = 1 << 24
+"""Values of W above which products start in float32: float64 is for the last digits."""
 
 
 class MatrixSource(ABC):
@@ -35,6 +37,12 @@ class MatrixSource(ABC):
         self.shape = shape
         self.dtype = dtype
         self.device = device
+
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """Precision in which products need not be better: float32 for large W that has no more digits itself."""
+        large = self.shape[0] * self.shape[1] > LARGE_VALUES
+        return torch.float32 if large and self.dtype != torch.float64 else torch.float64
 
     @abstractmethod
     def blocks(self, multiple: int = 1) -> Iterator[tuple[int, Tensor]]:

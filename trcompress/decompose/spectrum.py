@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from trcompress.decompose.linalg import eigh, svd
@@ -44,30 +43,6 @@ def spectrum(source: MatrixSource) -> Spectrum:
 def is_small(source: MatrixSource) -> bool:
     """Whether W is small enough to be factorised itself, in float64."""
     return source.shape[0] * source.shape[1] * min(source.shape) <= EXACT_WORK
-
-
-def leading_factors(source: MatrixSource, rank: int) -> tuple[Tensor, Tensor]:
-    """Return A (I, k) and B (k, O) with A @ B the best rank-k approximation of W, B's or A's vectors orthonormal.
-
-    k is `rank`, or min(I, O) where that is smaller. B is orthonormal where W is tall, A where it is wide.
-    """
-    found = spectrum(source)
-    rank = min(rank, len(found.values))
-    if found.right is not None:
-        right = found.right[:, :rank]
-        if not is_small(source) and rank < len(found.values):
-            right = refine(source, right)
-        return source.times(right), right.t()
-    left = found.left[:, :rank]  # type: ignore[index]
-    return left, source.transpose_times(left).t()
-
-
-def refine(source: MatrixSource, right: Tensor) -> Tensor:
-    """One subspace iteration: gives back the digits that the Gram matrix lost, vectors in descending order."""
-    q, _ = torch.linalg.qr(source.transpose_times(source.times(right)))
-    image = source.times(q)
-    _, turn = eigh(image.t() @ image)
-    return q @ turn.flip(-1)
 
 
 def _exact(source: MatrixSource) -> Spectrum:

@@ -14,6 +14,7 @@ from trcompress.decompose.tt_svd import pad_core
 from trcompress.errors import ShapeError
 from trcompress.formats import TensorRing
 
+MORE_NOISE = 0.3
 NOISE = 0.03
 """Noise added to a start that has zeros, relative to the core's own size: zeros are stationary points of ALS."""
 

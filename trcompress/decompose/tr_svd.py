@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trcompress.decompose.factors import leading_factors
 from trcompress.decompose.objective import Objective
-from trcompress.decompose.spectrum import leading_factors
 from trcompress.decompose.tt_svd import open_tt_svd, possible_ranks
 from trcompress.formats import TensorRing
 
@@ -28,10 +28,10 @@ def tr_svd(objective: Objective) -> tuple[list[Tensor], tuple[str, ...]]:
         The cores, exactly of the ring's shapes, and notes on ranks that hold more than W can fill.
     """
     ring = objective.ring
-    left, right = leading_factors(objective.source, ring.bottleneck)
+    left, right = leading_factors(objective, ring.bottleneck)
     values = torch.linalg.vector_norm(left, dim=0) * torch.linalg.vector_norm(right, dim=1)
     left, right = _unit(left, 0), _unit(right, 1)
-    lossless = _is_lossless(ring)
+    lossless = is_lossless(ring)
     best: tuple[float, list[Tensor]] | None = None
     for power in POWERS[:1] if lossless else POWERS:
         for swap in (False,) if lossless else (False, True):
@@ -81,7 +81,7 @@ def clamp_notes(ring: TensorRing) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _is_lossless(ring: TensorRing) -> bool:
+def is_lossless(ring: TensorRing) -> bool:
     """Whether no bond inside the halves truncates anything."""
     n = len(ring.in_modes)
     full = 1 << 60
