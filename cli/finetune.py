@@ -30,6 +30,7 @@ _SETTINGS = {
     "class-weights": ("W", "none, balanced, or one number per class."),
     "start": ("HOW", "artifact; layerwise (fit each ring to the teacher's gates first); scratch."),
     "start-epochs": ("N", "Epochs of the layerwise fit."),
+    "start-lr": ("RATE", "Peak learning rate of the layerwise fit."),
     "device": ("NAME", "auto, cpu, cuda, cuda:1, ..."),
     "teacher-device": ("NAME", "Where the teacher runs; same: with the model."),
 }
@@ -80,7 +81,8 @@ def finetune(artifact: Path, **given: Any) -> None:
     Cross-entropy with the labels, and with --teacher also the dense network's class scores, hidden states or
     gate inputs. Keeps the best epoch by validation accuracy, never by test. The state is saved after every epoch:
     after Ctrl-C, SIGTERM or a crash, run the same command with --resume. Under torchrun the processes share the
-    batches: torchrun --nproc-per-node 2 -m trcompress finetune ...
+    batches: torchrun --nproc-per-node 2 -m -- trcompress finetune ... (without the -- torchrun takes --start for
+    an option of its own).
 
     Example: trcompress finetune model.tr.safetensors --data data.npz --teacher model.pt
     """

@@ -33,7 +33,9 @@ _TASK_OPTIONS = (
         show_default=True,
         help="What the head sees: last states of all directions, the last valid step, or the mean.",
     ),
-    click.option("--model", metavar="M:F", help="package.module:factory of your own network; runs your code."),
+    click.option(
+        "--model", "factory", metavar="M:F", help="package.module:factory of your own network; runs your code."
+    ),
 )
 
 
@@ -67,7 +69,7 @@ def read_wiring(given: dict[str, Any]) -> Any:
     from trcompress.classifier import Wiring
 
     stacks = tuple(name.strip() for name in (given["stacks"] or "").split(",") if name.strip())
-    return Wiring(stacks=stacks, head=given["head"], readout=given["readout"], model=given["model"])
+    return Wiring(stacks=stacks, head=given["head"], readout=given["readout"], model=given["factory"])
 
 
 def open_data(given: dict[str, Any]) -> Any:

@@ -248,7 +248,7 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> str:
 
 def _load_head(file: ModelFile, weight: str, bias: str | None) -> nn.Linear:
     rows, columns = file.shapes[weight]
-    linear = nn.Linear(columns, rows, bias=bias is not None)
+    linear = nn.utils.skip_init(nn.Linear, columns, rows, bias=bias is not None)  # draws no random numbers
     with torch.no_grad():
         linear.weight.copy_(file.tensor(weight))
         if bias is not None:

@@ -17,7 +17,7 @@ from trcompress.evaluate import check_fits
 from trcompress.header import Step
 from trcompress.training.display import Display
 from trcompress.training.distributed import Team, choose_device, team
-from trcompress.training.job import Job, Outputs, describe_run, file_sha256
+from trcompress.training.job import Job, Outputs, describe_run, file_sha256, resumable
 from trcompress.training.loop import total_epochs
 from trcompress.training.model_file import ModelFile, open_model
 from trcompress.training.parameters import redraw
@@ -102,7 +102,7 @@ def finetune(
     outputs = Outputs(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
     outputs.check(inputs, resume=resume, overwrite=overwrite)
-    with team(settings.device) as crew:
+    with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **data_options)
         file = open_model(artifact)
         if file.artifact is None:
@@ -156,7 +156,7 @@ def train_dense(
     settings, outputs = settings or FinetuneSettings(), Outputs(Path(out))
     outputs.check([], resume=resume, overwrite=overwrite)
     shape = {"kind": kind, "hidden_size": hidden_size, "layers": layers, "bidirectional": bidirectional}
-    with team(settings.device) as crew:
+    with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **data_options)
         student = dense_classifier(
             data.input_size,

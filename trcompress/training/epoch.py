@@ -98,7 +98,8 @@ class Passes:
     def _set_lr(self, step: int) -> float:
         epochs = self.phase.last - self.phase.first
         warmup = min(self.settings.warmup_epochs, epochs / 2) * self._steps
-        lr = self.settings.lr * lr_factor(step, epochs * self._steps, warmup)
+        peak = self.settings.start_lr if self.phase.only_gates else self.settings.lr
+        lr = peak * lr_factor(step, epochs * self._steps, warmup)
         set_lr(self.optimizer, lr)
         return lr
 

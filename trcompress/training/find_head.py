@@ -97,20 +97,22 @@ def find_head(file: ModelFile, features: int, classes: int | None = None, key: s
     fitting = [one for one in found if classes is None or file.shapes[one][0] == classes]
     if not fitting:
         raise InputFileError(_no_head(file, found, features, classes))
-    best = [one for one in fitting if _bias_of(file, one)] or fitting
+    best = [one for one in fitting if bias_of(file, one)] or fitting
     if len(best) > 1:
         raise UsageError(
             f"several matrices could be the classifier's head over {features} features: "
             f"{_sized(file, best)}; name one with --head"
         )
     rest = "" if len(fitting) == 1 else ", the only one with a bias"
-    return Head(best[0], _bias_of(file, best[0]), f"the matrix over the last {features} features{rest}")
+    return Head(best[0], bias_of(file, best[0]), f"the matrix over the last {features} features{rest}")
 
 
 def _named_head(file: ModelFile, found: list[str], key: str, features: int, classes: int | None) -> Head:
     weight = key if key in file.shapes else f"{key}.weight"
     if weight not in found:
-        there = f"is {file.shapes[weight]}" if weight in file.shapes else f"is not in the file{nearest(key, found)}"
+        modules = [one.removesuffix(".weight") for one in found]
+        missing = f"is not in the file{nearest(key, [*found, *modules])}"
+        there = f"is {file.shapes[weight]}" if weight in file.shapes else missing
         raise UsageError(
             f"--head must name a matrix over {features} features: {key!r} {there}; "
             f"candidates are {_sized(file, found) or 'none'}"
@@ -118,7 +120,7 @@ def _named_head(file: ModelFile, found: list[str], key: str, features: int, clas
     rows = file.shapes[weight][0]
     if classes is not None and rows != classes:
         raise UsageError(f"the head must have one row a class: {weight} has {rows} for data of {classes} classes")
-    return Head(weight, _bias_of(file, weight), "the given matrix")
+    return Head(weight, bias_of(file, weight), "the given matrix")
 
 
 def _candidates(file: ModelFile, features: int) -> list[str]:
@@ -130,7 +132,8 @@ def _candidates(file: ModelFile, features: int) -> list[str]:
     ]
 
 
-def _bias_of(file: ModelFile, weight: str) -> str | None:
+def bias_of(file: ModelFile, weight: str) -> str | None:
+    """Name the vector that lies beside a matrix as its bias, if one does."""
     rows = file.shapes[weight][0]
     for end, bias_end in BIAS_NAMES:
         bias = weight.removesuffix(end) + bias_end

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from trcompress.classifier import Classifier, Wiring
@@ -17,7 +21,7 @@ from trcompress.training.display import Display
 from trcompress.training.distributed import Team
 from trcompress.training.loop import Trainer
 from trcompress.training.measure import measure
-from trcompress.training.run_state import RunFolder, RunState, check_identity
+from trcompress.training.run_state import RunFolder, RunInterruptedError, RunState, check_identity
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher
 
@@ -94,21 +98,20 @@ class Job:
         """
         if not len(self.data.train):
             raise UsageError(f"training needs rows to train on: {self.data.name} has {', '.join(self.data.splits)}")
-        folder = RunFolder(self.outputs.run)
-        state = folder.load() if self.resume else None
-        if state is not None:
-            check_identity(state.identity, self.identity)
-        self.team.wait()
         trainer = Trainer(
             self.student,
             self.data,
             self.settings,
             self.team,
             teacher=self.teacher,
-            folder=folder,
             display=self.display if self.team.writes else None,
-            state=state or RunState(identity=self.identity),
         )
+        trainer.folder = RunFolder(self.outputs.run)
+        state = trainer.folder.load() if self.resume else None
+        if state is not None:
+            check_identity(state.identity, self.identity)
+        self.team.wait()
+        trainer.state = state or RunState(identity=self.identity)
         return trainer.run()
 
     def metrics(self, state: RunState, before: Classifier | None = None) -> dict[str, Any]:
@@ -154,14 +157,53 @@ class Job:
         self.team.wait()
 
 
+@contextmanager
+def resumable(outputs: Outputs) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM stop a run at any moment, with a word on how to go on.
+
+    Raises:
+        RunInterruptedError: instead of KeyboardInterrupt.
+    """
+    with _sigterm_interrupts():
+        try:
+            yield
+        except RunInterruptedError:
+            raise
+        except KeyboardInterrupt:
+            raise RunInterruptedError(_say_how_to_go_on(outputs)) from None
+
+
 def describe_run(settings: FinetuneSettings, data: DataSet, wiring: Wiring | None = None) -> dict[str, Any]:
-    """What a run depends on apart from its input files; where it runs does not matter."""
+    """What a run depends on apart from its input files, as JSON values; where it runs does not matter."""
     kept = settings.model_dump(mode="json", exclude={"device", "teacher_device"})
     about = {"data": data.name, "data_sha256": data.fingerprint}
-    return kept | about | ({"wiring": asdict(wiring)} if wiring else {})
+    return json.loads(json.dumps(kept | about | {"wiring": asdict(wiring or Wiring())}))
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt; only the main thread can."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say_how_to_go_on(outputs: Outputs) -> str:
+    if not RunFolder.has_state(outputs.run):
+        return "interrupted before the first epoch; run the same command again"
+    return f"interrupted; all whole epochs are saved in {outputs.run}: to go on, run the same command with --resume"

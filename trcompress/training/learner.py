@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +20,10 @@ from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher, View
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_ONEDNN_HAS = {
+    "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
 
 
 class Learner(nn.Module):
@@ -70,7 +76,7 @@ class Learner(nn.Module):
         view = self._teacher[0].look(batch) if self._needs_teacher else None
         if self._only_gates and view is not None:
             return self._gate_term(view) @ batch.mask / count, batch.x.new_zeros(0)
-        with self._autocast(batch.x.device):
+        with mixed_precision(self._settings.amp, batch.x.device):
             logits = self.network(batch.x, batch.lengths)
         logits = logits.float()
         loss = self._label_term(logits, batch.y) @ batch.mask / label_total
@@ -113,10 +119,20 @@ class Learner(nn.Module):
         distances = [one for name, gates in self._gates.items() for one in gates.distance(view.inputs[name])]
         return torch.stack(distances).mean(0)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        if self._settings.amp == "off":
-            return nullcontext()
-        return torch.autocast(device.type, dtype=AMP_TYPES[self._settings.amp])
+
+@contextmanager
+def mixed_precision(amp: str, device: torch.device) -> Iterator[None]:
+    """Run recurrent kernels in a shorter type; on CPUs whose oneDNN has none, through PyTorch's plain kernels."""
+    if amp == "off":
+        yield
+        return
+    with ExitStack() as stack:
+        if device.type == "cpu" and not _ONEDNN_HAS[amp]():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about TF32 on Intel GPUs
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(torch.autocast(device.type, dtype=AMP_TYPES[amp]))
+        yield
 
 
 def class_weights(setting: str | tuple[float, ...], split: Split, classes: int) -> Tensor:

@@ -5,12 +5,9 @@ Fine-tuning, the layerwise start and training from scratch all run through `Trai
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
+
+from torch import nn
 
 from trcompress.classifier import Classifier
 from trcompress.data import DataSet
@@ -22,7 +19,6 @@ from trcompress.training.measure import measure
 from trcompress.training.parameters import select_parameters
 from trcompress.training.run_state import (
     RunFolder,
-    RunInterruptedError,
     RunState,
     pack_optimizer,
     unpack_optimizer,
@@ -63,16 +59,19 @@ class Trainer:
         self.state = state or RunState()
         self._learnable = [name for name, one in student.module.named_parameters() if one.requires_grad]
         self._weights = class_weights(settings.class_weights, data.train, len(data.classes))
+        for phase in phases(settings):  # faults show before anything is written
+            self._learner(phase).close()
+            self._parameters(phase)
 
     def run(self) -> RunState:
         """Train to the end, and leave the best weights in the network.
 
         Raises:
-            RunInterruptedError: Ctrl-C or SIGTERM; the last whole epoch is saved.
+            KeyboardInterrupt: Ctrl-C; the last whole epoch is saved.
             OutputFileError: the state cannot be written; the one before remains.
             UsageError: the loss is not finite any more.
         """
-        with own_randomness(self.team), sigterm_interrupts():
+        with own_randomness(self.team):
             try:
                 self._begin()
                 for phase in phases(self.settings):
@@ -80,8 +79,6 @@ class Trainer:
                         self._run_phase(phase)
                 self.state.finished = True
                 self._save()
-            except KeyboardInterrupt:
-                raise RunInterruptedError(self._interrupted()) from None
             finally:
                 self.display.close()
         self.student.module.load_state_dict(self.state.groups["best"])
@@ -99,12 +96,7 @@ class Trainer:
         self.display.epoch(self.state.history[-1])
 
     def _run_phase(self, phase: Phase) -> None:
-        learner = Learner(self.student, self.settings, self._weights, self.teacher, only_gates=phase.only_gates).to(
-            self.team.device
-        )
-        parameters = select_parameters(
-            self.student, self._learnable, self.settings.freeze, only_gates=phase.only_gates
-        )
+        learner, parameters = self._learner(phase), self._parameters(phase)
         passes = Passes(learner, parameters, self.data.train, phase, self.settings, self.team, self.display)
         if self.state.epoch > phase.first:
             unpack_optimizer(passes.optimizer, self.state.groups.get("optimizer", {}), self.state.numbers)
@@ -116,6 +108,15 @@ class Trainer:
                     return
         finally:
             learner.close()
+
+    def _learner(self, phase: Phase) -> Learner:
+        weights = self._weights
+        learner = Learner(self.student, self.settings, weights, self.teacher, only_gates=phase.only_gates)
+        return learner.to(self.team.device)
+
+    def _parameters(self, phase: Phase) -> list[nn.Parameter]:
+        freeze = self.settings.freeze
+        return select_parameters(self.student, self._learnable, freeze, only_gates=phase.only_gates)
 
     def _run_epoch(self, passes: Passes, epoch: int) -> None:
         record = passes.run(epoch)
@@ -158,16 +159,6 @@ class Trainer:
             self.folder.save(self.state)
         self.team.wait()
 
-    def _interrupted(self) -> str:
-        if self.folder is None:
-            return f"interrupted after {self.state.epoch} epochs; nothing was asked to be saved"
-        if not self.folder.state_path.is_file():
-            return "interrupted before the first epoch; run the same command again"
-        return (
-            f"interrupted; whole epochs done are saved in {self.folder.path}: "
-            "to go on, run the same command with --resume"
-        )
-
 
 def phases(settings: FinetuneSettings) -> list[Phase]:
     """List the kinds of epochs of a run, in order."""
@@ -189,23 +180,6 @@ def is_better(record: dict[str, Any], best: dict[str, Any]) -> bool:
     if "validation_accuracy" not in record:
         return True
     return _key(record) > _key(best)
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM stop the run as Ctrl-C does; only the main thread can."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _key(record: dict[str, Any]) -> tuple[float, float]:

@@ -70,6 +70,7 @@ class FinetuneSettings(_Strict):
         start: "artifact" trains from the given weights; "layerwise" first fits each ring to the teacher's
             gate inputs (`W_ih x + b_ih`), layer by layer; "scratch" draws all weights anew.
         start_epochs: epochs of the layerwise fit.
+        start_lr: peak learning rate of the layerwise fit.
         device: "auto" is CUDA where there is one.
         teacher_device: where the teacher runs; "same" is the device of the model.
 
@@ -96,7 +97,8 @@ class FinetuneSettings(_Strict):
     ] = "none"
     distill: DistillSettings = DistillSettings()
     start: Literal["artifact", "layerwise", "scratch"] = "artifact"
-    start_epochs: Annotated[int, Field(ge=1, le=100_000)] = 5
+    start_epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
+    start_lr: Annotated[float, Field(gt=0, le=10)] = 0.03
     device: str = "auto"
     teacher_device: str = "same"
 
