@@ -15,7 +15,6 @@ LAYERS = (
     ("version", "errors", "slots", "grammar", "progress"),
     ("formats",),
     ("plan", "files"),
-    ("cost",),
     ("checkpoint", "decompose", "contract", "header", "data"),
     ("artifact", "layers"),
     ("stacks", "save_load"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import sample
 
 from trcompress.checkpoint import read_checkpoint
-from trcompress.cost import operations_per_step
+from trcompress.contract import operations_per_step
 from trcompress.decompose import decompose
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
@@ -80,8 +80,9 @@ def test_operations_count_the_cheapest_form():
 
     assert cost("256:1024", "8", 256, 256) == 64 * (256 + 1024)
     assert cost("64x32:32x64", "40,60,48,48", 2048, 2048) == 2048 * 8192  # wider than dense: dense counts
-    # suffix 2..: (4, 14400) x (14400, 5*5), then (4*5) x 10*5, then 50 x 1024
-    assert cost("4x2x5x8x6x5x3x2:4x4x2x4x2", "5,10", 57600, 256) == 57600 * 25 + 4 * 5 * 50 + 50 * 1024
+    # suffix 2..: (4, 14400) x (14400, 5*5), then (4*5) x 10*5, then 50 x 1024; columns are padded for speed
+    least = 57600 * 25 + 4 * 5 * 50 + 50 * 1024
+    assert least <= cost("4x2x5x8x6x5x3x2:4x4x2x4x2", "5,10", 57600, 256) <= 1.3 * least
 
 
 def planted():

@@ -1,5 +1,19 @@
 """How a weight kept as cores is evaluated: its dense form, the cheapest contraction, and its execution."""
 
+from trcompress.contract.cost import Use, operations_per_step
+from trcompress.contract.evaluate import STRATEGIES, Evaluator, check_strategy
 from trcompress.contract.expand import cores_to_dense, ring_factors
+from trcompress.contract.form import Form
+from trcompress.contract.watch import Watched
 
-__all__ = ["cores_to_dense", "ring_factors"]
+__all__ = [
+    "STRATEGIES",
+    "Evaluator",
+    "Form",
+    "Use",
+    "Watched",
+    "check_strategy",
+    "cores_to_dense",
+    "operations_per_step",
+    "ring_factors",
+]

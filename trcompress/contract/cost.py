@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 
 from trcompress.contract.form import Form, Sizes, ring_ranks
+from trcompress.contract.paired import paired_macs
+from trcompress.formats import TensorRing
 from trcompress.formats.chain import merge_order
 from trcompress.plan import WeightPlan
 
@@ -75,6 +77,8 @@ def machine(gpu: bool) -> _Machine:
 
 def estimates(plan: WeightPlan, use: Use) -> list[Estimate]:
     """Price every form that fits the weight, the dense one first."""
+    if not isinstance(plan.structure, TensorRing):
+        return [_Pricing(plan, form, use).estimate() for form in (Form("dense"), Form("ring"))]
     splits = range(1, len(plan.structure.in_modes)) if plan.padded_input == plan.slot.input_size else ()
     forms = [Form("dense"), Form("merged"), *(Form("ring", split) for split in splits)]
     return [_Pricing(plan, form, use).estimate() for form in forms]
@@ -83,6 +87,20 @@ def estimates(plan: WeightPlan, use: Use) -> list[Estimate]:
 def dense_estimate(plan: WeightPlan, use: Use) -> Estimate:
     """Price torch.nn's own layer: the same kernel on a weight that needs no merging."""
     return _Pricing(plan, Form("dense"), use).kernel_alone()
+
+
+def operations_per_step(plan: WeightPlan) -> int:
+    """Multiply-adds from one input vector to the gates' pre-activations, in the form that has the fewest;
+    columns that are padded for speed count.
+
+    Example:
+        >>> from trcompress.plan import Plan
+        >>> from trcompress.slots import WeightSlot
+        >>> slot = WeightSlot("weight_ih_l0", "lstm", 57600, 4, 256)
+        >>> operations_per_step(Plan.of("4x2x5x8x6x5x3x2:4x4x2x4x2", "5,10").resolve([slot])[0]) < 2_000_000
+        True
+    """
+    return min(estimate.macs for estimate in estimates(plan, Use(rows=1)))
 
 
 def choose(plan: WeightPlan, use: Use, margin: float = 0.85) -> Form:
@@ -113,12 +131,15 @@ class _Pricing:
 
     def estimate(self) -> Estimate:
         """Price the form in its use."""
+        ring = isinstance(self._plan.structure, TensorRing)
         if self._use.training:
-            self._merging()
+            self._merging() if ring else self._expansion()
         if self._form.kind == "dense":
             self._kernel(self._plan.slot.input_size, self._use.input_grad)
-        else:
+        elif ring:
             self._bottleneck(Sizes.of(self._plan, self._form.split))
+        else:
+            self._paired()
         return Estimate(self._form, self._macs, self._seconds)
 
     def kernel_alone(self) -> Estimate:
@@ -164,3 +185,18 @@ class _Pricing:
         if self._form.kind == "dense":
             width = ring_ranks(ring)[0] * ring_ranks(ring)[n]
             self._product(self._plan.slot.output_size, width, self._plan.slot.input_size, 3)
+
+    def _paired(self) -> None:
+        """A paired format ends in the outputs: the kernel's input weight is the identity."""
+        macs = self._use.rows * paired_macs(self._plan) * (3 if self._use.training else 1)
+        self._macs += macs
+        self._seconds += 3 * macs * self._machine.mac_s + 20 * self._machine.op_s
+        self._kernel(self._plan.slot.output_size, True)
+
+    def _expansion(self) -> None:
+        """Expand a paired format and carry the gradient of the dense weight back to its cores."""
+        if self._form.kind == "dense":
+            values = self._plan.slot.parameters
+            macs = 3 * values * max(self._plan.structure.core_shapes[-1][0], 4)
+            self._macs += macs
+            self._seconds += macs * self._machine.mac_s + 10 * 4 * values * self._machine.byte_s

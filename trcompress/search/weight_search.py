@@ -12,7 +12,7 @@ from time import monotonic
 
 from torch import Tensor
 
-from trcompress.cost import operations_per_step
+from trcompress.contract import operations_per_step
 from trcompress.decompose import FileMatrix, explain, lower_bound
 from trcompress.errors import UsageError
 from trcompress.plan import Rule, WeightPlan
