@@ -10,6 +10,7 @@ import click
 
 from trcompress.cli import options
 from trcompress.cli.goal import GOALS, goal_options, search
+from trcompress.cli.task_options import read_data_options
 from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,9 +37,22 @@ _OPTIONS = (
 )
 
 
+_CALIBRATION = (
+    click.option("--calibrate", metavar="DATA", help="Choose cores by what the network does on these inputs."),
+    click.option("--refine", type=int, default=0, metavar="STEPS", help="Then match the dense network's states."),
+    click.option(
+        "--data-option", "data_options", multiple=True, metavar="KEY=VALUE", help="Of --calibrate's data."
+    ),
+    click.option("--head", metavar="KEY", help="Layer whose outputs count [default: found by its shape]."),
+    click.option(
+        "--readout", type=click.Choice(["final", "every"]), help="Outputs that count [default: by the data]."
+    ),
+)
+
+
 def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that describe rings and how their cores are found."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS + _CALIBRATION):
         command = option(command)
     return command
 
@@ -106,6 +120,34 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[st
         open_plan = read_plan(given["shapes"], ("1",), given["layers"], given["gates"])
         return ranks_for_error(dense, open_plan, given["max_error"]), {}
     return read_plan(given["shapes"], given["ranks"], given["layers"], given["gates"]), {}
+
+
+def _calibration(given: dict[str, Any]) -> dict[str, Any]:
+    """Collect what calibration needs; empty without `--calibrate`.
+
+    Raises:
+        UsageError: options of calibration without its data, or an init that has nothing to choose.
+    """
+    if not given["calibrate"]:
+        if given["refine"] or given["data_options"]:
+            raise UsageError("--refine and --data-option go with --calibrate DATA: name the inputs to calibrate on")
+        return {}
+    if given["init"] != "tr-als":
+        raise UsageError(f"--calibrate chooses among TR-ALS candidates: leave out --init {given['init']}")
+    return {
+        "data": given["calibrate"],
+        "refine_steps": given["refine"],
+        "head": given["head"],
+        "readout": given["readout"],
+        "data_options": read_data_options(given["data_options"]) | _code_allowed(given["calibrate"]),
+    }
+
+
+def _code_allowed(spec: str) -> dict[str, bool]:
+    """Data that the user names as `package.module:factory` on the command line may run the user's code."""
+    from trcompress.data.load import kind_of
+
+    return {} if kind_of(spec) == "array" else {"allow_code": True}
 
 
 def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str) -> Any:
@@ -186,12 +228,15 @@ def _run(dense: Checkpoint, plan: Plan, warm_starts: dict[str, Any], out: Path, 
     from trcompress.artifact import write_artifact
     from trcompress.cli.console import progress_bar
     from trcompress.cli.render import print_decomposition
+    from trcompress.calibration import decompose_calibrated
     from trcompress.compress import decompose_checkpoint
 
+    calibration = _calibration(given)
     with progress_bar("decompose") as update:
-        artifact = decompose_checkpoint(
+        artifact = (decompose_calibrated if calibration else decompose_checkpoint)(
             dense,
             plan,
+            **calibration,
             init=given["init"],
             seed=given["seed"],
             device=options.resolve_device(given["device"]),

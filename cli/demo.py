@@ -24,7 +24,8 @@ DATA, DENSE, RING, TUNED = (
 ON_DATA = f"--data {DATA} --data-option steps=20"
 COMMANDS = (
     f"trcompress inspect {DENSE}",
-    f"trcompress decompose {DENSE} --shape 5x6:16x8 --ranks 3 --overwrite",
+    f"trcompress decompose {DENSE} --shape 5x6:16x8 --ranks 4 "
+    f"--calibrate {DATA} --data-option steps=20 --refine 100 --overwrite",
     f"trcompress evaluate {RING} {ON_DATA} --baseline {DENSE}",
     f"trcompress finetune {RING} {ON_DATA} --teacher {DENSE} -o {TUNED} --overwrite",
     f"trcompress evaluate {TUNED} {ON_DATA} --baseline {DENSE}",

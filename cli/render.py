@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rich.table import Table
 
 from trcompress.artifact import Artifact
@@ -20,7 +23,7 @@ def print_report(report: Report) -> None:
     _print_lineage(report)
 
 
-def print_weight(weight: WeightReport) -> None:
+def print_weight(weight: WeightReport, most_candidates: int | None = None) -> None:
     """Print one compressed weight: the resolved ring, its count, its error and what no ring could do better."""
     rings = f"{weight.rings} rings of " if weight.rings > 1 else ""
     out.print(f"\n[bold]{weight.name}[/bold]  {weight.layer}")
@@ -39,7 +42,7 @@ def print_weight(weight: WeightReport) -> None:
     for note in weight.notes:
         out.print(f"  note: {note}")
     if weight.candidates:
-        _print_candidates(weight)
+        _print_candidates(weight.candidates, most_candidates)
 
 
 def explain_error(weight: WeightReport) -> str:
@@ -52,13 +55,26 @@ def explain_error(weight: WeightReport) -> str:
     )
 
 
-def _print_candidates(weight: WeightReport) -> None:
-    table = Table(title="candidates, by what they do to the network's hidden states", title_justify="left")
-    for column in weight.candidates[0]:
-        table.add_column(column)
-    for candidate in weight.candidates:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in candidate.values()))
+def _print_candidates(candidates: Sequence[Mapping[str, Any]], most: int | None) -> None:
+    """Print what calibration compared, the best first; only some of it where `most` is given."""
+    ranked = sorted(candidates, key=lambda one: one.get("difference", 0.0))
+    shown = ranked if most is None else ranked[:most]
+    table = Table(
+        title="candidates, by the dense network's answers on held-out calibration data", title_justify="left"
+    )
+    for column in ranked[0]:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for candidate in shown:
+        table.add_row(*map(_cell, candidate.values()))
     out.print(table)
+    if len(shown) < len(ranked):
+        out.print(f"  and {len(ranked) - len(shown)} more: trcompress report lists all", markup=False)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print_totals(report: Report) -> None:
@@ -124,6 +140,6 @@ def print_decomposition(artifact: Artifact, format_: str) -> None:
         print_json(result.to_dict())
         return
     for weight in result.weights:
-        print_weight(weight)
+        print_weight(weight, most_candidates=5)
     _print_totals(result)
     out.print(f"\nwrote {result.artifact}", markup=False)

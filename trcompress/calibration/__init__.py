@@ -1,0 +1,17 @@
+"""Choosing the cores by what they do to the network's outputs on the user's own data, without labels.
+
+reading -> network -> sketch, sensitivity -> metrics -> solve -> select -> share, refine
+"""
+
+from trcompress.calibration.artifact import decompose_calibrated
+from trcompress.calibration.reading import CalibrationData, read_calibration
+from trcompress.calibration.run import Bench, Calibrated, calibrate
+
+__all__ = [
+    "Bench",
+    "Calibrated",
+    "CalibrationData",
+    "calibrate",
+    "decompose_calibrated",
+    "read_calibration",
+]

@@ -1,0 +1,38 @@
+"""b += (W - W_hat)' mean(x): what a wrong weight adds on average is taken off the bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trcompress.decompose import FileMatrix
+from trcompress.contract import ring_factors
+from trcompress.plan import WeightPlan
+
+
+def bias_shift(weight: WeightPlan, dense: Tensor | FileMatrix, cores: Sequence[Tensor], mean: Tensor) -> Tensor:
+    """What to add to the input bias so that the average pre-activation is the dense one.
+
+    Args:
+        weight: the structure.
+        dense: the weight (G*H, I).
+        cores: its cores.
+        mean: (I,) of the inputs.
+
+    Returns:
+        (G*H,) float64.
+    """
+    left, right = ring_factors(weight, [core.double() for core in cores])
+    return _times(dense, mean) - (mean @ left) @ right
+
+
+def _times(dense: Tensor | FileMatrix, mean: Tensor) -> Tensor:
+    """W' mean(x), (G*H,)."""
+    if isinstance(dense, Tensor):
+        return torch.cat([rows.double() @ mean for rows in dense.split(1024)])
+    total = torch.zeros(dense.shape[1], dtype=torch.float64)
+    for first, block in dense.cast_blocks(torch.float64):
+        total += mean[first : first + len(block)] @ block
+    return total

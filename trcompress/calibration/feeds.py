@@ -1,0 +1,111 @@
+"""Sequences that a stack is fed: vectors, or tokens with the embedding that turns them into vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trcompress.data.dataset import Source
+
+
+class Feed(Protocol):
+    """Sequences for one stack, read a few at a time."""
+
+    width: int
+    """Values per step."""
+    values: int
+    """Numbers that reading one sequence takes, at most."""
+
+    def __len__(self) -> int:
+        """How many sequences there are."""
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Return (vectors (B, T, I) float32 or tokens (B, T) int64, lengths (B,) or None)."""
+
+    def vectors(self, entries: Tensor) -> Tensor:
+        """Turn entries as `read` gives them, (..., I) or (...), into vectors (..., I)."""
+
+
+@dataclass(frozen=True)
+class VectorFeed:
+    """Sequences of vectors, wherever they lie.
+
+    Args:
+        source: where they are.
+        rows: (N,) the rows of the source to use.
+    """
+
+    source: Source
+    rows: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Values per step."""
+        return self.source.shape[1]
+
+    @property
+    def values(self) -> int:
+        """Numbers in one sequence, at most."""
+        return self.source.shape[0] * self.source.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Return vectors (B, T, I) and lengths."""
+        values, lengths = self.source.fetch(self.rows[rows], None)
+        return torch.from_numpy(values), None if lengths is None else torch.from_numpy(lengths)
+
+    def vectors(self, entries: Tensor) -> Tensor:
+        """Return them as they are."""
+        return entries
+
+
+@dataclass(frozen=True)
+class TokenFeed:
+    """Sequences of tokens; token v is fed as row v of the embedding.
+
+    Args:
+        tokens: (N, T) int64.
+        lengths: (N,) int64, or None where all T steps count.
+        embedding: (V, I) float32.
+        embedding_key: its key in the checkpoint.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray | None
+    embedding: Tensor
+    embedding_key: str
+
+    @property
+    def width(self) -> int:
+        """Values per step."""
+        return self.embedding.shape[1]
+
+    @property
+    def values(self) -> int:
+        """Numbers in one sequence, at most."""
+        return self.tokens.shape[1] * self.width
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Return tokens (B, T) and lengths."""
+        lengths = None if self.lengths is None else torch.from_numpy(self.lengths[rows])
+        return torch.from_numpy(self.tokens[rows]), lengths
+
+    def vectors(self, entries: Tensor) -> Tensor:
+        """Look tokens up."""
+        return self.embedding[entries]
+
+    def use(self, rows: np.ndarray) -> Tensor:
+        """How often each token occurs in these sequences, (V,) float64."""
+        tokens, lengths = self.read(rows)
+        if lengths is not None:
+            tokens = tokens[torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)]
+        return torch.bincount(tokens.flatten(), minlength=len(self.embedding)).double()

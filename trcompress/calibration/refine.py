@@ -1,0 +1,182 @@
+"""Gradient steps without labels: the compressed network learns to do on calibration inputs what the dense one does.
+
+Only cores and input biases move. The loss is the difference of the outputs, plus the relative error of the hidden
+states of every layer that is compressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import cos, pi
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trcompress.calibration.network import Batch, Network, Unit, flat_rows
+from trcompress.calibration.outputs import KEPT_VALUES, Exam, Judge, relative_difference
+from trcompress.calibration.select import Candidate, replaced
+from trcompress.layers import CoreWeight
+
+BATCH = 64
+"""Examples in a step."""
+STEP_SIZE = 0.05
+"""Learning rate, in units of the root mean square of what moves."""
+LEAST_SIZE = 0.02
+"""Root mean square below which a parameter counts as this large."""
+HIDDEN = 5.0
+"""Weight of the hidden states beside the outputs."""
+LOOKS = 10
+"""How often the held-out difference is measured."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What refinement reached.
+
+    Args:
+        candidates: cores and biases, in the order given.
+        before: held-out difference of all weights together, at the start.
+        after: the same, of the best state seen: never above `before`.
+        steps: taken.
+    """
+
+    candidates: tuple[Candidate, ...]
+    before: float
+    after: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """One batch, and what the dense network makes of it."""
+
+    batch: Batch
+    values: list[Tensor]
+    hidden: list[Tensor]
+
+
+def refine(
+    network: Network,
+    judge: Judge,
+    exam: Exam,
+    chosen: Sequence[Candidate],
+    rows: np.ndarray,
+    steps: int,
+    *,
+    seed: int = 0,
+    tell: Callable[[str, float], None] | None = None,
+) -> Refined:
+    """Move cores and biases so that hidden states and outputs come close to the dense network's.
+
+    Args:
+        network: the dense network.
+        judge: compares outputs.
+        exam: held-out examples; the state that does best on them is kept.
+        chosen: where to start, one for each compressed weight.
+        rows: examples to learn from.
+        steps: gradient steps.
+        seed: of the order of examples.
+        tell: called with (what, fraction done).
+    """
+    units = [unit for unit in network.units if any(one.found.plan.name in unit.weights for one in chosen)]
+    modules = {unit.name: replaced(network, unit, _of(chosen, unit)) for unit in units}
+    moving = _free(network, units, modules, chosen)
+    groups = [{"params": [p], "lr": STEP_SIZE * max(LEAST_SIZE, float(p.detach().square().mean().sqrt()))} for p in moving]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    sizes = [group["lr"] for group in groups]
+    before = best = exam.score(modules)
+    kept = [parameter.detach().clone() for parameter in moving]
+    lessons = _lessons(network, judge, units, rows, seed)
+    for step in range(steps):
+        for group, size in zip(optimizer.param_groups, sizes, strict=True):
+            group["lr"] = size * 0.5 * (1 + cos(pi * step / steps))
+        _step(network, judge, units, modules, next(lessons), optimizer)
+        if (step + 1) % max(1, steps // LOOKS) == 0 or step + 1 == steps:
+            score = exam.score(modules)
+            if tell:
+                tell(f"refine: difference {score:.4f}", (step + 1) / steps)
+            if score < best:
+                best, kept = score, [parameter.detach().clone() for parameter in moving]
+    with torch.no_grad():
+        for parameter, value in zip(moving, kept, strict=True):
+            parameter.copy_(value)
+    return Refined(tuple(_read_back(network, modules, one) for one in chosen), before, best, steps)
+
+
+def _step(
+    network: Network,
+    judge: Judge,
+    units: Sequence[Unit],
+    modules: Mapping[str, nn.Module],
+    lesson: _Lesson,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    run = network.run(lesson.batch, modules)
+    hidden = [
+        relative_difference(flat_rows(run.outputs[unit.name]), dense)
+        for unit, dense in zip(units, lesson.hidden, strict=True)
+    ]
+    loss = judge.difference(run, lesson.values) + HIDDEN * torch.stack(hidden).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _lessons(
+    network: Network, judge: Judge, units: Sequence[Unit], rows: np.ndarray, seed: int
+) -> Iterator[_Lesson]:
+    """Batches in an order that changes every time round; kept in memory where they are small."""
+    generator = np.random.default_rng(seed)
+    parts = np.array_split(generator.permutation(rows), max(1, round(len(rows) / BATCH)))
+    keep = len(rows) * sum(feed.values for feed in network.data.feeds.values()) <= KEPT_VALUES
+    kept: dict[int, _Lesson] = {}
+    while True:
+        for number in generator.permutation(len(parts)).tolist():
+            lesson = kept.get(number) or _lesson(network, judge, units, parts[number])
+            if keep:
+                kept[number] = lesson
+            yield lesson
+
+
+@torch.no_grad()
+def _lesson(network: Network, judge: Judge, units: Sequence[Unit], rows: np.ndarray) -> _Lesson:
+    batch = network.batch(rows)
+    run = network.run(batch, {})
+    values = [reading.values(run) for reading in judge.readings]
+    return _Lesson(batch, values, [flat_rows(run.outputs[unit.name]) for unit in units])
+
+
+def _of(chosen: Sequence[Candidate], unit: Unit) -> list[Candidate]:
+    return [one for one in chosen if one.found.plan.name in unit.weights]
+
+
+def _free(
+    network: Network, units: Sequence[Unit], modules: Mapping[str, nn.Module], chosen: Sequence[Candidate]
+) -> list[nn.Parameter]:
+    """The cores and the biases beside them, set free to move."""
+    moving: list[nn.Parameter] = []
+    for unit in units:
+        for one in _of(chosen, unit):
+            weight, bias = _parts(network, unit, modules[unit.name], one)
+            moving += [*weight.core, *([bias] if bias is not None else [])]
+    for parameter in moving:
+        parameter.data = parameter.detach().clone()
+        parameter.requires_grad_(True)
+    return moving
+
+
+def _parts(
+    network: Network, unit: Unit, module: nn.Module, one: Candidate
+) -> tuple[CoreWeight, nn.Parameter | None]:
+    suffix = "_reverse" if unit.weights.index(one.found.plan.name) else ""
+    free = network.free_bias(one.found.plan.name) is not None
+    return getattr(module, f"weight_ih_l0{suffix}"), getattr(module, f"bias_ih_l0{suffix}") if free else None
+
+
+def _read_back(network: Network, modules: Mapping[str, nn.Module], one: Candidate) -> Candidate:
+    unit = network.unit_of(one.found.plan.name)
+    weight, bias = _parts(network, unit, modules[unit.name], one)
+    found = replace(one.found, cores=tuple(core.detach().clone() for core in weight.core))
+    return replace(one, found=found, bias=None if bias is None else bias.detach().double())

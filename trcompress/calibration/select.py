@@ -1,0 +1,204 @@
+"""Candidates for one weight under several metrics, compared by what the network gives on held-out examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trcompress.calibration.bias import bias_shift
+from trcompress.calibration.feeds import TokenFeed
+from trcompress.calibration.metrics import Metric, candidates
+from trcompress.calibration.network import Network, Unit
+from trcompress.calibration.outputs import Exam
+from trcompress.calibration.sketch import InputMoments
+from trcompress.calibration.solve import is_two_mode, solve
+from trcompress.decompose import FileMatrix
+from trcompress.weights import CompressedWeight
+
+GAIN_TOKENS = 0.95
+GAIN_VECTORS = 0.5
+"""The plain metric is left only for a candidate whose difference is at most this share of the plain one's.
+
+Tokens cannot take values that calibration did not see; vectors can. A sensor network under new people gained
+nothing from metrics that lowered the difference on its training people by less than half, and often lost.
+"""
+EXACT = 1e-7
+"""Differences below this are rounding."""
+MOST_TRIED = 6
+"""Candidates of a weight that are tried together with those of the others."""
+SLOW_VALUES = 1 << 22
+"""Values of a weight above which only one metric of each kind is tried for rings that take ALS."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to approximate a weight.
+
+    Args:
+        metric: its name.
+        found: cores and plain error.
+        bias: the corrected input bias, or None where it stays.
+        score: how far the network's outputs move on held-out examples.
+    """
+
+    metric: str
+    found: CompressedWeight
+    bias: Tensor | None
+    score: float
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Cores by key, float32."""
+        return {f"{self.found.plan.name}.core.{k}": core.float() for k, core in enumerate(self.found.cores)}
+
+    def row(self, measure: str, chosen: bool) -> dict[str, Any]:
+        """Plain values for the report."""
+        return {
+            "metric": self.metric,
+            "bias_corrected": self.bias is not None,
+            "weight_error": self.found.error,
+            "difference": self.score,
+            "measure": measure,
+            "chosen": chosen,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidates of one weight.
+
+    Args:
+        candidates: all, the plain one first.
+        worthy: those that may be chosen, best first.
+        chosen: the one to keep.
+    """
+
+    candidates: tuple[Candidate, ...]
+    worthy: tuple[Candidate, ...]
+    chosen: Candidate
+
+    @property
+    def plain(self) -> Candidate:
+        """The plain metric's."""
+        return self.candidates[0]
+
+    def compressed(self, measure: str) -> CompressedWeight:
+        """The chosen weight with the list of all candidates."""
+        rows = tuple(one.row(measure, one is self.chosen) for one in self.candidates)
+        init = self.chosen.found.init if self.chosen is self.plain else f"{self.chosen.found.init}, calibrated"
+        return replace(self.chosen.found, candidates=rows, init=init)
+
+
+def choose(
+    network: Network,
+    exam: Exam,
+    plain: CompressedWeight,
+    dense: Tensor | FileMatrix,
+    moments: InputMoments,
+    sensitivity: Tensor | None,
+    *,
+    seed: int = 0,
+    tell: Callable[[str, float], None] | None = None,
+) -> Choice:
+    """Try every metric on one weight, all other weights dense.
+
+    Args:
+        network: the dense network.
+        exam: held-out examples.
+        plain: the weight decomposed in the plain metric.
+        dense: the weight (G*H, I).
+        moments: of its inputs.
+        sensitivity: of its gates.
+        seed: of random starts.
+        tell: called with (what, fraction done).
+    """
+    unit = network.unit_of(plain.plan.name)
+    closed = is_two_mode(plain.plan) and not plain.plan.per_gate
+    metrics = candidates(moments, sensitivity, few=not closed and plain.plan.slot.parameters > SLOW_VALUES)
+    tried = []
+    for number, metric in enumerate(metrics):
+        if tell:
+            tell(metric.name, number / len(metrics))
+        found = plain if number == 0 else solve(plain, dense, metric, seed=seed)
+        tried += _scored(network, exam, unit, metric, found, dense, moments.mean)
+    worthy = rank(tried, _least_gain(network, unit))
+    return Choice(tuple(tried), tuple(worthy), worthy[0])
+
+
+def rank(tried: Sequence[Candidate], least_gain: float) -> list[Candidate]:
+    """The candidates that may be chosen, best first.
+
+    Those are the plain metric's, with and without a corrected bias, and every other that moves the outputs less
+    than these by enough. Among candidates that are exact, the ones that leave the bias alone come first.
+    """
+    plain = [one for one in tried if one.metric == tried[0].metric]
+    limit = least_gain * min(one.score for one in plain)
+    worthy = [one for one in tried if one.score <= max(limit, EXACT)] + plain
+    return sorted(dict.fromkeys(worthy), key=lambda one: (max(one.score, EXACT), one.bias is not None, one.score))
+
+
+def settle(choices: Sequence[Choice], joint: Callable[[Sequence[Candidate]], float]) -> tuple[list[Choice], float]:
+    """Let the choices for single weights answer to each other: what is best alone need not be best together.
+
+    Args:
+        choices: one for each weight.
+        joint: the difference with all these candidates in place.
+
+    Returns:
+        The choices, and their difference together.
+    """
+    chosen = [choice.chosen for choice in choices]
+    best = joint(chosen)
+    if len(choices) > 1:
+        plain = [choice.plain for choice in choices]
+        if (score := joint(plain)) < best:
+            chosen, best = plain, score
+        for place, choice in enumerate(choices):
+            for one in choice.worthy[:MOST_TRIED]:
+                trial = [*chosen[:place], one, *chosen[place + 1 :]]
+                if one is not chosen[place] and (score := joint(trial)) < best:
+                    chosen, best = trial, score
+    return [replace(choice, chosen=one) for choice, one in zip(choices, chosen, strict=True)], best
+
+
+def replaced(network: Network, unit: Unit, chosen: Sequence[Candidate]) -> nn.Module:
+    """A unit with these weights (one for each direction, or fewer) in place of the dense ones."""
+    tensors, plans = dict(network.tensors), {}
+    for one in chosen:
+        name = one.found.plan.name
+        tensors |= one.tensors
+        plans[name] = one.found.plan
+        if one.bias is not None:
+            tensors[network.free_bias(name)] = one.bias.float()
+    return unit.build(tensors, plans).requires_grad_(False)
+
+
+def _scored(
+    network: Network,
+    exam: Exam,
+    unit: Unit,
+    metric: Metric,
+    found: CompressedWeight,
+    dense: Tensor | FileMatrix,
+    mean: Tensor,
+) -> list[Candidate]:
+    """A candidate as it is, and with its bias corrected."""
+    biases: list[Tensor | None] = [None]
+    key = network.free_bias(found.plan.name)
+    if key is not None:
+        biases.append(network.tensors[key].double() + bias_shift(found.plan, dense, found.cores, mean))
+    scored = []
+    for bias in biases:
+        one = Candidate(metric.name, found, bias, 0.0)
+        score = exam.score({unit.name: replaced(network, unit, [one])})
+        scored.append(replace(one, score=score))
+    return scored
+
+
+def _least_gain(network: Network, unit: Unit) -> float:
+    fed_tokens = unit.below is None and isinstance(network.data.feeds[unit.stack], TokenFeed)
+    return GAIN_TOKENS if fed_tokens else GAIN_VECTORS
