@@ -18,6 +18,7 @@ from trcompress.data import from_arrays
 from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.evaluate import evaluate
 from trcompress.finetune import finetune, train_dense
+from trcompress.training.batches import ordered_requests, read_batches, shuffled_requests
 from trcompress.training.distributed import Team
 from trcompress.training.learner import Learner, class_weights
 from trcompress.training.parameters import select_parameters
@@ -216,8 +217,6 @@ def learner_loss(files, settings, teacher=None, data=None):
     data = data or small_task.data_set()
     weights = class_weights(settings.class_weights, data.train, 3)
     learner = Learner(student, settings, weights, teacher)
-    from trcompress.training.batches import ordered_requests, read_batches
-
     team = Team(0, 1, torch.device("cpu"))
     batch = next(read_batches(data.train, ordered_requests(data.train, 10), team))
     return learner, batch, student
@@ -290,6 +289,21 @@ def test_distillation_terms_against_slow_ones(tmp_path, options, variable):
     torch.testing.assert_close(found["hidden"], hidden.mean(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["gates"], gates.mean(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["logits"], divergence, rtol=1e-4, atol=1e-6)
+
+
+def test_remembered_scores_are_the_teachers_and_random_rows_are_not_remembered(files):
+    teacher = Teacher(read_classifier(files["dense"]), torch.device("cpu"))
+    team = Team(0, 1, torch.device("cpu"))
+    for data, remembered in (
+        (small_task.data_set(variable=True), True),
+        (from_arrays(small_task.arrays(), frames=4), False),
+    ):
+        teacher.remember(data.train, team, classes=3, batch_size=7)
+        assert (teacher._known is not None) == remembered
+        requests = shuffled_requests(data.train, 5, seed=0, epoch=0)
+        for batch in read_batches(data.train, requests, team):
+            torch.testing.assert_close(teacher.recall(batch).logits, teacher.look(batch).logits)
+        teacher._known = None
 
 
 def test_each_distillation_term_brings_the_student_nearer(files, tune):

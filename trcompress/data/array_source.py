@@ -34,6 +34,11 @@ class ArraySource:
     scale: np.ndarray | None = None
 
     @property
+    def random(self) -> bool:
+        """Whether training rows change from draw to draw."""
+        return self.frames is not None
+
+    @property
     def channels(self) -> int:
         """F, values per unfolded step."""
         return int(np.prod(self.x.shape[2:], dtype=np.int64))

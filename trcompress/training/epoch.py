@@ -70,7 +70,7 @@ class Passes:
         self.settings, self.team, self.display = settings, team, display
         self.optimizer = make_optimizer(parameters, settings.lr, settings.weight_decay)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=settings.amp == "fp16")
-        self._wrapped = learner if team.size == 1 else _in_parallel(learner)
+        self._parallel = None if team.size == 1 else _in_parallel(learner)
         self._weights = learner.class_weights.cpu().numpy()
         self._steps = ceil(ceil(len(split) / settings.batch_size) / settings.accumulate)
 
@@ -110,9 +110,9 @@ class Passes:
         self.optimizer.zero_grad(set_to_none=True)
         for request in group:
             batch = next(batches)
-            alone = self.team.size == 1 or request is group[-1]
-            with nullcontext() if alone else self._wrapped.no_sync():
-                loss, logits = self._wrapped(batch, label_total, len(indices))
+            parallel = self._parallel
+            with nullcontext() if parallel is None or request is group[-1] else parallel.no_sync():
+                loss, logits = (parallel or self.learner)(batch, label_total, len(indices))
                 self.scaler.scale(loss * self.team.size).backward()  # DDP divides by the size again
             watch.add(loss.detach() * len(indices), logits, batch, len(request.indices))
         self.scaler.unscale_(self.optimizer)

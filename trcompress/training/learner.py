@@ -73,7 +73,7 @@ class Learner(nn.Module):
             label_total: sum of the class weights over all sequences of the step.
             count: number of all sequences of the step.
         """
-        view = self._teacher[0].look(batch) if self._needs_teacher else None
+        view = self._view(batch)
         if self._only_gates and view is not None:
             return self._gate_term(view) @ batch.mask / count, batch.x.new_zeros(0)
         with mixed_precision(self._settings.amp, batch.x.device):
@@ -90,9 +90,17 @@ class Learner(nn.Module):
             self._recorder.close()
 
     @property
-    def _needs_teacher(self) -> bool:
+    def needs_only_scores(self) -> bool:
+        """Whether all that is asked of the teacher are its class scores."""
         weights = self._weights
-        return bool(self._teacher) and bool(self._only_gates or weights.logits or weights.hidden or weights.gates)
+        return bool(self._teacher and weights.logits and not (weights.hidden or weights.gates or self._only_gates))
+
+    def _view(self, batch: Batch) -> View | None:
+        if self.needs_only_scores:
+            return self._teacher[0].recall(batch)
+        if self._teacher and (self._only_gates or self._weights.hidden or self._weights.gates):
+            return self._teacher[0].look(batch)
+        return None
 
     def _label_term(self, logits: Tensor, y: Tensor) -> Tensor:
         smoothing = self._settings.label_smoothing
