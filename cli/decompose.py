@@ -226,9 +226,9 @@ def _run(dense: Checkpoint, plan: Plan, warm_starts: dict[str, Any], out: Path, 
     import torch
 
     from trcompress.artifact import write_artifact
+    from trcompress.calibration import decompose_calibrated
     from trcompress.cli.console import progress_bar
     from trcompress.cli.render import print_decomposition
-    from trcompress.calibration import decompose_calibrated
     from trcompress.compress import decompose_checkpoint
 
     calibration = _calibration(given)

@@ -11,6 +11,8 @@ from trcompress.artifact import Artifact
 from trcompress.cli.console import count, out, print_json, ratio, size
 from trcompress.report import Report, WeightReport, make_report
 
+CANDIDATE_COLUMNS = ("chosen", "metric", "bias_corrected", "weight_error", "difference")
+
 
 def print_report(report: Report) -> None:
     """Print the whole report."""
@@ -62,10 +64,13 @@ def _print_candidates(candidates: Sequence[Mapping[str, Any]], most: int | None)
     table = Table(
         title="candidates, by the dense network's answers on held-out calibration data", title_justify="left"
     )
-    for column in ranked[0]:
+    columns = [column for column in ranked[0] if column != "measure"]
+    columns.sort(key=lambda column: CANDIDATE_COLUMNS.index(column) if column in CANDIDATE_COLUMNS else 99)
+    for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for candidate in shown:
-        table.add_row(*map(_cell, candidate.values()))
+        table.add_row(*(_cell(candidate.get(column)) for column in columns))
+    table.caption = f"difference: {ranked[0].get('measure', 'from the dense network')}"
     out.print(table)
     if len(shown) < len(ranked):
         out.print(f"  and {len(ranked) - len(shown)} more: trcompress report lists all", markup=False)

@@ -212,7 +212,7 @@ def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Mod
 
 
 def _describe_layer(layer: RnnLayer) -> Layer:
-    same = ("stack", "kind", "layer", "reverse", "cell", "input_size", "hidden_size", "proj_size")
+    same = [name for name in Layer.model_fields if name != "keys" and getattr(layer, name, None) is not None]
     return Layer(keys=dict(layer.keys), **{name: getattr(layer, name) for name in same})
 
 
