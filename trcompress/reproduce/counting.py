@@ -34,12 +34,15 @@ class Cost:
 class PeakMemory(TorchDispatchMode):
     """Adds up the storages that are made inside and still alive; `peak` is the most there ever were."""
 
-    def __init__(self, known: list[Tensor]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self._seen: set[int] = set()
         self.alive = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._seen.add(tensor.untyped_storage()._cdata)  # what comes from outside is not counted
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -60,37 +63,38 @@ class PeakMemory(TorchDispatchMode):
         self.alive -= size
 
 
-def cost_of(compute: Callable[..., Tensor], x: Tensor, parameters: list[Tensor]) -> Cost:
-    """Run `compute(x, *parameters)` and its backward pass under both counters.
+def cost_of(prepare: Callable[[], Callable[[Tensor], Tensor]], x: Tensor) -> Cost:
+    """Run a computation and its backward pass under each counter.
 
     Args:
-        compute: from the inputs (B, I) and the parameters to (B, O).
+        prepare: returns a fresh function from (B, I) to (B, O), its parameters made and nothing kept from earlier
+            runs; called once per counter.
         x: inputs; their gradient is asked for too, as a layer further down would.
-        parameters: all learned values.
 
     Example:
-        >>> cost_of(lambda x, w: x @ w, torch.ones(2, 3), [torch.ones(3, 5)]).forward
+        >>> weight = torch.ones(3, 5, requires_grad=True)
+        >>> cost_of(lambda: lambda x: x @ weight, torch.ones(2, 3)).forward
         30
     """
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, *parameters)]
-    operations = [_operations(compute, leaves, backward) for backward in (False, True)]
-    memory = PeakMemory(leaves)
+    forward, both = (_operations(prepare(), _leaf(x), backward) for backward in (False, True))
+    compute, leaf = prepare(), _leaf(x)
+    memory = PeakMemory()
     with memory:
-        out = compute(*leaves)
+        out = compute(leaf)
     forward_bytes, memory.peak = memory.peak, memory.alive
     seed = torch.ones_like(out)
     with memory:
         out.backward(seed)
-    return Cost(operations[0], operations[1] - operations[0], forward_bytes, memory.peak)
+    return Cost(forward, both - forward, forward_bytes, memory.peak)
 
 
-def _operations(compute: Callable[..., Tensor], leaves: list[Tensor], backward: bool) -> int:
-    for leaf in leaves:
-        leaf.grad = None
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().clone().requires_grad_()
+
+
+def _operations(compute: Callable[[Tensor], Tensor], x: Tensor, backward: bool) -> int:
     with FlopCounterMode(display=False) as counter:
-        out = compute(*leaves)
+        out = compute(x)
         if backward:
             out.backward(torch.ones_like(out))
-    for leaf in leaves:
-        leaf.grad = None
     return counter.get_total_flops() // 2
