@@ -24,7 +24,7 @@ def mode_choices(size: int, *, keep: int = 2, pad: float = 0.05, most: int | Non
 
     Example:
         >>> mode_choices(256, keep=1)
-        [(256,), (16, 16), (8, 8, 4), (4, 4, 4, 4), (4, 4, 4, 2, 2)]
+        [(256,), (16, 16), (8, 8, 4), (4, 4, 4, 4), (4, 4, 4, 2, 2), (4, 4, 2, 2, 2, 2)]
         >>> mode_choices(241, keep=1)[1]
         (19, 13)
     """

@@ -97,6 +97,7 @@ def search_weight(
         UsageError: neither or both of `budget` and `max_error`, or a budget below the smallest ring.
 
     Example:
+        >>> import torch
         >>> slot = WeightSlot("weight_ih_l0", "gru", 12, 3, 8)
         >>> found = search_weight(slot, torch.ones(24, 12), budget=40, time_budget_s=1.0)
         >>> found.chosen.error < 1e-6
