@@ -39,9 +39,8 @@ def dense_of(form, matrices):
         return matrices[0]
     S, V, *Q = matrices
     if not Q:
-        return V @ S.T
-    prefix = Q[0].shape[0] // S.shape[1]
-    return V @ torch.einsum("ic,pck->kpi", S, Q[0].view(prefix, S.shape[1], -1)).flatten(1)
+        return V @ S
+    return V @ torch.einsum("ci,pck->kpi", S, Q[0].view(-1, S.shape[0], V.shape[1])).flatten(1)
 
 
 CASES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from trcompress.contract.form import Form
 from trcompress.contract.matrices import Matrices, plain_matrices
 from trcompress.contract.watch import Stamp, watch
+from trcompress.formats import TensorRing
 from trcompress.plan import WeightPlan
 
 _BUILDING = RLock()
@@ -63,7 +65,7 @@ class MatrixCache:
     """The matrices computed from one weight's cores, by form.
 
     Args:
-        plan: the weight; its structure is a ring.
+        plan: the weight.
     """
 
     def __init__(self, plan: WeightPlan) -> None:
@@ -80,7 +82,7 @@ class MatrixCache:
             cores: the parameters, as they are now.
             keep: remember them, and the buffers they were computed in, until the cores change.
         """
-        if not _in_disguise():
+        if not in_disguise():
             kept = self._kept.get(form)
             if kept is not None and self._stamp.holds(cores):  # type: ignore[union-attr]
                 if not torch.is_grad_enabled() or not any(core.requires_grad for core in cores):
@@ -101,27 +103,36 @@ class MatrixCache:
 
     def _build(self, form: Form, cores: Sequence[Any], keep: bool) -> tuple[Tensor, ...]:
         aliases = self._restamp(cores) if keep else [core.detach() for core in cores]
+        ring = isinstance(self._plan.structure, TensorRing)
         if not torch.is_grad_enabled() or not any(core.requires_grad for core in cores):
             with torch.no_grad():
-                found = Matrices(self._plan, form, aliases).run()
+                found = (
+                    Matrices(self._plan, form, aliases).run() if ring else plain_matrices(self._plan, form, cores)
+                )
+        elif not ring:
+            return plain_matrices(self._plan, form, cores)
         else:
-            matrices = self._buffers.get(form) if keep else None
-            if matrices is None or matrices.lent:
-                matrices = Matrices(self._plan, form, aliases)
-            found = _Merge.apply(matrices, lambda values: plain_matrices(self._plan, form, values), *cores)
-            if keep:
-                self._buffers[form] = matrices
+            found = self._differentiable(form, cores, aliases, keep)
         if keep:
             self._kept[form] = found
         return found
 
+    def _differentiable(
+        self, form: Form, cores: Sequence[Any], aliases: Sequence[Tensor], keep: bool
+    ) -> tuple[Tensor, ...]:
+        matrices = self._buffers.get(form) if keep else None
+        if matrices is None or matrices.lent:
+            matrices = Matrices(self._plan, form, aliases)
+        if keep:
+            self._buffers[form] = matrices
+        return _Merge.apply(matrices, partial(plain_matrices, self._plan, form), *cores)
+
     def _restamp(self, cores: Sequence[Any]) -> list[Tensor]:
         """Forget what was computed from other values; buffers survive where the cores are where they were."""
         if self._stamp is None or not self._stamp.holds(cores):
-            before, self._stamp = self._stamp, Stamp(cores)
             self._kept = {}
-            if before is None or not before.same_place(self._stamp):
-                self._buffers = {}
+            if self._stamp is None or not self._stamp.renew(cores):
+                self._stamp, self._buffers = Stamp(cores), {}
         return self._stamp.aliases
 
 
@@ -131,7 +142,7 @@ def _keeps_graph() -> bool:
     return asks is None or bool(asks())
 
 
-def _in_disguise() -> bool:
+def in_disguise() -> bool:
     """Whether tensors are now stand-ins, for a compiler, a tracer or a function transform."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 

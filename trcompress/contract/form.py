@@ -29,10 +29,13 @@ class Form:
     offset: int = 0
     columns: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.kind}, cut after {self.split} input cores" if self.split else self.kind
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a ring's matrices at one split: x (N * prefix, suffix) @ S, then (N, prefix * columns) @ Q.
+    """The sizes of a ring's matrices at one split: x (N * prefix, suffix) @ S', then (N, prefix * columns) @ Q.
 
     `columns` and `width` are rounded up with zeros where thin products gain by it: 25 columns take longer than 32.
     """
@@ -53,9 +56,14 @@ class Sizes:
         return cls(plan.copies, ranks[0], ranks[split], ranks[len(modes)], prod(modes[:split]), suffix)
 
     @property
+    def used(self) -> int:
+        """Rows of S that hold values."""
+        return self.copies * self.rs * self.rn
+
+    @property
     def columns(self) -> int:
-        """Columns of S: (copies, rs, rn), rounded up."""
-        return round_up(self.copies * self.rs * self.rn)
+        """Rows of S: (copies, rs, rn), rounded up."""
+        return round_up(self.used)
 
     @property
     def width(self) -> int:

@@ -1,8 +1,8 @@
 """The few matrices that one form of a ring weight needs, computed from the cores and differentiated by hand.
 
-    ring      x (N*p, s) @ S -> (N, p * C) @ Q -> z (N, K),  V (G*H, K) the kernel's input weight
-    merged    x (N, I) @ A -> z (N, K),                      V
-    dense     W (G*H, I) = V @ A'
+    ring      x (N*p, s) @ S' -> (N, p * C) @ Q -> z (N, K),  V (G*H, K) the kernel's input weight
+    merged    x (N, I) @ S' -> z (N, K),                      V
+    dense     W (G*H, I) = V @ S
 
 `Matrices` keeps buffers between training steps; `plain_matrices` says the same in ordinary differentiable
 operations, for tracing, for transforms and for second derivatives.
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trcompress.contract.expand import ring_factors
+from trcompress.contract.expand import cores_to_dense, ring_factors
 from trcompress.contract.forest import Forest
 from trcompress.contract.form import Form, Sizes
+from trcompress.formats import TensorRing
 from trcompress.formats.chain import merge
 from trcompress.plan import WeightPlan
 
@@ -45,6 +46,7 @@ class Matrices:
         self._forest = Forest([chain for chain in chains if chain])
         self._layout = _Layout(plan, form, leaves[0])
         self._targets, self._sources = zip(*self._layout.pairs(self._forest.roots), strict=True)
+        self._targets_back: list[Tensor] | None = None
         self._lease: ref[_Lease] | None = None
         self.runs = 0
         self._shared = self._returned = False
@@ -81,8 +83,10 @@ class Matrices:
 
     def backward(self, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Carry gradients of the matrices to the cores."""
+        if self._targets_back is None:
+            self._targets_back = self._layout.root_views(self._forest.root_gradients())
         wide = [grad.to(self._leaves[0].dtype) for grad in grads]
-        self._layout.backward(wide, self._forest.root_gradients())
+        self._layout.backward(wide, self._targets_back)
         found = self._forest.backward()
         if self._leaves[0].dtype == self._cores[0].dtype:
             return tuple(torch._foreach_mul(found, 1.0))
@@ -94,7 +98,7 @@ class _Lease:
 
 
 class _Layout:
-    """Where the values of the merged cores go in S, Q and V, or in A' and V of the dense product."""
+    """Where the values of the merged cores go in S, Q and V, or in the factors of W."""
 
     def __init__(self, plan: WeightPlan, form: Form, like: Tensor) -> None:
         self._plan, self._form, self._sizes = plan, form, Sizes.of(plan, form.split)
@@ -105,21 +109,31 @@ class _Layout:
             self._V = like.new_zeros(plan.copies, slot.output_size // plan.copies, sizes.r0 * sizes.rn)
             self._W = like.new_empty(slot.output_size, slot.input_size)
         else:
-            self._S = like.new_zeros(sizes.suffix, sizes.columns)
+            self._S = like.new_zeros(sizes.columns, sizes.suffix)
             self._V = like.new_zeros(slot.output_size, form.columns or sizes.width)
         self._Q = like.new_zeros(sizes.prefix * sizes.columns, sizes.width) if form.split else None
 
     def pairs(self, roots: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return (view of a matrix, view of a merged core) for each copy to make."""
-        *prefix, suffix, output = roots
-        pairs = [
-            (self._s_view(self._S), self._suffix_view(suffix)),
-            (self._v_view(self._V), self._out_view(output)),
-        ]
+        suffix, output, *prefix = self.root_views(roots)
+        pairs = [(self._s_view(self._S), suffix), (self._v_view(self._V), output)]
         if self._Q is not None:
-            source = self._prefix_view(prefix[0]).unsqueeze(-1).expand(*[-1] * 4, self._sizes.rn)
-            pairs.append((self._q_view(self._Q), source))
+            pairs.append((self._q_view(self._Q), prefix[0].unsqueeze(-1).expand(*[-1] * 4, self._sizes.rn)))
         return pairs
+
+    def root_views(self, roots: Sequence[Tensor]) -> list[Tensor]:
+        """See the merged cores (or their gradients) as S, V and Q have their values, padding cropped.
+
+        Returns:
+            (copies, rs, suffix, rn), (G, H, r0, rn) and, where there is a cut, (copies, r0, prefix, rs).
+        """
+        *prefix, suffix, output = (root.view(-1, *root.shape[-3:]) for root in roots)
+        slot, (rn, _, r0) = self._plan.slot, output.shape[-3:]
+        if self._plan.per_gate:
+            grid = output.permute(0, 2, 3, 1)
+        else:
+            grid = output.view(rn, slot.gates, self._plan.padded_hidden, r0).permute(1, 2, 3, 0)
+        return [suffix[:, :, : self._sizes.suffix], grid[:, : slot.hidden_size], *prefix]
 
     def finish(self) -> list[Tensor]:
         """Return the matrices of the form, once the copies are made."""
@@ -129,25 +143,21 @@ class _Layout:
         return [self._S, self._V] if self._Q is None else [self._S, self._V, self._Q]
 
     def backward(self, grads: Sequence[Tensor], roots: Sequence[Tensor]) -> None:
-        """Put the gradients of the matrices where those of the merged cores are wanted."""
-        *prefix, suffix, output = roots
+        """Put the gradients of the matrices into the `root_views` of the merged cores' gradients."""
         if self._dense:
             W = grads[0].contiguous().view(self._plan.copies, -1, grads[0].shape[1])
             grads = (self._V.mT @ W, W @ self._S.mT)
         S, V, *Q = (grad.contiguous() for grad in grads)
-        torch._foreach_copy_(
-            [self._suffix_view(suffix), self._out_view(output)], [self._s_view(S), self._v_view(V)]
-        )
+        torch._foreach_copy_(list(roots[:2]), [self._s_view(S), self._v_view(V)])
         if Q:
-            torch.sum(self._q_view(Q[0]), -1, out=self._prefix_view(prefix[0]))
+            torch.sum(self._q_view(Q[0]), -1, out=roots[2])
 
     def _s_view(self, S: Tensor) -> Tensor:
-        """(copies, rs, suffix, rn) of S (suffix, columns), or of A' (copies, r0 * rn, I) of the dense form."""
-        rs, rn = self._sizes.rs, self._sizes.rn
-        if self._dense:
-            inputs = S.shape[-1]
-            return S.as_strided((S.shape[0], rs, inputs, rn), (rs * rn * inputs, rn * inputs, 1, inputs))
-        return S.as_strided((self._sizes.copies, rs, S.shape[0], rn), (rs * rn, rn, S.shape[1], 1))
+        """(copies, rs, suffix, rn) of S (columns, suffix), or of the dense form's (copies, r0 * rn, I)."""
+        s = self._sizes
+        return S.as_strided(
+            (s.copies, s.rs, s.suffix, s.rn), (s.rs * s.rn * s.suffix, s.rn * s.suffix, 1, s.suffix)
+        )
 
     def _v_view(self, V: Tensor) -> Tensor:
         """(G, H, r0, rn) of V; with a ring per gate, of its blocks."""
@@ -163,36 +173,23 @@ class _Layout:
         strides = (s.rs * s.rn * width + s.r0 * s.rn, s.rn, s.columns * width, s.rn * width, width + 1)
         return Q.as_strided((s.copies, s.r0, s.prefix, s.rs, s.rn), strides)
 
-    def _suffix_view(self, root: Tensor) -> Tensor:
-        """(copies, rs, suffix, rn): the merged input cores right of the cut, padding cropped."""
-        return root.view(-1, *root.shape[-3:])[:, :, : self._sizes.suffix]
-
-    def _prefix_view(self, root: Tensor) -> Tensor:
-        """(copies, r0, prefix, rs): the merged input cores left of the cut."""
-        return root.view(-1, *root.shape[-3:])
-
-    def _out_view(self, root: Tensor) -> Tensor:
-        """(G, H, r0, rn): the merged output cores, padding cropped."""
-        slot, padded = self._plan.slot, self._plan.padded_hidden
-        rn, _, r0 = root.shape[-3:]
-        if self._plan.per_gate:
-            grid = root.permute(0, 2, 3, 1)
-        else:
-            grid = root.view(rn, slot.gates, padded, r0).permute(1, 2, 3, 0)
-        return grid[:, : slot.hidden_size]
-
 
 def plain_matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return what `Matrices.run` does, in operations that autograd, tracers and transforms understand."""
+    """Return what `Matrices.run` does, in operations that autograd, tracers and transforms understand.
+
+    Paired formats have the dense form alone: (W,).
+    """
     dtype = cores[0].dtype
     exact = list(cores) if dtype in EXACT else [core.float() for core in cores]
+    if not isinstance(plan.structure, TensorRing):
+        return (cores_to_dense(plan, exact).to(dtype),)
     A, B = ring_factors(plan, exact)  # (I, K), (K, G*H)
     if form.kind == "dense":
         return ((B.T @ A.T).to(dtype),)
     sizes = Sizes.of(plan, form.split)
     spare = (form.columns or sizes.width) - form.offset - B.shape[0]
     V = F.pad(B.T, (form.offset, spare))
-    matrices = [F.pad(A, (0, sizes.width - A.shape[1])), V]
+    matrices = [F.pad(A.T, (0, 0, 0, sizes.width - A.shape[1])), V]
     if form.split:
         matrices = [_plain_s(plan, sizes, form.split, exact), V, _plain_q(sizes, exact[: form.split])]
     return tuple(matrix.to(dtype) for matrix in matrices)
@@ -200,8 +197,8 @@ def plain_matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tup
 
 def _plain_s(plan: WeightPlan, sizes: Sizes, split: int, cores: Sequence[Tensor]) -> Tensor:
     suffix = merge(cores[split : len(plan.structure.in_modes)])  # (copies?, rs, suffix, rn)
-    S = suffix.view(-1, *suffix.shape[-3:]).permute(2, 0, 1, 3).flatten(1)
-    return F.pad(S, (0, sizes.columns - S.shape[1]))
+    S = suffix.reshape(-1, *suffix.shape[-3:]).transpose(2, 3).flatten(0, 2)  # (copies * rs * rn, suffix)
+    return F.pad(S, (0, 0, 0, sizes.columns - S.shape[0]))
 
 
 def _plain_q(sizes: Sizes, cores: Sequence[Tensor]) -> Tensor:

@@ -66,23 +66,31 @@ class Stamp:
     def __init__(self, parameters: Sequence[Watched]) -> None:
         # Detached aliases keep the memory alive: a freed address could come back with other values.
         self.aliases = [parameter.detach() for parameter in parameters]
-        self._seen = [(one, one._version, one._touches, one.data_ptr(), one.requires_grad) for one in parameters]
+        self._seen = [_state(parameter) for parameter in parameters]
 
     def holds(self, parameters: Sequence[Any]) -> bool:
         """Whether these are the same parameters with the same values in the same place."""
         if len(parameters) != len(self._seen):
             return False
-        for one, (seen, version, touches, pointer, trained) in zip(parameters, self._seen, strict=True):
+        for one, (seen, pointer, version, touches, trained) in zip(parameters, self._seen, strict=True):
             if one is not seen or one._version != version or one._touches != touches:
                 return False
             if one.data_ptr() != pointer or one.requires_grad is not trained:
                 return False
         return True
 
-    def same_place(self, other: Stamp) -> bool:
-        """Whether the other stamp's parameters lie in the same memory."""
-        mine, theirs = (
-            [(alias.data_ptr(), alias.dtype, alias.shape, alias.stride()) for alias in stamp.aliases]
-            for stamp in (self, other)
-        )
-        return mine == theirs
+    def renew(self, parameters: Sequence[Watched]) -> bool:
+        """Take the values as they are now, if these are the same parameters in the same place.
+
+        Returns:
+            Whether they are; else the stamp is left as it was.
+        """
+        for one, (seen, pointer, *_), alias in zip(parameters, self._seen, self.aliases, strict=True):
+            if one is not seen or one.data_ptr() != pointer or one.shape != alias.shape:
+                return False
+        self._seen = [_state(parameter) for parameter in parameters]
+        return True
+
+
+def _state(one: Watched) -> tuple[Watched, int, int, int, bool]:
+    return one, one.data_ptr(), one._version, one._touches, one.requires_grad

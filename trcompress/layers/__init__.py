@@ -2,7 +2,7 @@
 
 from trcompress.contract import cores_to_dense
 from trcompress.layers.cells import TRGRUCell, TRLSTMCell, TRRNNCell
-from trcompress.layers.convert import RING_OF, from_dense, is_recurrent, slots_of, to_dense_module
+from trcompress.layers.convert import RECURRENT, RING_OF, from_dense, is_recurrent, slots_of, to_dense_module
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from trcompress.layers import kernels
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.feed import bottleneck_forms, dense_of, enter, use_of
 from trcompress.layers.resolve import module_slots, resolve
 from trcompress.layers.stack import build_parameters, reset
+from trcompress.layers.strategy import Evaluated
 
 
-class RingCell(nn.Module):
+class RingCell(Evaluated):
     """What the three cells share; `template` is the torch.nn cell on the meta device."""
 
     mode: str
@@ -21,7 +24,7 @@ class RingCell(nn.Module):
     input_size: int
     hidden_size: int
     weight_ih: CoreWeight | Tensor
-    weight_hh: CoreWeight | Tensor
+    weight_hh: Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
 
@@ -70,10 +73,14 @@ class RingCell(nn.Module):
         return tuple(part.squeeze(0) for part in result) if self.mode == "LSTM" else result.squeeze(0)
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> Any:
-        weights = [self.weight_ih, self.weight_hh]
-        dense = [weight.to_dense() if isinstance(weight, CoreWeight) else weight for weight in weights]
+        use = use_of(self, [self.weight_ih], x.shape[0], x)
+        forms = bottleneck_forms([self.weight_ih], replace(use, repacks=False), self._strategy)
+        if forms is None:
+            weight = dense_of(self.weight_ih, self._strategy)
+        else:
+            x, (weight,) = enter(x, [self.weight_ih], forms, self._strategy)
         hx = states if self.mode == "LSTM" else states[0]
-        return kernels.CELL[self.mode](x, hx, *dense, self.bias_ih, self.bias_hh)
+        return kernels.CELL[self.mode](x, hx, weight, self.weight_hh, self.bias_ih, self.bias_hh)
 
 
 class TRLSTMCell(RingCell):

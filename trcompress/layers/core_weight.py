@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.contract import cores_to_dense, ring_factors
+from trcompress.contract import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing
 from trcompress.plan import WeightPlan
@@ -37,16 +37,16 @@ class CoreWeight(nn.Module):
         >>> weight = CoreWeight(plan)
         >>> weight.reset_parameters(variance=0.01)
         >>> tuple(weight.to_dense().shape), sum(core.numel() for core in weight.core)
-        ((96, 20), 207)
+        ((96, 20), 261)
     """
 
     def __init__(self, plan: WeightPlan, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.plan = plan
+        self._evaluator = Evaluator(plan)
         lead = (plan.copies,) if plan.per_gate else ()
         self.core = nn.ParameterList(
-            nn.Parameter(torch.empty(*lead, *shape, device=device, dtype=dtype))
-            for shape in plan.structure.core_shapes
+            Watched(torch.empty(*lead, *shape, device=device, dtype=dtype)) for shape in plan.structure.core_shapes
         )
 
     @property
@@ -117,6 +117,59 @@ class CoreWeight(nn.Module):
         if isinstance(structure, BlockTerm):
             return [structure.blocks, *[structure.rank] * len(structure.in_modes)]
         return list(structure.ranks[:-1])
+
+    @property
+    def trains(self) -> bool:
+        """Whether a core takes part in training."""
+        return any(core.requires_grad for core in self.core.parameters(recurse=False))
+
+    def form(self, use: Use, strategy: str) -> Form:
+        """Return how the weight is evaluated in this use; see `trcompress.contract`."""
+        if torch.compiler.is_compiling():
+            return self._evaluator.fixed_form(strategy)
+        return self._evaluator.form(use, strategy)
+
+    @property
+    def last_form(self) -> Form | None:
+        """The form of the latest evaluation, or None before the first."""
+        return self._evaluator.last
+
+    def width(self, form: Form) -> int:
+        """Values a step that `enter` produces."""
+        return self._evaluator.width(form)
+
+    def enter(self, x: Tensor, form: Form, keep: bool = True) -> tuple[Tensor, Tensor]:
+        """Return (z, V) with x @ W.T == z @ V.T, for a form other than dense; see `trcompress.contract`."""
+        return self._evaluator.enter(x, self._cores(), form, keep)
+
+    def weight(self, keep: bool = True) -> Tensor:
+        """Return the dense weight; with `keep`, remembered until the cores change."""
+        return self._evaluator.dense(self._cores(), keep)
+
+    def forget(self) -> None:
+        """Drop everything computed from the cores; the next use computes it again."""
+        self._evaluator.clear()
+
+    def train(self, mode: bool = True) -> CoreWeight:
+        """Set the mode; what the other mode kept is dropped."""
+        if mode != self.training:
+            self.forget()
+        return super().train(mode)
+
+    def _cores(self) -> list[Any]:
+        return list(self.core._parameters.values())
+
+    def _apply(self, *args: Any, **kwargs: Any) -> CoreWeight:
+        self.forget()
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be computed again: copies and pickles hold the cores alone."""
+        return {name: value for name, value in self.__dict__.items() if name != "_evaluator"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._evaluator = Evaluator(self.plan)
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -14,11 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.feed import bottleneck_forms, dense_of, enter, use_of
 from trcompress.layers.resolve import module_slots, resolve
+from trcompress.layers.strategy import Evaluated
 from trcompress.plan import WeightPlan
 
 
-class RingStack(nn.Module):
+class RingStack(Evaluated):
     """A recurrent stack whose input weights may be cores; every other parameter is named as in torch.nn.
 
     Args:
@@ -42,7 +43,11 @@ class RingStack(nn.Module):
         super().__init__()
         for name in SETTINGS:
             setattr(self, name, getattr(template, name))
-        self._flat_names = [name for names in template._all_weights for name in names]
+        directions = 2 if self.bidirectional else 1
+        keys = [
+            template._all_weights[at : at + directions] for at in range(0, len(template._all_weights), directions)
+        ]
+        self._keys = [([names[0] for names in layer], [names[1:] for names in layer]) for layer in keys]
         plans = resolve(module_slots(template), **ring)
         build_parameters(self, template, plans, device, dtype)
         self.reset_parameters()
@@ -67,15 +72,13 @@ class RingStack(nn.Module):
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         arguments.check_input(self, input, batched_dims=3)
-        batched = input.dim() == 3
-        x = input if batched else input.unsqueeze(1)
-        batch_first = self.batch_first and batched
-        x = x.transpose(0, 1) if batch_first else x
-        hx = arguments.initial_state(self, x, x.size(1), hx, batched)
-        output, states = self._stack(x, None, hx)
-        if not batched:
+        if input.dim() == 2:
+            hx = arguments.initial_state(self, input, 1, hx, batched=False)
+            output, states = self._stack(input.unsqueeze(1), None, hx, False)
             return output.squeeze(1), arguments.each(states, lambda state: state.squeeze(1))
-        return output.transpose(0, 1) if batch_first else output, states
+        hx = arguments.initial_state(self, input, input.size(0 if self.batch_first else 1), hx, batched=True)
+        output, states = self._stack(input, None, hx, self.batch_first)
+        return output.transpose(0, 1) if self.batch_first else output, states
 
     def _packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         data, batch_sizes, order, back = packed
@@ -83,44 +86,72 @@ class RingStack(nn.Module):
         hx = arguments.initial_state(self, data, int(batch_sizes[0]), hx, True)
         if order is not None:
             hx = arguments.each(hx, lambda state: state.index_select(1, order))
-        output, states = self._stack(data, batch_sizes, hx)
+        output, states = self._stack(data, batch_sizes, hx, False)
         if back is not None:
             states = arguments.each(states, lambda state: state.index_select(1, back))
         return PackedSequence(output, batch_sizes, order, back), states
 
-    def _stack(self, x: Tensor, batch_sizes: Tensor | None, hx: Any) -> tuple[Tensor, Any]:
+    def _stack(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> tuple[Tensor, Any]:
         """Run the layers in groups; a group is one kernel call and begins where a bottleneck feeds it."""
-        directions = 2 if self.bidirectional else 1
-        starts = [layer for layer in range(self.num_layers) if layer == 0 or self._has_cores(layer)]
-        parts = []
-        for start, stop in pairwise([*starts, self.num_layers]):
-            if start and self.dropout:
-                x = nn.functional.dropout(x, self.dropout, self.training)
-            z, flat = self._enter(x, start, stop)
-            rows = slice(start * directions, stop * directions)
-            state = arguments.each(hx, itemgetter(rows))
-            settings = (self.bias, stop - start, self.dropout, self.training, self.bidirectional)
-            x, *final = kernels.run(self.mode, z, batch_sizes, state, flat, settings)
-            parts.append(final)
-        joined = [states[0] if len(states) == 1 else torch.cat(states) for states in zip(*parts, strict=True)]
-        return x, tuple(joined) if self.mode == "LSTM" else joined[0]
+        rows = x.shape[:-1].numel()
+        group = _Group(self, x, batch_sizes, hx, batch_first)
+        for layer, (inputs, others) in enumerate(self._keys):
+            weights = [self._get(name) for name in inputs]
+            use = use_of(self, weights, rows, x, first=layer == 0)
+            forms = bottleneck_forms(weights, use, self._strategy)
+            if forms is None:
+                entered = [dense_of(weight, self._strategy) for weight in weights]
+            else:
+                group.flush(layer)
+                group.x, entered = enter(group.x, weights, forms, self._strategy)
+            for weight, names in zip(entered, others, strict=True):
+                group.weights += [weight, *map(self._get, names)]
+        return group.finish()
 
-    def _has_cores(self, layer: int) -> bool:
-        return any(isinstance(self._weight(name), CoreWeight) for name in self._names(layer, "weight_ih"))
+    def _get(self, name: str) -> Any:
+        found = self._parameters.get(name)
+        return getattr(self, name) if found is None else found
 
-    def _names(self, layer: int, kind: str) -> list[str]:
-        return [f"{kind}_l{layer}{suffix}" for suffix in ("", "_reverse")[: 2 if self.bidirectional else 1]]
 
-    def _weight(self, name: str) -> Any:
-        return getattr(self, name)
+class _Group:
+    """Layers gathered for one kernel call; `flush` runs them."""
 
-    def _enter(self, x: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
-        flat = []
-        names = [name for name in self._flat_names if start <= _layer_of(name) < stop]
-        for name in names:
-            weight = self._weight(name)
-            flat.append(weight.to_dense() if isinstance(weight, CoreWeight) else weight)
-        return x, flat
+    def __init__(self, stack: RingStack, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> None:
+        self._stack, self._batch_sizes, self._hx, self._batch_first = stack, batch_sizes, hx, batch_first
+        self.x = x
+        self.weights: list[Tensor] = []
+        self._start = 0
+        self._finals: list[list[Tensor]] = []
+
+    def flush(self, layer: int) -> None:
+        """Run what was gathered before this layer."""
+        if layer == self._start:
+            return
+        stack = self._stack
+        self._run(layer)
+        if stack.dropout and layer < stack.num_layers:
+            self.x = nn.functional.dropout(self.x, stack.dropout, stack.training)
+
+    def finish(self) -> tuple[Tensor, Any]:
+        """Run the rest; return the output and the final states of all layers."""
+        self.flush(self._stack.num_layers)
+        if len(self._finals) == 1:
+            states = tuple(self._finals[0])
+        else:
+            states = tuple(torch.cat(parts) for parts in zip(*self._finals, strict=True))
+        return self.x, states if self._stack.mode == "LSTM" else states[0]
+
+    def _run(self, stop: int) -> None:
+        stack, hx = self._stack, self._hx
+        if stop - self._start < stack.num_layers:
+            directions = 2 if stack.bidirectional else 1
+            hx = arguments.each(hx, itemgetter(slice(self._start * directions, stop * directions)))
+        settings = (stack.bias, stop - self._start, stack.dropout, stack.training, stack.bidirectional)
+        x = self.x.transpose(0, 1) if self._batch_first else self.x
+        self._batch_first = False
+        self.x, *finals = kernels.run(stack.mode, x, self._batch_sizes, hx, self.weights, settings)
+        self._finals.append(finals)
+        self._start, self.weights = stop, []
 
 
 SETTINGS = (
@@ -160,7 +191,3 @@ def reset(layer: nn.Module, hidden_size: int) -> None:
     for weight in layer.children():
         if isinstance(weight, CoreWeight):
             weight.reset_parameters(bound**2 / 3)
-
-
-def _layer_of(name: str) -> int:
-    return int(name.removesuffix("_reverse").rsplit("_l", 1)[1])

@@ -1,0 +1,121 @@
+"""One weight's evaluation: the form chosen for the case at hand, its matrices, and the inputs through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcompress.contract.cache import MatrixCache
+from trcompress.contract.cost import Use, choose, estimates
+from trcompress.contract.form import Form, Sizes
+from trcompress.contract.paired import paired_product
+from trcompress.contract.project import project
+from trcompress.errors import UsageError, nearest
+from trcompress.formats import TensorRing
+from trcompress.plan import WeightPlan
+
+STRATEGIES = ("auto", "ring", "merged", "dense")
+"""auto: the cheapest by the cost model. ring: from the cores at each call, nothing else kept in memory.
+merged: with the input cores merged. dense: with the weight materialised."""
+
+
+NOMINAL_ROWS = 128
+"""Rows assumed where the real number is not known: a graph traced once serves all batches."""
+
+
+class Evaluator:
+    """Evaluates one weight from its cores.
+
+    Args:
+        plan: the weight and its structure.
+    """
+
+    def __init__(self, plan: WeightPlan) -> None:
+        self._plan = plan
+        self._cache = MatrixCache(plan)
+        self._chosen: dict[tuple[str, Use, int], Form] = {}
+        self._fixed = self._choose(Use(NOMINAL_ROWS, training=True), "auto")
+        self.last: Form | None = None
+        self.clear = self._cache.clear
+
+    def form(self, use: Use, strategy: str = "auto") -> Form:
+        """Return how the weight is evaluated in this use.
+
+        Args:
+            use: rows, training, device.
+            strategy: one of STRATEGIES.
+        """
+        key = (strategy, use, torch.get_num_threads())
+        found = self._chosen.get(key)
+        if found is None:
+            found = self._chosen[key] = self._choose(use, strategy)
+        self.last = found
+        return found
+
+    def fixed_form(self, strategy: str = "auto") -> Form:
+        """Return a form that no size of the input changes, for compiled and exported graphs."""
+        return self._fixed if strategy in ("auto", "ring") else self._choose(Use(NOMINAL_ROWS), strategy)
+
+    def width(self, form: Form) -> int:
+        """Values a step that `enter` produces."""
+        if isinstance(self._plan.structure, TensorRing):
+            return Sizes.of(self._plan, form.split).width
+        return self._plan.slot.output_size
+
+    def dense(self, cores: Sequence[Any], keep: bool = True) -> Tensor:
+        """Return the weight (G*H, I); with `keep`, remembered until the cores change."""
+        return self._cache.get(Form("dense"), cores, keep)[0]
+
+    def enter(self, x: Tensor, cores: Sequence[Any], form: Form, keep: bool = True) -> tuple[Tensor, Tensor]:
+        """Take inputs through the form.
+
+        Args:
+            x: (..., I).
+            cores: the parameters.
+            form: not the dense one.
+            keep: remember the matrices until the cores change.
+
+        Returns:
+            (z (..., width), V (G*H, columns)) with x @ W.T == z @ V[:, offset : offset + width].T
+        """
+        if not isinstance(self._plan.structure, TensorRing):
+            z = paired_product(self._plan, cores, x)
+            return z, _identity(z.shape[-1], form.offset, form.columns or z.shape[-1], z.dtype, z.device)
+        S, V, *Q = self._cache.get(form, cores, keep)
+        return project(x, S, Q[0] if Q else None, Sizes.of(self._plan, form.split).used), V
+
+    def _choose(self, use: Use, strategy: str) -> Form:
+        if strategy == "auto":
+            return choose(self._plan, use)
+        if strategy == "ring":
+            priced = [one for one in estimates(self._plan, replace(use, training=True)) if one.form.kind != "dense"]
+            return min(priced, key=lambda one: one.seconds).form
+        if strategy == "merged" and not isinstance(self._plan.structure, TensorRing):
+            return Form("ring")
+        return Form(strategy)
+
+
+def check_strategy(strategy: str) -> str:
+    """Return a known strategy.
+
+    Raises:
+        UsageError: it is none of STRATEGIES.
+    """
+    if strategy not in STRATEGIES:
+        raise UsageError(
+            f"strategy must be one of {', '.join(STRATEGIES)}: got {strategy!r}{nearest(strategy, STRATEGIES)}"
+        )
+    return strategy
+
+
+@lru_cache(maxsize=8)
+def _identity(size: int, offset: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        eye = torch.zeros(size, columns, dtype=dtype, device=device)
+        eye[:, offset : offset + size].fill_diagonal_(1.0)
+        return eye

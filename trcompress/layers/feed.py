@@ -1,0 +1,62 @@
+"""From a layer's inputs to what the recurrent kernel is fed, for one weight per direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcompress.contract import Form, Use
+from trcompress.layers.core_weight import CoreWeight
+
+Weight = CoreWeight | Tensor
+
+
+def use_of(layer: Any, weights: Sequence[Weight], rows: int, x: Tensor, first: bool = True) -> Use:
+    """Describe the case at hand for the cost model; sizes are rounded so that few cases differ."""
+    training = layer.training and any(isinstance(weight, CoreWeight) and weight.trains for weight in weights)
+    repacks = layer.mode == "LSTM" and not x.is_cuda
+    return Use(_rounded(rows), training, training and (x.requires_grad or not first), repacks, x.is_cuda)
+
+
+def bottleneck_forms(weights: Sequence[Weight], use: Use, strategy: str) -> list[Form] | None:
+    """Return each direction's form with its place in the kernel's input, or None where the kernel reads x."""
+    forms = []
+    for weight in weights:
+        form = weight.form(use, strategy) if isinstance(weight, CoreWeight) else None
+        if form is None or form.kind == "dense":
+            return None
+        forms.append(form)
+    if len(forms) == 1:
+        return forms
+    widths = [weight.width(form) for weight, form in zip(weights, forms, strict=True)]  # type: ignore[union-attr]
+    return [replace(form, offset=sum(widths[:at]), columns=sum(widths)) for at, form in enumerate(forms)]
+
+
+def enter(x: Tensor, weights: Sequence[Any], forms: Sequence[Form], strategy: str) -> tuple[Tensor, list[Tensor]]:
+    """Take the inputs through the bottleneck of each direction.
+
+    Returns:
+        (z, one input weight per direction); each weight is zero where z holds the other direction's values, so that
+        one bidirectional kernel call serves both.
+    """
+    keep = strategy != "ring"
+    parts = [weight.enter(x, form, keep) for weight, form in zip(weights, forms, strict=True)]
+    zs = [z for z, _ in parts]
+    return zs[0] if len(zs) == 1 else torch.cat(zs, -1), [V for _, V in parts]
+
+
+def dense_of(weight: Weight, strategy: str) -> Tensor:
+    """Return the weight as the kernel takes it."""
+    return weight.weight(strategy != "ring") if isinstance(weight, CoreWeight) else weight
+
+
+def _rounded(rows: Any) -> int:
+    """Keep the three leading bits."""
+    if not isinstance(rows, int):
+        return 0  # traced with sizes unknown: the form is fixed
+    shift = max(0, rows.bit_length() - 3)
+    return max(1, rows >> shift << shift)
