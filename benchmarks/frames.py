@@ -58,7 +58,7 @@ def open_clips(folder: Path, groups: int) -> DataSet:
     """Make the clips if they are not there, and hold out whole groups; they take the validation part's place."""
     tree = folder / f"clips-{groups}"
     if not tree.is_dir():
-        make_clips(tree, groups=groups, **CLIPS)  # type: ignore[arg-type]
+        make_clips(tree, groups=groups, **CLIPS)
     data = load_data(
         tree, split="group", test_fraction=0.2, validation_fraction=0.0, frames=6, cache_dir=folder / "cache"
     )

@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 
 from trcompress.files import write_text
+from trcompress.plots import draw, write_numbers
+from trcompress.reproduce.figure7 import figure7
 from trcompress.reproduce.results_page import find_results, results_page
 
 
@@ -20,7 +22,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=root / "RESULTS.md", help="page to write")
     given = parser.parse_args()
     found = find_results(given.results)
-    write_text(given.out, results_page(found, given.out.resolve().parent))
+    together = figure7([result for _, result in found])
+    write_numbers(given.results, together)
+    pictures = draw(given.results, together)
+    write_text(given.out, results_page(found, given.out.resolve().parent, pictures))
     print(f"{given.out}: {len(found)} results")
 
 

@@ -22,6 +22,7 @@ from trcompress.recipe_fields import Reading
 from trcompress.reproduce import read_result, reproduce
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.counting import PeakMemory, cost_of
+from trcompress.reproduce.figure7 import figure7
 from trcompress.reproduce.machine import this_machine
 from trcompress.reproduce.paper_order import apply_in_order
 from trcompress.reproduce.random_features import random_network
@@ -254,6 +255,23 @@ def test_the_page_shows_figures_side_by_side_with_commands_and_pictures(tmp_path
     assert "command: `trcompress reproduce r`" in page
     assert "Rehearsal (`--quick`)" in page
     assert page.count("![P](results/a/p.png)") == 1
+
+
+def test_the_rows_of_table_1_are_drawn_together():
+    def row(method, ratio, **changes):
+        curve = Curve(name="group, seed 0", x=(1.0, 2.0), y=(3.0, ratio))
+        plots = (Plot(file="loss", title="", x_label="", y_label="", curves=(curve,)),)
+        rows = (Row(name="compression ratio (Eq. 7)", measured=ratio),)
+        found = Findings(data="procedural clips (c)", rows=rows, plots=plots)
+        return result(row=f"Table 1 and Figure 7, {method}", findings=found, **changes)
+
+    plots = figure7(
+        [row("LSTM", 1.0), row("TR-LSTM", 34192.7), row("TT-LSTM", 5.0, quick=True), result(row="Figure 5")]
+    )
+    assert [plot.file for plot in plots] == ["figure7-compression", "figure7-loss"]
+    assert {curve.name: curve.y for curve in plots[0].curves} == {"LSTM": (1.0,), "TR-LSTM": (34192.7,)}
+    assert [curve.name for curve in plots[1].curves] == ["LSTM, group, seed 0", "TR-LSTM, group, seed 0"]
+    assert figure7([row("LSTM", 1.0)]) == ()
 
 
 def _folder(path):

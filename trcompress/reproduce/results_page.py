@@ -21,12 +21,13 @@ def find_results(folder: str | Path) -> list[tuple[Path, Result]]:
     return sorted(found, key=lambda pair: (_place(pair[1].row), pair[1].recipe))
 
 
-def results_page(found: Sequence[tuple[Path, Result]], base: str | Path) -> str:
+def results_page(found: Sequence[tuple[Path, Result]], base: str | Path, pictures: Sequence[Path] = ()) -> str:
     """Render results as one page.
 
     Args:
         found: folders and results, in order.
         base: the page's folder; pictures are linked from there.
+        pictures: of several results together, shown at the end.
     """
     base = Path(base)
     parts = [
@@ -40,6 +41,10 @@ def results_page(found: Sequence[tuple[Path, Result]], base: str | Path) -> str:
     ]
     for folder, result in found:
         parts += ["", *_section(folder, result, base)]
+    if pictures:
+        parts += ["", "## Table 1 together (Figure 7)"]
+    for path in pictures:
+        parts += ["", f"![{path.stem}]({_link(path, base)})"]
     return "\n".join(parts) + "\n"
 
 
