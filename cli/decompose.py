@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.goal import GOALS, goal_options, search
-from trcompress.cli.task_options import read_data_options
+from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options, search
 from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,22 +36,9 @@ _OPTIONS = (
 )
 
 
-_CALIBRATION = (
-    click.option("--calibrate", metavar="DATA", help="Choose cores by what the network does on these inputs."),
-    click.option("--refine", type=int, default=0, metavar="STEPS", help="Then match the dense network's states."),
-    click.option(
-        "--data-option", "data_options", multiple=True, metavar="KEY=VALUE", help="Of --calibrate's data."
-    ),
-    click.option("--head", metavar="KEY", help="Layer whose outputs count [default: found by its shape]."),
-    click.option(
-        "--readout", type=click.Choice(["final", "every"]), help="Outputs that count [default: by the data]."
-    ),
-)
-
-
 def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that describe rings and how their cores are found."""
-    for option in reversed(_OPTIONS + _CALIBRATION):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
@@ -61,6 +47,14 @@ def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @options.path_argument("checkpoint", "CKPT")
 @ring_options
 @goal_options
+@calibration_options
+@click.option(
+    "--refine",
+    type=click.IntRange(0),
+    default=0,
+    metavar="STEPS",
+    help="Then match the dense states.",
+)
 @options.kind_option
 @options.skip_objects_option
 @options.seed_option
@@ -123,31 +117,17 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[st
 
 
 def _calibration(given: dict[str, Any]) -> dict[str, Any]:
-    """Collect what calibration needs; empty without `--calibrate`.
+    """Collect what calibration and refinement need; empty without `--calibrate`.
 
     Raises:
         UsageError: options of calibration without its data, or an init that has nothing to choose.
     """
-    if not given["calibrate"]:
-        if given["refine"] or given["data_options"]:
-            raise UsageError("--refine and --data-option go with --calibrate DATA: name the inputs to calibrate on")
-        return {}
-    if given["init"] != "tr-als":
+    data = calibration_data(given)
+    if not data and given["refine"]:
+        raise UsageError("--refine goes with --calibrate DATA: name the inputs to match the dense network on")
+    if data and given["init"] != "tr-als":
         raise UsageError(f"--calibrate chooses among TR-ALS candidates: leave out --init {given['init']}")
-    return {
-        "data": given["calibrate"],
-        "refine_steps": given["refine"],
-        "head": given["head"],
-        "readout": given["readout"],
-        "data_options": read_data_options(given["data_options"]) | _code_allowed(given["calibrate"]),
-    }
-
-
-def _code_allowed(spec: str) -> dict[str, bool]:
-    """Data that the user names as `package.module:factory` on the command line may run the user's code."""
-    from trcompress.data.load import kind_of
-
-    return {} if kind_of(spec) == "array" else {"allow_code": True}
+    return data | {"refine_steps": given["refine"]} if data else {}
 
 
 def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str) -> Any:

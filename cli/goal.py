@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trcompress.cli.task_options import read_data_options
+from trcompress.errors import UsageError
+
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
     from trcompress.search import NetworkSearch
@@ -23,6 +26,40 @@ _OPTIONS = (
 )
 
 
+_CALIBRATION = (
+    click.option("--calibrate", metavar="DATA", help="Choose by what the network does on these inputs."),
+    click.option("--data-option", "data_options", multiple=True, metavar="KEY=VALUE", help="Of that data."),
+    click.option("--head", metavar="KEY", help="Layer whose outputs count [default: found]."),
+    click.option("--readout", type=click.Choice(["final", "every"]), help="Outputs that count."),
+)
+
+
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--calibrate`, `--data-option`, `--head` and `--readout`."""
+    for option in reversed(_CALIBRATION):
+        command = option(command)
+    return command
+
+
+def calibration_data(given: dict[str, Any]) -> dict[str, Any]:
+    """Collect what calibration needs; empty without `--calibrate`.
+
+    Raises:
+        UsageError: options of the data without the data.
+    """
+    from trcompress.data.load import kind_of
+
+    if not given["calibrate"]:
+        if given["data_options"]:
+            raise UsageError("--data-option goes with --calibrate DATA: name the inputs to calibrate on")
+        return {}
+    options = read_data_options(given["data_options"])
+    if kind_of(given["calibrate"]) != "array":
+        options["allow_code"] = True  # the user typed package.module:factory
+    named = {"head": given["head"], "readout": given["readout"], "data_options": options}
+    return {"data": given["calibrate"], **named}
+
+
 def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--target-ratio`, `--max-error`, `--max-params` and `--time-budget`."""
     for option in reversed(_OPTIONS):
@@ -33,14 +70,21 @@ def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def search(checkpoint: Checkpoint, given: dict[str, Any], layer: str = "*") -> NetworkSearch:
     """Search as the options ask, with progress on stderr."""
     from trcompress.cli.console import progress_bar
-    from trcompress.search import search_network
+    from trcompress.search import rank_by_outputs, search_network
 
+    data = calibration_data(given)
+    seconds = given["time_budget"] / (2 if data else 1)
     with progress_bar("plan") as update:
-        return search_network(
+        found = search_network(
             checkpoint,
             **{goal: given[goal] for goal in GOALS},
             layer=layer,
             seed=given["seed"],
-            time_budget_s=given["time_budget"],
+            time_budget_s=seconds,
             progress=update,
+        )
+        if not data:
+            return found
+        return rank_by_outputs(
+            checkpoint, found, **data, seed=given["seed"], time_budget_s=seconds, progress=update
         )

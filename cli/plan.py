@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.goal import goal_options
+from trcompress.cli.goal import calibration_options, goal_options
 
 if TYPE_CHECKING:
     from trcompress.search import NetworkSearch, WeightSearch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.path_argument("checkpoint", "CKPT")
 @goal_options
+@calibration_options
 @click.option(
     "--layer", default="*", show_default=True, metavar="GLOB", help="Weights, layers or stacks to plan for."
 )
@@ -65,7 +66,8 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
     table.add_column("")
     table.add_column("shape", overflow="fold")
     table.add_column("ranks R0..", overflow="fold")
-    for column in ("parameters", "Eq. 7", "model", "error", "bound", "MACs/step"):
+    measured = any(row.difference is not None for row in one.rows)
+    for column in ("parameters", "Eq. 7", "model", "error", "bound", "MACs/step", *["outputs"] * measured):
         table.add_column(column, justify="right", no_wrap=True)
     for row in one.rows:
         mark = "*" if row is one.chosen else ""
@@ -79,6 +81,7 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
             f"{row.error:.4f}",
             f"{row.bound:.4f}",
             count(row.operations),
+            *["" if row.difference is None else f"{row.difference:.4g}"] * measured,
         )
     out.print(table)
     out.print(

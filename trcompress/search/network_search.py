@@ -80,6 +80,7 @@ class NetworkSearch:
             "bound": row.bound,
             "operations_per_step": row.operations,
             "truncated_svd": row.is_svd,
+            "difference_at_outputs": row.difference,
             "chosen": chosen,
             "command": self.line(row),
         }

@@ -33,6 +33,7 @@ class PlanRow:
         bound: no ring of these modes and ranks has a smaller error.
         operations: multiply-adds per time step of the input side.
         is_svd: a two-mode ring, the truncated SVD.
+        difference: of the network's outputs on held-out calibration data; None where it was not measured.
     """
 
     weight: WeightPlan
@@ -41,6 +42,7 @@ class PlanRow:
     bound: float
     operations: int
     is_svd: bool
+    difference: float | None = None
 
     @property
     def statement(self) -> str:
