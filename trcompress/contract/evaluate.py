@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,7 +70,7 @@ class Evaluator:
         """Return the weight (G*H, I); with `keep`, remembered until the cores change."""
         return self._cache.get(Form("dense"), cores, keep)[0]
 
-    def enter(self, x: Tensor, cores: Sequence[Any], form: Form, keep: bool = True) -> tuple[Tensor, Tensor]:
+    def enter(self, x: Tensor, cores: Sequence[Any], form: Form, keep: bool = True) -> tuple[Tensor, Tensor | None]:
         """Take inputs through the form.
 
         Args:
@@ -81,11 +80,11 @@ class Evaluator:
             keep: remember the matrices until the cores change.
 
         Returns:
-            (z (..., width), V (G*H, columns)) with x @ W.T == z @ V[:, offset : offset + width].T
+            (z (..., width), V (G*H, columns)) with x @ W.T == z @ V[:, offset : offset + width].T;
+            V is None where it is the identity.
         """
         if not isinstance(self._plan.structure, TensorRing):
-            z = paired_product(self._plan, cores, x)
-            return z, _identity(z.shape[-1], form.offset, form.columns or z.shape[-1], z.dtype, z.device)
+            return paired_product(self._plan, cores, x), None
         S, V, *Q = self._cache.get(form, cores, keep)
         return project(x, S, Q[0] if Q else None, Sizes.of(self._plan, form.split).used), V
 
@@ -111,11 +110,3 @@ def check_strategy(strategy: str) -> str:
             f"strategy must be one of {', '.join(STRATEGIES)}: got {strategy!r}{nearest(strategy, STRATEGIES)}"
         )
     return strategy
-
-
-@lru_cache(maxsize=8)
-def _identity(size: int, offset: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        eye = torch.zeros(size, columns, dtype=dtype, device=device)
-        eye[:, offset : offset + size].fill_diagonal_(1.0)
-        return eye

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.contract import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
+from trcompress.contract.norm import mean_square
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing
 from trcompress.plan import WeightPlan
@@ -99,18 +100,9 @@ class CoreWeight(nn.Module):
                 core.normal_(0.0, sigma)
             if self.core[0].is_meta:
                 return
-            scale = (variance / self.mean_square()) ** (0.5 / len(self.core))
+            scale = (variance / mean_square(self.plan, list(self.core))) ** (0.5 / len(self.core))
             for core in self.core:
                 core.mul_(scale)
-
-    def mean_square(self) -> Tensor:
-        """Mean of the squared entries of the dense weight, in float64."""
-        exact = [core.detach().double() for core in self.core]
-        slot = self.plan.slot
-        if isinstance(self.plan.structure, TensorRing):
-            A, B = ring_factors(self.plan, exact)
-            return ((A.T @ A) * (B @ B.T)).sum() / slot.parameters
-        return cores_to_dense(self.plan, exact).square().mean()
 
     def _bonds(self) -> list[int]:
         structure = self.plan.structure
@@ -138,8 +130,8 @@ class CoreWeight(nn.Module):
         """Values a step that `enter` produces."""
         return self._evaluator.width(form)
 
-    def enter(self, x: Tensor, form: Form, keep: bool = True) -> tuple[Tensor, Tensor]:
-        """Return (z, V) with x @ W.T == z @ V.T, for a form other than dense; see `trcompress.contract`."""
+    def enter(self, x: Tensor, form: Form, keep: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return (z, V) with x @ W.T == z @ V.T, V None for the identity; for a form other than dense."""
         return self._evaluator.enter(x, self._cores(), form, keep)
 
     def weight(self, keep: bool = True) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def use_of(layer: Any, weights: Sequence[Weight], rows: int, x: Tensor, first: b
     """Describe the case at hand for the cost model; sizes are rounded so that few cases differ."""
     training = layer.training and any(isinstance(weight, CoreWeight) and weight.trains for weight in weights)
     repacks = layer.mode == "LSTM" and not x.is_cuda
-    return Use(_rounded(rows), training, training and (x.requires_grad or not first), repacks, x.is_cuda)
+    return Use(rounded(rows), training, training and (x.requires_grad or not first), repacks, x.is_cuda)
 
 
 def bottleneck_forms(weights: Sequence[Weight], use: Use, strategy: str) -> list[Form] | None:
@@ -45,8 +46,22 @@ def enter(x: Tensor, weights: Sequence[Any], forms: Sequence[Form], strategy: st
     """
     keep = strategy != "ring"
     parts = [weight.enter(x, form, keep) for weight, form in zip(weights, forms, strict=True)]
+    inputs = [_identity(z, form) if V is None else V for (z, V), form in zip(parts, forms, strict=True)]
     zs = [z for z, _ in parts]
-    return zs[0] if len(zs) == 1 else torch.cat(zs, -1), [V for _, V in parts]
+    return zs[0] if len(zs) == 1 else torch.cat(zs, -1), inputs
+
+
+def _identity(z: Tensor, form: Form) -> Tensor:
+    width = z.shape[-1]
+    return _shifted_identity(width, form.offset, form.columns or width, z.dtype, z.device)
+
+
+@lru_cache(maxsize=8)
+def _shifted_identity(size: int, offset: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        eye = torch.zeros(size, columns, dtype=dtype, device=device)
+        eye[:, offset : offset + size].fill_diagonal_(1.0)
+        return eye
 
 
 def dense_of(weight: Weight, strategy: str) -> Tensor:
@@ -54,8 +69,8 @@ def dense_of(weight: Weight, strategy: str) -> Tensor:
     return weight.weight(strategy != "ring") if isinstance(weight, CoreWeight) else weight
 
 
-def _rounded(rows: Any) -> int:
-    """Keep the three leading bits."""
+def rounded(rows: Any) -> int:
+    """Keep the three leading bits of a number of rows, so that few cases differ."""
     if not isinstance(rows, int):
         return 0  # traced with sizes unknown: the form is fixed
     shift = max(0, rows.bit_length() - 3)
