@@ -128,7 +128,10 @@ def _draw_lines(plot: Plot) -> Any:
     for k, curve in enumerate(plot.curves):
         colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         marked = marker if len(curve.x) <= 40 else None
-        axes.plot(curve.x, curve.y, color=colour, marker=marked, markersize=4, linewidth=1.5, label=curve.name)
+        style = "--" if curve.name.endswith("formula") else "-"
+        axes.plot(
+            curve.x, curve.y, style, color=colour, marker=marked, markersize=4, linewidth=1.5, label=curve.name
+        )
         if any(curve.spread):
             low = [y - s for y, s in zip(curve.y, curve.spread, strict=True)]
             high = [y + s for y, s in zip(curve.y, curve.spread, strict=True)]

@@ -21,8 +21,9 @@ class Cost:
     Args:
         forward: multiply-adds of the products in the forward pass.
         backward: those of the backward pass alone.
-        forward_bytes: most bytes alive at once in the forward pass, beyond inputs and parameters.
-        backward_bytes: the same over the backward pass, what the forward pass saved for it included.
+        forward_bytes: most bytes alive at once in a forward pass that keeps nothing for a backward one, beyond
+            inputs and parameters.
+        backward_bytes: the same over the backward pass, what the forward pass kept for it included.
     """
 
     forward: int
@@ -68,7 +69,7 @@ def cost_of(prepare: Callable[[], Callable[[Tensor], Tensor]], x: Tensor) -> Cos
 
     Args:
         prepare: returns a fresh function from (B, I) to (B, O), its parameters made and nothing kept from earlier
-            runs; called once per counter.
+            runs; called once per run.
         x: inputs; their gradient is asked for too, as a layer further down would.
 
     Example:
@@ -77,15 +78,20 @@ def cost_of(prepare: Callable[[], Callable[[Tensor], Tensor]], x: Tensor) -> Cos
         30
     """
     forward, both = (_operations(prepare(), _leaf(x), backward) for backward in (False, True))
-    compute, leaf = prepare(), _leaf(x)
+    compute, memory = prepare(), PeakMemory()
+    with torch.no_grad(), memory:
+        compute(x)
+    return Cost(forward, both - forward, memory.peak, _backward_bytes(prepare(), _leaf(x)))
+
+
+def _backward_bytes(compute: Callable[[Tensor], Tensor], x: Tensor) -> int:
     memory = PeakMemory()
     with memory:
-        out = compute(leaf)
-    forward_bytes, memory.peak = memory.peak, memory.alive
-    seed = torch.ones_like(out)
+        out = compute(x)
+    memory.peak, seed = memory.alive, torch.ones_like(out)
     with memory:
         out.backward(seed)
-    return Cost(forward, both - forward, forward_bytes, memory.peak)
+    return memory.peak
 
 
 def _leaf(x: Tensor) -> Tensor:
