@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from threading import RLock
 from typing import Any
@@ -83,16 +83,19 @@ class MatrixCache:
             keep: remember them, and the buffers they were computed in, until the cores change.
         """
         if not in_disguise():
-            kept = self._kept.get(form)
+            kept, trained = (
+                self._kept.get(form),
+                torch.is_grad_enabled() and any(core.requires_grad for core in cores),
+            )
             if kept is not None and self._stamp.holds(cores):  # type: ignore[union-attr]
-                if not torch.is_grad_enabled() or not any(core.requires_grad for core in cores):
+                if not trained:
                     return kept
                 if kept[0].requires_grad:
                     self._buffers[form].share()
                     return kept
             if not cores[0].is_meta:
                 with _BUILDING, torch.inference_mode(False), _full_precision(cores[0].device.type):
-                    return self._build(form, cores, keep and watch(cores))
+                    return self._build(form, cores, keep and watch(cores), trained)
         with _full_precision(cores[0].device.type):
             return plain_matrices(self._plan, form, cores)
 
@@ -101,10 +104,10 @@ class MatrixCache:
         self._stamp = None
         self._kept, self._buffers = {}, {}
 
-    def _build(self, form: Form, cores: Sequence[Any], keep: bool) -> tuple[Tensor, ...]:
+    def _build(self, form: Form, cores: Sequence[Any], keep: bool, trained: bool) -> tuple[Tensor, ...]:
         aliases = self._restamp(cores) if keep else [core.detach() for core in cores]
         ring = isinstance(self._plan.structure, TensorRing)
-        if not torch.is_grad_enabled() or not any(core.requires_grad for core in cores):
+        if not trained:
             with torch.no_grad():
                 found = (
                     Matrices(self._plan, form, aliases).run() if ring else plain_matrices(self._plan, form, cores)
@@ -149,4 +152,6 @@ def in_disguise() -> bool:
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:
     """Merge in the cores' own type also under autocast: errors of a dozen products would add up."""
+    if not torch._C._is_any_autocast_enabled():
+        return nullcontext()
     return torch.autocast(device, enabled=False)

@@ -6,7 +6,6 @@ A core is `(..., r, n, r')`. Leading dimensions are a batch (one ring per gate),
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,15 +44,14 @@ def merge_order(shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
         (720, 1)
     """
     d = len(shapes)
-    size = {(a, a + 1): shapes[a] for a in range(d)}
-    best: dict[tuple[int, int], tuple[int, int]] = {(a, a + 1): (0, 0) for a in range(d)}
+    modes = [1]
+    for shape in shapes:
+        modes.append(modes[-1] * shape[1])  # of the cores before each, so that any span is a quotient
+    best = {(a, a + 1): (0, 0) for a in range(d)}
     for width in range(2, d + 1):
         for a in range(d - width + 1):
             b = a + width
-            modes = prod(shape[1] for shape in shapes[a:b])
-            ends = shapes[a][0] * modes * shapes[b - 1][2]
-            size[a, b] = (shapes[a][0], modes, shapes[b - 1][2])
-            best[a, b] = min(
-                (best[a, s][0] + best[s, b][0] + ends * shapes[s][0], s - a) for s in range(a + 1, b)
-            )
+            ends = shapes[a][0] * (modes[b] // modes[a]) * shapes[b - 1][2]
+            options = [(best[a, s][0] + best[s, b][0] + ends * shapes[s][0], s - a) for s in range(a + 1, b)]
+            best[a, b] = min(options)
     return best[0, d]

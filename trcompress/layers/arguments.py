@@ -25,15 +25,24 @@ def check_input(layer: Any, x: Tensor, batched_dims: int) -> None:
     """
     if x.dim() not in (batched_dims, 2):
         raise ValueError(f"the input must be 2-D (unbatched) or 3-D: got shape {tuple(x.shape)}")
-    if x.size(-1) != layer.input_size:
-        raise RuntimeError(
-            f"the input's last dimension must be the input_size {layer.input_size}: got shape {tuple(x.shape)}"
-        )
+    check_features(layer, x)
     dtype = next(layer.parameters()).dtype
     if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
         raise ValueError(
             f"the input must have the layer's dtype: got {x.dtype}, the layer has {dtype}; "
             f"use input.to({dtype}) or layer.to({x.dtype})"
+        )
+
+
+def check_features(layer: Any, x: Tensor) -> None:
+    """Refuse another number of features.
+
+    Raises:
+        RuntimeError: the input's last dimension is not the layer's input size.
+    """
+    if x.size(-1) != layer.input_size:
+        raise RuntimeError(
+            f"the input's last dimension must be the input_size {layer.input_size}: got shape {tuple(x.shape)}"
         )
 
 

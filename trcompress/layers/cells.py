@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.layers import kernels
+from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.feed import bottleneck_forms, dense_of, enter, use_of
 from trcompress.layers.resolve import module_slots, resolve
@@ -55,11 +55,13 @@ class RingCell(Evaluated):
 
         Raises:
             ValueError: the input or the state is neither 1-D nor 2-D.
+            RuntimeError: another number of features.
         """
         states = () if hx is None else tuple(hx) if self.mode == "LSTM" else (hx,)
         for what, value in (("input", input), *(("state", state) for state in states)):
             if value.dim() not in (1, 2):
                 raise ValueError(f"the {what} must be 1-D (unbatched) or 2-D: got shape {tuple(value.shape)}")
+        arguments.check_features(self, input)
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if hx is None:

@@ -100,7 +100,7 @@ def to_dense_module(layer: nn.Module) -> nn.Module:
     dense = kind(**_arguments(layer), device="meta", dtype=first.dtype).to_empty(device=first.device)
     _copy_parameters(layer, dense)
     with torch.no_grad():
-        for name, weight in layer.named_children():
+        for name, weight in layer._modules.items():
             if isinstance(weight, CoreWeight):
                 parameter = dense.get_parameter(name)
                 parameter.copy_(weight.to_dense())

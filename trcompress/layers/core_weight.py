@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.contract import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
+from trcompress.contract.cache import in_disguise
 from trcompress.contract.norm import mean_square
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing
@@ -117,7 +118,7 @@ class CoreWeight(nn.Module):
 
     def form(self, use: Use, strategy: str) -> Form:
         """Return how the weight is evaluated in this use; see `trcompress.contract`."""
-        if torch.compiler.is_compiling():
+        if in_disguise():
             return self._evaluator.fixed_form(strategy)
         return self._evaluator.form(use, strategy)
 

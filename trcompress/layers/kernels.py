@@ -44,6 +44,11 @@ def run(
         (output, h_n) and, for the LSTM, c_n.
     """
     kernel = SEQUENCE[mode]
+    if mode == "LSTM" and torch._C._is_any_autocast_enabled() and _autocast_is_refused(x.device):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, hx, weights = x.to(dtype), tuple(h.to(dtype) for h in hx), [weight.to(dtype) for weight in weights]
+        with torch.autocast("cpu", enabled=False):
+            return run(mode, x, batch_sizes, hx, weights, settings)
     if batch_sizes is None:
         return kernel(x, hx, weights, *settings, False)
     return kernel(x, batch_sizes, hx, weights, *settings)
@@ -56,3 +61,12 @@ def zero_state(mode: str, sizes: tuple[int, int, int], proj_size: int, like: Ten
         return cell
     hidden = torch.zeros((*sizes[:2], proj_size), dtype=like.dtype, device=like.device) if proj_size else cell
     return hidden, cell
+
+
+def _autocast_is_refused(device: torch.device) -> bool:
+    """Whether oneDNN's LSTM fails in the type that autocast asks for, as it does on processors without it."""
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    narrow = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    supports = getattr(torch.ops.mkldnn, narrow.get(torch.get_autocast_dtype("cpu"), ""), None)
+    return supports is not None and not supports()

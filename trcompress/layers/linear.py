@@ -79,7 +79,7 @@ class TRLinear(Evaluated):
                 f"the input's last dimension must be in_features {self.in_features}: got shape {tuple(input.shape)}"
             )
         training = self.training and self.weight.trains
-        rows = rounded(input.shape[:-1].numel())
+        rows = rounded(input.numel() // self.in_features)
         use = Use(rows, training, training and input.requires_grad, gpu=input.is_cuda)
         form, keep = self.weight.form(use, self._strategy), self._strategy != "ring"
         if form.kind == "dense":

@@ -93,7 +93,7 @@ class RingStack(Evaluated):
 
     def _stack(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> tuple[Tensor, Any]:
         """Run the layers in groups; a group is one kernel call and begins where a bottleneck feeds it."""
-        rows = x.shape[:-1].numel()
+        rows = x.numel() // x.shape[-1]
         group = _Group(self, x, batch_sizes, hx, batch_first)
         for layer, (inputs, others) in enumerate(self._keys):
             weights = [self._get(name) for name in inputs]

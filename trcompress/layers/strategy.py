@@ -53,4 +53,4 @@ class Evaluated(nn.Module):
             weight.forget()
 
     def _core_weights(self) -> dict[str, CoreWeight]:
-        return {name: child for name, child in self.named_children() if isinstance(child, CoreWeight)}
+        return {name: child for name, child in self._modules.items() if isinstance(child, CoreWeight)}
