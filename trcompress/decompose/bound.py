@@ -74,7 +74,7 @@ def lower_bound(source: MatrixSource, ring: TensorRing, work: float = WORK) -> B
     if norm == 0.0:
         return Bound(0.0, "a zero matrix")
     cut = spectrum(source)
-    slack = 1e-28 if is_small(source) else SLACK[torch.float64]
+    slack = 1e-28 if is_small(source) else SLACK[source.working_dtype]
     value = _relative(cut.tail(ring.bottleneck) ** 2, norm, slack)
     best = Bound(value, f"the cut between inputs and outputs, rank R0*R{n} = {ring.bottleneck:,}")
     padded = PaddedMatrix(source, (prod(ring.in_modes), prod(ring.out_modes)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from trcompress.decompose.source import MatrixSource
 from trcompress.errors import InputFileError
 
-READ_BYTES = 1 << 26
+READ_BYTES = 1 << 25
 """Bytes read into the buffer at once."""
 
 

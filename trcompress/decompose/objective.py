@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from math import prod
 
 import torch
@@ -52,6 +53,12 @@ class Objective:
             self.image = self.source.transpose_times(self.moment.rows.t()).t()  # X W (s, O)
             weighed = self.image if self.scales is None else self.image * self.scales
             self.squared_norm = float(weighed.square().sum()) + self.moment.ridge * self.squared_norm
+
+    def with_ring(self, ring: TensorRing) -> Objective:
+        """The same W and metric with a ring of the same modes and other ranks; nothing is computed again."""
+        other = copy(self)
+        other.ring = ring
+        return other
 
     @property
     def is_plain(self) -> bool:

@@ -55,7 +55,7 @@ def init_tr_als(
     svd_cores, notes = tr_svd(objective)
     if is_lossless(objective.ring):
         return svd_cores, "svd", 0, (objective.relative(objective.squared_error(svd_cores)),), notes
-    fit, sweeps = search(objective, _starts(objective, svd_cores, generator, warm), settings, progress)
+    fit, sweeps = search(objective, _starts(objective, svd_cores, generator, warm), generator, settings, progress)
     if objective.squared_error(svd_cores) < fit.squared:
         fit = als.run(objective, Fit(svd_cores, float("inf"), [], "svd"), settings.sweeps, settings.tolerance)
     return fit.cores, fit.origin, sweeps, tuple(fit.history), notes

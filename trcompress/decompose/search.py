@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod, sqrt
 
+import torch
 from torch import Tensor
 
-from trcompress.decompose import als, gauss_newton
+from trcompress.decompose import als, gauss_newton, growth
 from trcompress.decompose.als import Fit
 from trcompress.decompose.objective import Objective
 
 Start = tuple[str, Callable[[], list[Tensor]]]
 EXACT = 1e-10
 """Relative error at which W counts as met exactly."""
+RESTART_STEPS = 60
+"""Gauss-Newton steps of a further start: what leads anywhere has led there by then."""
 DEAR_STEP = 3e9
 """Multiply-adds of a Gauss-Newton step above which ALS goes first."""
 
@@ -47,6 +50,7 @@ class Settings:
 def search(
     objective: Objective,
     starts: Iterator[Start],
+    generator: torch.Generator,
     settings: Settings,
     progress: Callable[[str, float], None],
 ) -> tuple[Fit, int]:
@@ -55,6 +59,7 @@ def search(
     Args:
         objective: W and the ring.
         starts: names and makers of cores, endless; `settings.starts` of them are compared.
+        generator: of further starts.
         settings: how hard to search.
         progress: called with (what, fraction done).
 
@@ -71,21 +76,19 @@ def search(
     fits.sort(key=lambda fit: fit.squared)
     best = _finish(objective, fits[0], settings, progress)
     waiting, spent = fits[1:], 0.0
-    for _ in range(settings.restarts):
+    for attempt in range(settings.restarts):
         if spent > settings.work or not _looks_planted(objective, best):
             break
-        fit = waiting.pop(0) if waiting else _begin(objective, *_made(starts), settings)
-        progress(f"another start ({fit.origin}), error so far {best.history[-1]:.2e}", 0.9)
-        _finish(objective, fit, settings, lambda *_: None)
-        fits.append(fit)
-        spent += len(fit.history) * gauss_newton.step_work(objective)
+        progress(f"another start, error so far {best.history[-1]:.2e}", 0.9)
+        if waiting and attempt % 3 == 1:
+            fit = waiting.pop(0)
+        else:
+            fit = Fit(growth.grow(objective, generator), float("inf"), [], f"grown {attempt + 1}")
+            fits.append(als.run(objective, fit, settings.brief, settings.tolerance, settings.inner))
+        gauss_newton.polish(objective, fit, RESTART_STEPS, 5 * settings.tolerance)
+        spent += (len(fit.history) + RESTART_STEPS) * gauss_newton.step_work(objective)
         best = min(best, fit, key=lambda one: one.squared)
     return best, _count(fits)
-
-
-def _made(starts: Iterator[Start]) -> tuple[str, list[Tensor]]:
-    name, make = next(starts)
-    return name, make()
 
 
 def _begin(objective: Objective, name: str, cores: list[Tensor], settings: Settings) -> Fit:
@@ -101,11 +104,9 @@ def _finish(objective: Objective, fit: Fit, settings: Settings, progress: Callab
         progress(f"{fit.origin}: error {fit.history[-1]:.4f}", 0.4 + 0.5 * min(1.0, done))
 
     fit.converged = False
-    polish = settings.polish and gauss_newton.is_affordable(objective)
-    if not polish or gauss_newton.step_work(objective) > DEAR_STEP:
+    if not (settings.polish and _looks_planted(objective, fit) and gauss_newton.step_work(objective) < DEAR_STEP):
         als.run(objective, fit, settings.sweeps, settings.tolerance, settings.inner, watch)
-        polish = polish and _looks_planted(objective, fit)
-    if polish and fit.history[-1] > EXACT:
+    if settings.polish and _looks_planted(objective, fit):
         gauss_newton.polish(objective, fit, settings.sweeps, settings.tolerance, watch)
     return fit
 

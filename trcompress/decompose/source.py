@@ -16,8 +16,8 @@ from torch import Tensor
 
 from trcompress.errors import InputFileError, ShapeError
 
-BLOCK_VALUES = 1 << 22
-"""Values of W handled at once: 32 MiB in float64."""
+BLOCK_VALUES = 1 << 21
+"""Values of W handled at once: 16 MiB in float64."""
 LARGE_VALUES = 1 << 24
 """Values of W above which products start in float32: float64 is for the last digits."""
 
@@ -115,13 +115,16 @@ class MatrixSource(ABC):
 
     @cached_property
     def gram(self) -> Tensor:
-        """W.T W (O, O) or W W.T (I, I), whichever is smaller; float64."""
+        """W.T W (O, O) or W W.T (I, I), whichever is smaller; float64.
+
+        The products of a large float32 matrix are taken in float32, block by block, and summed in float64.
+        """
         if self.shape[0] < self.shape[1]:
             whole = torch.cat([block.clone() for _, block in self.cast_blocks(torch.float64)])
             return whole @ whole.t()
         result = torch.zeros(self.shape[1], self.shape[1], dtype=torch.float64, device=self.device)
-        for _, block in self.cast_blocks(torch.float64):
-            result.addmm_(block.t(), block)
+        for _, block in self.cast_blocks(self.working_dtype):
+            result += block.t() @ block
         return result
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -74,13 +74,19 @@ def adapted(cores: Sequence[Tensor], ring: TensorRing, generator: torch.Generato
         raise ShapeError(f"a warm start must have the ring's modes: got {modes}, {ring.modes} expected")
     for k in range(len(cores)):
         _cut_bond(cores, k, ring.ranks[k])
-    shapes = ring.core_shapes
-    padded = [pad_core(core, shape[0], shape[2]) for core, shape in zip(cores, shapes, strict=True)]
-    noisy = with_noise(padded, generator)
-    added = [
-        pad_core(torch.ones_like(core), shape[0], shape[2]) == 0 for core, shape in zip(cores, shapes, strict=True)
-    ]
-    return [torch.where(new, noise, core) for new, noise, core in zip(added, noisy, padded, strict=True)]
+    return widened(cores, ring, generator, NOISE)
+
+
+def widened(cores: Sequence[Tensor], ring: TensorRing, generator: torch.Generator, noise: float) -> list[Tensor]:
+    """Bring cores up to the ring's ranks; new entries are noise, relative to each core's root mean square."""
+    result = []
+    for core, (left, _, right) in zip(cores, ring.core_shapes, strict=True):
+        size = float(core.norm()) / core.numel() ** 0.5 or 1.0
+        wide = pad_core(core, left, right)
+        random = torch.randn(wide.shape, generator=generator, dtype=core.dtype).to(core.device)
+        added = pad_core(torch.ones_like(core), left, right) == 0
+        result.append(torch.where(added, noise * size * random, wide))
+    return result
 
 
 def _cut_bond(cores: list[Tensor], k: int, rank: int) -> None:

@@ -37,7 +37,7 @@ def tr_svd(objective: Objective) -> tuple[list[Tensor], tuple[str, ...]]:
         for swap in (False,) if lossless else (False, True):
             a, b = left * values**power, right * (values ** (1 - power)).unsqueeze(1)
             cores = split_halves(ring, a, b, swap)
-            squared = objective.squared_error(cores)
+            squared = _distance(ring, left * values, right, cores)
             if best is None or squared < best[0]:
                 best = squared, cores
     return best[1], clamp_notes(ring)  # type: ignore[index]
@@ -90,6 +90,13 @@ def is_lossless(ring: TensorRing) -> bool:
         if any(rank < able for rank, able in zip(ranks, most, strict=True)):
             return False
     return True
+
+
+def _distance(ring: TensorRing, left: Tensor, right: Tensor, cores: list[Tensor]) -> float:
+    """||A B - A_hat B_hat||^2 from K x K products: ranks the ways to split without a pass over W."""
+    a, b = ring.input_factor(cores), ring.output_factor(cores)
+    own = ((a.t() @ a) * (b @ b.t())).sum()
+    return float(own - 2 * ((left.t() @ a) * (right @ b.t())).sum())
 
 
 def _unit(factor: Tensor, dim: int) -> Tensor:
