@@ -99,7 +99,7 @@ def run_classify(recipe: ClassifyRecipe, context: Context) -> Findings:
         rows=tuple(_rows(recipe, data, runs)),
         tables=(_table(runs),),
         plots=tuple(_curves(recipe, runs)),
-        notes=tuple(_notes(data, runs)),
+        notes=tuple(_notes(data)),
     )
 
 
@@ -194,7 +194,14 @@ def _curves(recipe: ClassifyRecipe, runs: Sequence[Run]) -> Iterator[Plot]:
             )
 
 
-def _notes(data: DataSet, runs: Sequence[Run]) -> Iterator[str]:
+def _notes(data: DataSet) -> Iterator[str]:
     yield f"test part of the last split: {data.split_note}"
-    yield "the epoch was chosen by the validation part; the test part was measured once per run"
+    yield how_chosen(data)
     yield from data.notes
+
+
+def how_chosen(data: DataSet) -> str:
+    """Say which epoch was kept, and that the test part had no say in it."""
+    if data.validation is None:
+        return "there is no validation part: the last epoch was kept; the test part was measured once per run"
+    return "the epoch was chosen by the validation part; the test part was measured once per run"

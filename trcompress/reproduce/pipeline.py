@@ -17,7 +17,7 @@ from trcompress.plots import Curve, Plot
 from trcompress.progress import Progress, part_of
 from trcompress.recipe_schema import Compression, PipelineRecipe
 from trcompress.report import Report, make_report
-from trcompress.reproduce.classify import SPLIT_WORDS, ShareDisplay
+from trcompress.reproduce.classify import SPLIT_WORDS, ShareDisplay, how_chosen
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import check_input_size
 from trcompress.reproduce.result import Findings, Row, Table
@@ -63,13 +63,13 @@ def run_pipeline(recipe: PipelineRecipe, context: Context) -> Findings:
             data = open_sequences(recipe.data, split, context.folder, progress)
             check_input_size(recipe.model, data)
         outcomes += _run(recipe, data, split, seed, context.folder, progress)
-    notes = (f"test part of the last split: {data.split_note}", *data.notes) if data else ()
+    notes = (f"test part of the last split: {data.split_note}", how_chosen(data), *data.notes) if data else ()
     return Findings(
         data=data.name if data else "none",
         rows=tuple(_rows(recipe, outcomes)),
         tables=(_table(outcomes),),
         plots=(_bars(recipe, outcomes),),
-        notes=("the epoch was chosen by the validation part, never by the test part", *notes),
+        notes=notes,
     )
 
 
