@@ -17,6 +17,7 @@ _SETTINGS = {
     "epochs": ("N", "Passes over the training part."),
     "batch-size": ("N", "Sequences per batch, all processes together."),
     "lr": ("RATE", "Peak learning rate of AdamW."),
+    "core-lr-scale": ("X", "Learning rate of cores, relative to all other weights."),
     "weight-decay": ("W", "Of weights and cores."),
     "warmup-epochs": ("N", "Linear warm-up; then a cosine to zero."),
     "clip": ("NORM", "Largest norm of the gradient; 0 is off."),

@@ -22,9 +22,9 @@ from trcompress.training.batches import ordered_requests, read_batches, shuffled
 from trcompress.training.distributed import Team
 from trcompress.training.learner import Learner, class_weights
 from trcompress.training.parameters import select_parameters
-from trcompress.training.schedule import lr_factor, make_optimizer
+from trcompress.training.schedule import lr_factor, make_optimizer, set_lr
 from trcompress.training.settings import DistillSettings, FinetuneSettings, read_settings
-from trcompress.training.teacher import Teacher
+from trcompress.training.teacher import Teacher, View
 
 FAST = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "device": "cpu"}
 
@@ -291,19 +291,36 @@ def test_distillation_terms_against_slow_ones(tmp_path, options, variable):
     torch.testing.assert_close(found["logits"], divergence, rtol=1e-4, atol=1e-6)
 
 
-def test_remembered_scores_are_the_teachers_and_random_rows_are_not_remembered(files):
+@pytest.mark.parametrize("size", [1, 2])
+def test_remembered_answers_are_the_teachers_and_random_rows_are_not_remembered(files, size):
     teacher = Teacher(read_classifier(files["dense"]), torch.device("cpu"))
-    team = Team(0, 1, torch.device("cpu"))
-    for data, remembered in (
+    for data, kept in (
         (small_task.data_set(variable=True), True),
         (from_arrays(small_task.arrays(), frames=4), False),
     ):
-        teacher.remember(data.train, team, classes=3, batch_size=7)
-        assert (teacher._known is not None) == remembered
+        parts = []
+        for rank in range(size):
+            teacher.remember(data.train, SimulatedTeam(rank, size, torch.device("cpu")), batch_size=7)
+            parts.append(teacher._known)
+        assert all((part is not None) == kept for part in parts)
+        if kept:  # what the processes would add up
+            logits = sum(part.logits for part in parts)
+            hidden = {name: sum(part.hidden[name] for part in parts) for name in parts[0].hidden}
+            teacher._known = View(logits, hidden)
         requests = shuffled_requests(data.train, 5, seed=0, epoch=0)
-        for batch in read_batches(data.train, requests, team):
-            torch.testing.assert_close(teacher.recall(batch).logits, teacher.look(batch).logits)
+        for batch in read_batches(data.train, requests, Team(0, 1, torch.device("cpu"))):
+            known, fresh = teacher.recall(batch), teacher.look(batch)
+            torch.testing.assert_close(known.logits, fresh.logits)
+            wanted = fresh.hidden["encoder.rnn"]
+            torch.testing.assert_close(known.hidden["encoder.rnn"][:, : wanted.shape[1]], wanted)
         teacher._known = None
+
+
+class SimulatedTeam(Team):
+    """A process whose sums are added up by the test."""
+
+    def sum_(self, *tensors):
+        pass
 
 
 def test_each_distillation_term_brings_the_student_nearer(files, tune):
@@ -362,9 +379,14 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
     assert lr_factor(55, 100, 10) == pytest.approx(0.5)
 
 
-def test_biases_do_not_decay():
-    groups = make_optimizer(nn.LSTM(3, 4).parameters(), 0.1, 0.5).param_groups
-    assert {len(p.shape): g["weight_decay"] for g in groups for p in g["params"]} == {2: 0.5, 1: 0.0}
+def test_biases_do_not_decay_and_cores_have_their_own_rate(files):
+    network = read_classifier(files["ring"]).module
+    optimizer = make_optimizer(network, network.parameters(), weight_decay=0.5, core_lr_scale=4.0)
+    set_lr(optimizer, 0.1)
+    found = {id(p): (g["weight_decay"], g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in network.named_parameters():
+        decay = 0.0 if "bias" in name else 0.5
+        assert found[id(parameter)] == (decay, pytest.approx(0.4 if ".core." in name else 0.1)), name
 
 
 def test_balanced_class_weights_give_each_class_the_same_sum():

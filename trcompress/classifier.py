@@ -203,6 +203,7 @@ def dense_classifier(
     layers: int = 1,
     bidirectional: bool = False,
     dropout: float = 0.0,
+    readout: str = "final",
 ) -> Classifier:
     """Build a dense classifier to be trained from scratch: `rnn` (nn.LSTM, nn.GRU or nn.RNN) and `fc`.
 
@@ -225,7 +226,7 @@ def dense_classifier(
         dropout=dropout if layers > 1 else 0.0,
     )
     head = nn.Linear(hidden_size * (2 if bidirectional else 1), classes)
-    chain = Chain({"rnn": rnn}, head, "fc", dropout=dropout, readout="final")
+    chain = Chain({"rnn": rnn}, head, "fc", dropout=dropout, readout=Wiring(readout=readout).readout)
     keys = {name: name for name in chain.state_dict()}
     return Classifier(chain, keys, {"rnn": rnn}, ("fc.weight", "fc.bias"), input_size, classes)
 

@@ -61,11 +61,10 @@ def padded(sequence: Sequence, batch_first: bool, device: torch.device) -> tuple
     return values.to(device), None
 
 
-def hidden_distance(student: Sequence, teacher: Sequence, batch_first: bool) -> Tensor:
-    """Compare two sequences of hidden states: (B,)."""
-    device = student.data.device
-    own, lengths = padded(student, batch_first, device)
-    return relative_distance(own.float(), padded(teacher, batch_first, device)[0].float(), lengths)
+def hidden_distance(student: Sequence, teacher: Tensor, batch_first: bool) -> Tensor:
+    """Compare the student's hidden states with the teacher's (B, T or more, features): (B,)."""
+    own, lengths = padded(student, batch_first, student.data.device)
+    return relative_distance(own.float(), teacher[:, : own.shape[1]].float(), lengths)
 
 
 class Recorder:

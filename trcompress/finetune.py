@@ -129,6 +129,7 @@ def train_dense(
     hidden_size: int = 128,
     layers: int = 1,
     bidirectional: bool = False,
+    readout: str = "final",
     settings: FinetuneSettings | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -144,6 +145,7 @@ def train_dense(
         hidden_size: hidden units per direction.
         layers: recurrent layers.
         bidirectional: both directions.
+        readout: what the head sees, see `Wiring`; it is not kept in the file.
         settings: how to train; distillation and starts do not apply.
         resume: go on where an interrupted run to the same `out` stopped.
         overwrite: replace `out`, and the state of an interrupted run.
@@ -156,6 +158,7 @@ def train_dense(
     settings, outputs = settings or FinetuneSettings(), Outputs(Path(out))
     outputs.check([], resume=resume, overwrite=overwrite)
     shape = {"kind": kind, "hidden_size": hidden_size, "layers": layers, "bidirectional": bidirectional}
+    wiring = Wiring(readout=readout)
     with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **data_options)
         student = dense_classifier(
@@ -166,10 +169,11 @@ def train_dense(
             layers=layers,
             bidirectional=bidirectional,
             dropout=settings.dropout,
+            readout=readout,
         )
         redraw(student, settings.seed)
         student.module.to(crew.device)
-        identity = describe_run(settings, data) | {"network": shape}
+        identity = describe_run(settings, data, wiring) | {"network": shape}
         job = Job(student, data, settings, crew, outputs, identity, None, resume, display)
         state = job.train()
         metrics = job.metrics(state)

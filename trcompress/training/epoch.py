@@ -68,7 +68,12 @@ class Passes:
     ) -> None:
         self.learner, self.parameters, self.split, self.phase = learner, parameters, split, phase
         self.settings, self.team, self.display = settings, team, display
-        self.optimizer = make_optimizer(parameters, settings.lr, settings.weight_decay)
+        self.optimizer = make_optimizer(
+            learner.network,
+            parameters,
+            weight_decay=settings.weight_decay,
+            core_lr_scale=1.0 if phase.only_gates else settings.core_lr_scale,
+        )
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=settings.amp == "fp16")
         self._parallel = None if team.size == 1 else _in_parallel(learner)
         self._weights = learner.class_weights.cpu().numpy()

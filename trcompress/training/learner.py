@@ -90,17 +90,15 @@ class Learner(nn.Module):
             self._recorder.close()
 
     @property
-    def needs_only_scores(self) -> bool:
-        """Whether all that is asked of the teacher are its class scores."""
+    def remembers(self) -> bool:
+        """Whether all that is asked of the teacher can be asked once for each training sequence."""
         weights = self._weights
-        return bool(self._teacher and weights.logits and not (weights.hidden or weights.gates or self._only_gates))
+        return bool(self._teacher and (weights.logits or weights.hidden) and not self._gates)
 
     def _view(self, batch: Batch) -> View | None:
-        if self.needs_only_scores:
+        if self.remembers:
             return self._teacher[0].recall(batch)
-        if self._teacher and (self._only_gates or self._weights.hidden or self._weights.gates):
-            return self._teacher[0].look(batch)
-        return None
+        return self._teacher[0].look(batch) if self._gates else None
 
     def _label_term(self, logits: Tensor, y: Tensor) -> Tensor:
         smoothing = self._settings.label_smoothing
@@ -114,7 +112,7 @@ class Learner(nn.Module):
         if self._recorder is not None:
             own = self._recorder.outputs
             distances = [
-                hidden_distance(own[name], view.outputs[name], batch_first)
+                hidden_distance(own[name], view.hidden[name], batch_first)
                 for name, batch_first in self._batch_first.items()
             ]
             total = total + weights.hidden * torch.stack(distances).mean(0)

@@ -97,9 +97,8 @@ class Trainer:
 
     def _run_phase(self, phase: Phase) -> None:
         learner, parameters = self._learner(phase), self._parameters(phase)
-        if learner.needs_only_scores and self.teacher:
-            size = self.settings.batch_size
-            self.teacher.remember(self.data.train, self.team, classes=len(self.data.classes), batch_size=size)
+        if learner.remembers and self.teacher:
+            self.teacher.remember(self.data.train, self.team, batch_size=self.settings.batch_size)
         passes = Passes(learner, parameters, self.data.train, phase, self.settings, self.team, self.display)
         if self.state.epoch > phase.first:
             unpack_optimizer(passes.optimizer, self.state.groups.get("optimizer", {}), self.state.numbers)

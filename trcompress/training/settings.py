@@ -55,6 +55,8 @@ class FinetuneSettings(_Strict):
         epochs: passes over the training part.
         batch_size: sequences per batch, all processes together.
         lr: peak learning rate of AdamW.
+        core_lr_scale: learning rate of cores relative to all other weights: a core's effect is multiplied with that
+            of the others, and dense weights are nearer to their goal.
         weight_decay: of weights and cores; biases have none.
         warmup_epochs: the learning rate rises linearly over these, then falls to 0 along a cosine.
         clip: largest norm of the whole gradient; 0 leaves it as it is.
@@ -82,6 +84,7 @@ class FinetuneSettings(_Strict):
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=2**20)] = 32
     lr: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    core_lr_scale: Annotated[float, Field(gt=0, le=1000)] = 3.0
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     clip: Annotated[float, Field(ge=0)] = 1.0
