@@ -17,8 +17,8 @@ from trcompress.formats import TensorRing
 from trcompress.plan import WeightPlan
 from trcompress.slots import WeightSlot
 
-STREAM_FROM_BYTES = 2**30
-"""Weights larger than this are streamed from the file instead of loaded."""
+STREAM_FROM_BYTES = 2**26
+"""Weights from this size on are streamed from the file: pages that are mapped would count as memory."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: 
     """
     ring = weight.structure
     if not isinstance(ring, TensorRing):
-        raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}; train it from scratch")
+        raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}")
     matrices = matrices_of(weight, dense)
     parts = [decompose(matrix, ring, **options) for matrix in matrices]
     scales = [matrix.squared_norm for matrix in matrices]
