@@ -76,7 +76,7 @@ def _run(command: str, folder: Path) -> None:
     click.secho(f"\n$ {command}", bold=True)
     sys.stdout.flush()
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=folder, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", *shlex.split(command)], cwd=folder, check=False)
     if done.returncode:
         raise TrcompressError(f"the demo stopped: `{command}` exited with {done.returncode}")
     click.echo(f"({time.perf_counter() - start:.1f} s)", err=True)
