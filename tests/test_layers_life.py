@@ -99,6 +99,9 @@ def test_never_stale_after_loads_and_moves(strategy):
         assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
         layer.weight_hh_l0 = nn.Parameter(torch.ones_like(layer.weight_hh_l0))
         assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
+        layer.weight_ih_l0 = small(dtype=torch.float64).weight_ih_l0
+        layer.weight_ih_l0.reset_parameters(1.0)
+        assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
 
 
 def test_functional_call_sees_the_given_values():

@@ -83,21 +83,36 @@ class MatrixCache:
             keep: remember them, and the buffers they were computed in, until the cores change.
         """
         if not in_disguise():
-            kept, trained = (
-                self._kept.get(form),
-                torch.is_grad_enabled() and any(core.requires_grad for core in cores),
-            )
-            if kept is not None and self._stamp.holds(cores):  # type: ignore[union-attr]
-                if not trained:
-                    return kept
-                if kept[0].requires_grad:
-                    self._buffers[form].share()
-                    return kept
+            trained = torch.is_grad_enabled() and any(core.requires_grad for core in cores)
+            found = self._remembered(form, cores, trained)
+            if found is not None:
+                return found
             if not cores[0].is_meta:
                 with _BUILDING, torch.inference_mode(False), _full_precision(cores[0].device.type):
                     return self._build(form, cores, keep and watch(cores), trained)
         with _full_precision(cores[0].device.type):
             return plain_matrices(self._plan, form, cores)
+
+    def _remembered(self, form: Form, cores: Sequence[Any], trained: bool) -> tuple[Tensor, ...] | None:
+        found = self._kept.get(form)
+        if found is None or not self._stamp.holds(cores):  # type: ignore[union-attr]
+            return None
+        if trained:
+            if not found[0].requires_grad:
+                return None
+            self._buffers[form].share()
+        return found
+
+    def kept(self, form: Form, cores: Sequence[Any]) -> tuple[Stamp, tuple[Tensor, ...], Matrices | None] | None:
+        """Return what is remembered of a form, if it is of these cores as they are now.
+
+        Returns:
+            The stamp that tells how long it stays right; the matrices; and the buffers of their graph, if any.
+        """
+        found = self._kept.get(form)
+        if found is None or self._stamp is None or not self._stamp.holds(cores):
+            return None
+        return self._stamp, found, self._buffers.get(form) if found[0].requires_grad else None
 
     def clear(self) -> None:
         """Forget everything; the next use computes it again."""
@@ -132,11 +147,14 @@ class MatrixCache:
 
     def _restamp(self, cores: Sequence[Any]) -> list[Tensor]:
         """Forget what was computed from other values; buffers survive where the cores are where they were."""
-        if self._stamp is None or not self._stamp.holds(cores):
+        stamp = self._stamp
+        if stamp is None or not stamp.holds(cores):
             self._kept = {}
-            if self._stamp is None or not self._stamp.renew(cores):
-                self._stamp, self._buffers = Stamp(cores), {}
-        return self._stamp.aliases
+            stamp = stamp and stamp.renewed(cores)
+            if stamp is None:
+                stamp, self._buffers = Stamp(cores), {}
+            self._stamp = stamp
+        return stamp.aliases
 
 
 def _keeps_graph() -> bool:

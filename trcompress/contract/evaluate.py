@@ -23,6 +23,8 @@ STRATEGIES = ("auto", "ring", "merged", "dense")
 merged: with the input cores merged. dense: with the weight materialised."""
 
 
+DENSE = Form("dense")
+
 NOMINAL_ROWS = 128
 """Rows assumed where the real number is not known: a graph traced once serves all batches."""
 
@@ -40,7 +42,7 @@ class Evaluator:
         self._chosen: dict[tuple[str, Use, int], Form] = {}
         self._fixed = self._choose(Use(NOMINAL_ROWS, training=True), "auto")
         self.last: Form | None = None
-        self.clear = self._cache.clear
+        self.clear, self.kept = self._cache.clear, self._cache.kept
 
     def form(self, use: Use, strategy: str = "auto") -> Form:
         """Return how the weight is evaluated in this use.
@@ -66,9 +68,13 @@ class Evaluator:
             return Sizes.of(self._plan, form.split).width
         return self._plan.slot.output_size
 
+    def used(self, form: Form) -> int:
+        """Rows of S that hold values."""
+        return Sizes.of(self._plan, form.split).used
+
     def dense(self, cores: Sequence[Any], keep: bool = True) -> Tensor:
         """Return the weight (G*H, I); with `keep`, remembered until the cores change."""
-        return self._cache.get(Form("dense"), cores, keep)[0]
+        return self._cache.get(DENSE, cores, keep)[0]
 
     def enter(self, x: Tensor, cores: Sequence[Any], form: Form, keep: bool = True) -> tuple[Tensor, Tensor | None]:
         """Take inputs through the form.
@@ -86,7 +92,7 @@ class Evaluator:
         if not isinstance(self._plan.structure, TensorRing):
             return paired_product(self._plan, cores, x), None
         S, V, *Q = self._cache.get(form, cores, keep)
-        return project(x, S, Q[0] if Q else None, Sizes.of(self._plan, form.split).used), V
+        return project(x, S, Q[0] if Q else None, self.used(form)), V
 
     def _choose(self, use: Use, strategy: str) -> Form:
         if strategy == "auto":

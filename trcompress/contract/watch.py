@@ -63,10 +63,10 @@ def watch(parameters: Sequence[Any]) -> bool:
 class Stamp:
     """What a set of watched parameters was when something was computed from it."""
 
-    def __init__(self, parameters: Sequence[Watched]) -> None:
+    def __init__(self, parameters: Sequence[Watched], aliases: list[Tensor] | None = None) -> None:
         # Detached aliases keep the memory alive: a freed address could come back with other values.
-        self.aliases = [parameter.detach() for parameter in parameters]
-        self._seen = [_state(parameter) for parameter in parameters]
+        self.aliases = [parameter.detach() for parameter in parameters] if aliases is None else aliases
+        self._seen = [(one, one.data_ptr(), one._version, one._touches, one.requires_grad) for one in parameters]
 
     def holds(self, parameters: Sequence[Any]) -> bool:
         """Whether these are the same parameters with the same values in the same place."""
@@ -79,18 +79,9 @@ class Stamp:
                 return False
         return True
 
-    def renew(self, parameters: Sequence[Watched]) -> bool:
-        """Take the values as they are now, if these are the same parameters in the same place.
-
-        Returns:
-            Whether they are; else the stamp is left as it was.
-        """
+    def renewed(self, parameters: Sequence[Watched]) -> Stamp | None:
+        """Return a stamp of the values as they are now if these are the same parameters in the same place."""
         for one, (seen, pointer, *_), alias in zip(parameters, self._seen, self.aliases, strict=True):
             if one is not seen or one.data_ptr() != pointer or one.shape != alias.shape:
-                return False
-        self._seen = [_state(parameter) for parameter in parameters]
-        return True
-
-
-def _state(one: Watched) -> tuple[Watched, int, int, int, bool]:
-    return one, one.data_ptr(), one._version, one._touches, one.requires_grad
+                return None
+        return Stamp(parameters, self.aliases)

@@ -26,7 +26,7 @@ def check_input(layer: Any, x: Tensor, batched_dims: int) -> None:
     if x.dim() not in (batched_dims, 2):
         raise ValueError(f"the input must be 2-D (unbatched) or 3-D: got shape {tuple(x.shape)}")
     check_features(layer, x)
-    dtype = next(layer.parameters()).dtype
+    dtype = layer.dtype
     if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
         raise ValueError(
             f"the input must have the layer's dtype: got {x.dtype}, the layer has {dtype}; "

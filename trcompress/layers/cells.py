@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trcompress.contract import Use
 from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
-from trcompress.layers.feed import bottleneck_forms, dense_of, enter, use_of
+from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
 from trcompress.layers.resolve import module_slots, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
@@ -75,14 +75,16 @@ class RingCell(Evaluated):
         return tuple(part.squeeze(0) for part in result) if self.mode == "LSTM" else result.squeeze(0)
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> Any:
-        use = use_of(self, [self.weight_ih], x.shape[0], x)
-        forms = bottleneck_forms([self.weight_ih], replace(use, repacks=False), self._strategy)
+        weight = self.weight_ih
+        training = self.training and isinstance(weight, CoreWeight) and weight.trains
+        use = Use(rounded(x.shape[0]), training, training and x.requires_grad, gpu=x.is_cuda)
+        forms = bottleneck_forms([weight], use, self._strategy)
         if forms is None:
-            weight = dense_of(self.weight_ih, self._strategy)
+            dense = dense_of(weight, self._strategy)
         else:
-            x, (weight,) = enter(x, [self.weight_ih], forms, self._strategy)
+            x, (dense,) = enter(x, [weight], forms, self._strategy)
         hx = states if self.mode == "LSTM" else states[0]
-        return kernels.CELL[self.mode](x, hx, weight, self.weight_hh, self.bias_ih, self.bias_hh)
+        return kernels.CELL[self.mode](x, hx, dense, self.weight_hh, self.bias_ih, self.bias_hh)
 
 
 class TRLSTMCell(RingCell):

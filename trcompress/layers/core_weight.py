@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trcompress.contract import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
 from trcompress.contract.cache import in_disguise
+from trcompress.contract.matrices import Matrices
 from trcompress.contract.norm import mean_square
+from trcompress.contract.watch import Stamp
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing
 from trcompress.plan import WeightPlan
+
+
+class Remembered(NamedTuple):
+    """What an evaluation left behind: the cores, until when it is right, (S, Q, used), the graph's buffers."""
+
+    cores: dict[str, nn.Parameter | None]
+    stamp: Stamp
+    entry: tuple[Tensor, Tensor | None, int] | None
+    buffers: Matrices | None
 
 
 class CoreWeight(nn.Module):
@@ -114,7 +125,7 @@ class CoreWeight(nn.Module):
     @property
     def trains(self) -> bool:
         """Whether a core takes part in training."""
-        return any(core.requires_grad for core in self.core.parameters(recurse=False))
+        return any(core.requires_grad for core in self._cores())
 
     def form(self, use: Use, strategy: str) -> Form:
         """Return how the weight is evaluated in this use; see `trcompress.contract`."""
@@ -139,6 +150,19 @@ class CoreWeight(nn.Module):
         """Return the dense weight; with `keep`, remembered until the cores change."""
         return self._evaluator.dense(self._cores(), keep)
 
+    def remembered(self, form: Form) -> Remembered | None:
+        """Return what is kept of a form, if the cores are still the ones it was computed from."""
+        kept = self._evaluator.kept(form, self._cores())
+        if kept is None:
+            return None
+        stamp, matrices, buffers = kept
+        entry = (
+            (matrices[0], matrices[2] if len(matrices) > 2 else None, self._evaluator.used(form))
+            if len(matrices) > 1
+            else None
+        )
+        return Remembered(self.core._parameters, stamp, entry, buffers)
+
     def forget(self) -> None:
         """Drop everything computed from the cores; the next use computes it again."""
         self._evaluator.clear()
@@ -150,7 +174,7 @@ class CoreWeight(nn.Module):
         return super().train(mode)
 
     def _cores(self) -> list[Any]:
-        return list(self.core._parameters.values())
+        return [*self.core._parameters.values()]
 
     def _apply(self, *args: Any, **kwargs: Any) -> CoreWeight:
         self.forget()

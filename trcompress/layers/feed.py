@@ -16,13 +16,6 @@ from trcompress.layers.core_weight import CoreWeight
 Weight = CoreWeight | Tensor
 
 
-def use_of(layer: Any, weights: Sequence[Weight], rows: int, x: Tensor, first: bool = True) -> Use:
-    """Describe the case at hand for the cost model; sizes are rounded so that few cases differ."""
-    training = layer.training and any(isinstance(weight, CoreWeight) and weight.trains for weight in weights)
-    repacks = layer.mode == "LSTM" and not x.is_cuda
-    return Use(rounded(rows), training, training and (x.requires_grad or not first), repacks, x.is_cuda)
-
-
 def bottleneck_forms(weights: Sequence[Weight], use: Use, strategy: str) -> list[Form] | None:
     """Return each direction's form with its place in the kernel's input, or None where the kernel reads x."""
     forms = []
@@ -71,7 +64,16 @@ def dense_of(weight: Weight, strategy: str) -> Tensor:
 
 def rounded(rows: Any) -> int:
     """Keep the three leading bits of a number of rows, so that few cases differ."""
-    if not isinstance(rows, int):
-        return 0  # traced with sizes unknown: the form is fixed
+    return bucket(rows)[0] if isinstance(rows, int) else 1  # a symbol while tracing, where the form is fixed
+
+
+def bucket(rows: int) -> tuple[int, int]:
+    """Return the range of numbers of rows that are treated alike: first, and one past the last.
+
+    Example:
+        >>> bucket(96), bucket(100), bucket(1)
+        ((96, 112), (96, 112), (1, 2))
+    """
     shift = max(0, rows.bit_length() - 3)
-    return max(1, rows >> shift << shift)
+    first = rows >> shift << shift
+    return max(1, first), max(1, first) + (1 << shift)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.layers import arguments, kernels
+from trcompress.contract import Form, Use, in_disguise
+from trcompress.contract.evaluate import DENSE
+from trcompress.layers import arguments
 from trcompress.layers.core_weight import CoreWeight
-from trcompress.layers.feed import bottleneck_forms, dense_of, enter, use_of
+from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
+from trcompress.layers.group import Group
+from trcompress.layers.ready import Ready, prepare
 from trcompress.layers.resolve import module_slots, resolve
 from trcompress.layers.strategy import Evaluated
 from trcompress.plan import WeightPlan
@@ -38,6 +41,7 @@ class RingStack(Evaluated):
     dropout: float
     bidirectional: bool
     proj_size: int
+    _ready: Ready | None = None
 
     def __init__(self, template: nn.RNNBase, device: Any, dtype: torch.dtype | None, **ring: Any) -> None:
         super().__init__()
@@ -48,9 +52,15 @@ class RingStack(Evaluated):
             template._all_weights[at : at + directions] for at in range(0, len(template._all_weights), directions)
         ]
         self._keys = [([names[0] for names in layer], [names[1:] for names in layer]) for layer in keys]
+        self._chosen: dict[tuple[Any, ...], list[Form] | None] = {}
         plans = resolve(module_slots(template), **ring)
         build_parameters(self, template, plans, device, dtype)
         self.reset_parameters()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters, and of the input outside autocast."""
+        return self._get(self._keys[0][1][0][0]).dtype  # of weight_hh_l0, which is never compressed
 
     def reset_parameters(self) -> None:
         """Start from torch.nn's distribution: uniform in +-1/sqrt(H); cores with exactly its variance."""
@@ -69,6 +79,8 @@ class RingStack(Evaluated):
         Returns:
             (output, h_n) or (output, (h_n, c_n)), shaped as torch.nn's.
         """
+        if self._ready is not None and not in_disguise() and self._ready.fits(self, input):
+            return self._ready.run(self, input, hx)
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         arguments.check_input(self, input, batched_dims=3)
@@ -94,64 +106,59 @@ class RingStack(Evaluated):
     def _stack(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> tuple[Tensor, Any]:
         """Run the layers in groups; a group is one kernel call and begins where a bottleneck feeds it."""
         rows = x.numel() // x.shape[-1]
-        group = _Group(self, x, batch_sizes, hx, batch_first)
+        group = Group(self, x, batch_sizes, hx, batch_first)
+        used: list[tuple[str, Form]] = []
         for layer, (inputs, others) in enumerate(self._keys):
             weights = [self._get(name) for name in inputs]
-            use = use_of(self, weights, rows, x, first=layer == 0)
-            forms = bottleneck_forms(weights, use, self._strategy)
+            forms = self._forms(layer, weights, rows, x)
             if forms is None:
                 entered = [dense_of(weight, self._strategy) for weight in weights]
             else:
                 group.flush(layer)
                 group.x, entered = enter(group.x, weights, forms, self._strategy)
+            used += [
+                (name, forms[at] if forms else DENSE)
+                for at, name in enumerate(inputs)
+                if isinstance(weights[at], CoreWeight)
+            ]
             for weight, names in zip(entered, others, strict=True):
                 group.weights += [weight, *map(self._get, names)]
-        return group.finish()
+        whole = group.weights if group.first else []
+        output, states = group.finish()
+        if batch_sizes is None and whole and not self.training and not in_disguise():
+            self.__dict__["_ready"] = prepare(self, x, used, whole)
+        return output, states
+
+    def _forms(self, layer: int, weights: Sequence[Any], rows: Any, x: Tensor) -> list[Form] | None:
+        """Choose the forms of a layer's weights; the choice for like cases is remembered."""
+        if in_disguise():
+            return bottleneck_forms(weights, Use(1), self._strategy)
+        training = self.training and any(isinstance(weight, CoreWeight) and weight.trains for weight in weights)
+        input_grad = training and (layer > 0 or x.requires_grad)
+        key = (layer, rounded(rows), training, input_grad, x.is_cuda, self._strategy, torch.get_num_threads())
+        if key not in self._chosen:
+            use = Use(key[1], training, input_grad, self.mode == "LSTM" and not x.is_cuda, x.is_cuda)
+            self._chosen[key] = bottleneck_forms(weights, use, self._strategy)
+        return self._chosen[key]
 
     def _get(self, name: str) -> Any:
-        found = self._parameters.get(name)
+        found: Any = self._parameters.get(name)
+        if found is None:
+            found = self._modules.get(name)
         return getattr(self, name) if found is None else found
 
+    def _apply(self, *args: Any, **kwargs: Any) -> RingStack:
+        self.__dict__.pop("_ready", None)
+        return super()._apply(*args, **kwargs)
 
-class _Group:
-    """Layers gathered for one kernel call; `flush` runs them."""
+    def train(self, mode: bool = True) -> RingStack:
+        """Set the mode; a pass prepared in the other mode is dropped."""
+        self.__dict__.pop("_ready", None)
+        return super().train(mode)
 
-    def __init__(self, stack: RingStack, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> None:
-        self._stack, self._batch_sizes, self._hx, self._batch_first = stack, batch_sizes, hx, batch_first
-        self.x = x
-        self.weights: list[Tensor] = []
-        self._start = 0
-        self._finals: list[list[Tensor]] = []
-
-    def flush(self, layer: int) -> None:
-        """Run what was gathered before this layer."""
-        if layer == self._start:
-            return
-        stack = self._stack
-        self._run(layer)
-        if stack.dropout and layer < stack.num_layers:
-            self.x = nn.functional.dropout(self.x, stack.dropout, stack.training)
-
-    def finish(self) -> tuple[Tensor, Any]:
-        """Run the rest; return the output and the final states of all layers."""
-        self.flush(self._stack.num_layers)
-        if len(self._finals) == 1:
-            states = tuple(self._finals[0])
-        else:
-            states = tuple(torch.cat(parts) for parts in zip(*self._finals, strict=True))
-        return self.x, states if self._stack.mode == "LSTM" else states[0]
-
-    def _run(self, stop: int) -> None:
-        stack, hx = self._stack, self._hx
-        if stop - self._start < stack.num_layers:
-            directions = 2 if stack.bidirectional else 1
-            hx = arguments.each(hx, itemgetter(slice(self._start * directions, stop * directions)))
-        settings = (stack.bias, stop - self._start, stack.dropout, stack.training, stack.bidirectional)
-        x = self.x.transpose(0, 1) if self._batch_first else self.x
-        self._batch_first = False
-        self.x, *finals = kernels.run(stack.mode, x, self._batch_sizes, hx, self.weights, settings)
-        self._finals.append(finals)
-        self._start, self.weights = stop, []
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be computed again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_ready"} | {"_chosen": {}}
 
 
 SETTINGS = (
