@@ -22,6 +22,7 @@ _SETTINGS = {
     "warmup-epochs": ("N", "Linear warm-up; then a cosine to zero."),
     "clip": ("NORM", "Largest norm of the gradient; 0 is off."),
     "dropout": ("P", "Before the head, and between layers."),
+    "input-dropout": ("P", "Of the inputs, in training."),
     "label-smoothing": ("P", "Share of the target spread over all classes."),
     "patience": ("N", "Stop after N epochs without a better validation result; 0 is off."),
     "accumulate": ("N", "Batches per optimizer step."),
@@ -53,7 +54,8 @@ def settings_options(command: Any) -> Any:
             f"--{option}", f"distill_{name}", metavar=metavar, help=f"{text} [default: {default}]"
         )(command)
     for name, (metavar, text) in reversed(_SETTINGS.items()):
-        default = getattr(FinetuneSettings(), name.replace("-", "_")) or "none"
+        value = getattr(FinetuneSettings(), name.replace("-", "_"))
+        default = "auto" if value is None else "none" if value == () else value
         command = click.option(f"--{name}", metavar=metavar, help=f"{text} [default: {default}]")(command)
     return command
 

@@ -561,3 +561,18 @@ def test_tensorboard_needs_its_package(files, tmp_path):
         display.epoch({"epoch": 1, "phase": "end-to-end", "loss": 0.5})
         display.close()
         assert list(tmp_path.iterdir())
+
+
+def test_input_dropout_hides_values_from_the_student_only(files):
+    settings = FinetuneSettings(input_dropout=0.5)
+    learner, batch, student = learner_loss(files, settings)
+    seen = []
+    student.module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    learner.train()
+    learner(batch, 10.0, 10)
+    learner.eval()
+    learner(batch, 10.0, 10)
+    hidden = seen[0] == 0
+    assert 0.4 < hidden.float().mean() < 0.6
+    torch.testing.assert_close(seen[0][~hidden], 2 * batch.x[~hidden])
+    assert torch.equal(seen[1], batch.x)

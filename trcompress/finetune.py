@@ -26,6 +26,12 @@ from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher
 from trcompress.version import __version__
 
+CORE_LR_SCALE = 5.0
+"""Learning rate of an artifact's cores relative to the weights that stayed dense.
+
+JapaneseVowels at rank 2, 30 epochs, accuracy on held-out training rows: 83.1 % at 1, 87.8 % at 3, 89.2 % at 10.
+"""
+
 
 @dataclass(frozen=True)
 class FinetuneResult:
@@ -98,7 +104,7 @@ def finetune(
         >>> finetune("model.tr.safetensors", "data.npz", teacher="model.pt").metrics  # doctest: +SKIP
         {'accuracy_after': 0.975, ...}
     """
-    settings, artifact = settings or FinetuneSettings(), Path(artifact)
+    settings, artifact = _with_core_rate(settings or FinetuneSettings()), Path(artifact)
     outputs = Outputs(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
     outputs.check(inputs, resume=resume, overwrite=overwrite)
@@ -180,6 +186,12 @@ def train_dense(
         if crew.writes:
             write_tensors(outputs.model, student.file_tensors(), {"format": "pt"})
         return _close(job, state, metrics)
+
+
+def _with_core_rate(settings: FinetuneSettings) -> FinetuneSettings:
+    if settings.core_lr_scale is not None:
+        return settings
+    return settings.model_copy(update={"core_lr_scale": 1.0 if settings.start == "scratch" else CORE_LR_SCALE})
 
 
 def _classifier(

@@ -72,7 +72,7 @@ class Passes:
             learner.network,
             parameters,
             weight_decay=settings.weight_decay,
-            core_lr_scale=1.0 if phase.only_gates else settings.core_lr_scale,
+            core_lr_scale=1.0 if phase.only_gates else settings.core_lr_scale or 1.0,
         )
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=settings.amp == "fp16")
         self._parallel = None if team.size == 1 else _in_parallel(learner)

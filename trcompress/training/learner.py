@@ -77,7 +77,8 @@ class Learner(nn.Module):
         if self._only_gates and view is not None:
             return self._gate_term(view) @ batch.mask / count, batch.x.new_zeros(0)
         with mixed_precision(self._settings.amp, batch.x.device):
-            logits = self.network(batch.x, batch.lengths)
+            x = F.dropout(batch.x, self._settings.input_dropout, self.training)
+            logits = self.network(x, batch.lengths)
         logits = logits.float()
         loss = self._label_term(logits, batch.y) @ batch.mask / label_total
         if view is not None:

@@ -55,12 +55,13 @@ class FinetuneSettings(_Strict):
         epochs: passes over the training part.
         batch_size: sequences per batch, all processes together.
         lr: peak learning rate of AdamW.
-        core_lr_scale: learning rate of cores relative to all other weights: a core's effect is multiplied with that
-            of the others, and dense weights are nearer to their goal.
+        core_lr_scale: learning rate of cores relative to all other weights. None: 5 in `finetune` where it starts
+            from an artifact's weights (cores are then further from their goal than what stayed dense), else 1.
         weight_decay: of weights and cores; biases have none.
         warmup_epochs: the learning rate rises linearly over these, then falls to 0 along a cosine.
         clip: largest norm of the whole gradient; 0 leaves it as it is.
         dropout: of the values that enter the head, and between layers.
+        input_dropout: of the values that enter the network; the teacher sees them all.
         label_smoothing: share of the target spread over all classes.
         patience: stop after this many epochs without a better validation result; 0 never stops early.
         accumulate: batches per optimizer step; the gradient is that of one batch so many times as large.
@@ -84,11 +85,12 @@ class FinetuneSettings(_Strict):
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=2**20)] = 32
     lr: Annotated[float, Field(gt=0, le=10)] = 2e-3
-    core_lr_scale: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    core_lr_scale: Annotated[float, Field(gt=0, le=1000)] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     clip: Annotated[float, Field(ge=0)] = 1.0
     dropout: Share = 0.1
+    input_dropout: Share = 0.0
     label_smoothing: Share = 0.0
     patience: Annotated[int, Field(ge=0)] = 0
     accumulate: Annotated[int, Field(ge=1, le=2**16)] = 1
