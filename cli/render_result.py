@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from trcompress.cli.console import out
-from trcompress.reproduce.result import Result, Row
+from trcompress.reproduce.result import Figure, Result, Row
 from trcompress.reproduce.result import Table as Numbers
 
 VERDICTS = {True: "[green]holds[/green]", False: "[red]does not hold[/red]", None: "cannot be told"}
@@ -45,10 +45,12 @@ def _numbers(numbers: Numbers) -> Table:
     return table
 
 
-def figure(value: float | dict[str, float] | None) -> str:
+def figure(value: Figure | None) -> str:
     """Spell a figure: counts with separators, the rest with four digits."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return ", ".join(f"{figure(one)} ({where})" for where, one in value.items())
     if float(value).is_integer():

@@ -20,9 +20,11 @@ from trcompress.plots import Curve, Matrix, MatrixPlot, Plot, draw, write_number
 from trcompress.recipe import read_recipe
 from trcompress.recipe_fields import Reading
 from trcompress.reproduce import read_result, reproduce
+from trcompress.reproduce.complexity import run_complexity
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.counting import PeakMemory, cost_of
 from trcompress.reproduce.figure7 import figure7
+from trcompress.reproduce.formulas import ORDERS
 from trcompress.reproduce.machine import this_machine
 from trcompress.reproduce.paper_order import apply_in_order
 from trcompress.reproduce.random_features import random_network
@@ -367,3 +369,34 @@ def test_without_matplotlib_numbers_are_kept_and_the_result_says_so(tmp_path):
     assert "pip install trcompress[plots]" in ran.stdout, ran.stderr
     assert list((tmp_path / "out").glob("*.csv"))
     assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_table_4_in_the_recipe_is_what_is_computed():
+    printed = read_recipe("table4-complexity").resolve().paper
+    assert {name: tuple(line.values()) for name, line in printed.items()} == {
+        f"{method} {way}": (getattr(order, way)[0], getattr(order, f"{way}_memory")[0])
+        for method, order in ORDERS.items()
+        for way in ("forward", "backward")
+    }
+
+
+def test_table_4_is_measured_below_its_formulas(tmp_path):
+    recipe = read_recipe("table4-complexity").resolve(quick=True)
+    findings = run_complexity(recipe, Context(tmp_path))
+    table = {
+        row[:2]: dict(zip(findings.tables[0].columns[2::2], row[2::2], strict=True))
+        for row in findings.tables[0].rows
+    }
+    inputs, outputs = prod(recipe.complexity.in_modes), prod(recipe.complexity.out_modes)
+    assert table["RNN", 2]["forward operations"] == inputs * outputs
+    assert table["RNN", 2]["backward operations"] == 2 * inputs * outputs
+    assert table["TR-RNN", 2]["forward operations"] == 832, "Eq. 11 by hand: 256 + 128 + 32, then 32 + 128 + 256"
+    verdicts = {claim.text: claim.holds for claim in findings.claims}
+    assert all(
+        verdicts[f"TR-RNN, {what}: O({order})"]
+        for what, order in (
+            ("forward operations", "n I R^3 + m O R^3"),
+            ("backward operations", "n d I R^5 + m d Imax O R^5"),
+        )
+    )
+    assert len(findings.plots) == 8

@@ -16,7 +16,7 @@ Rank = Annotated[int, Field(ge=1, le=4096)]
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 Variance = Annotated[float, Field(ge=0, le=1e6)]
 Modes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=32)]
-Figure = Number | dict[Short, Number]
+Figure = Number | Short | dict[Short, Number | Short]
 
 
 def _readable_shape(text: str) -> str:

@@ -184,7 +184,8 @@ class Recipe(Strict):
         row: which row of the paper.
         about: readings, differences from the paper, what to expect.
         seeds: one run each; the result gives their spread.
-        paper: the paper's own figures, by the name of what is measured here; several sources in a sub-table.
+        paper: the paper's own figures, by the name of what is measured here; several sources in
+            a sub-table; formulas and sentences as text.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]

@@ -12,7 +12,7 @@ from trcompress.files import write_text
 from trcompress.plots import MatrixPlot, Plot
 
 RESULT_FILE = "result.json"
-Figure = float | dict[str, float]
+Figure = float | str | dict[str, float | str]
 
 
 class _Strict(BaseModel):

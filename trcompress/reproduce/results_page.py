@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trcompress.reproduce.result import RESULT_FILE, Claim, Machine, Result, Row, Table, read_result
+from trcompress.reproduce.result import RESULT_FILE, Claim, Figure, Machine, Result, Row, Table, read_result
 
 _VERDICTS = {True: "holds", False: "**does not hold**", None: "cannot be told"}
 _MOST_ROWS = 40
@@ -132,9 +132,11 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _figure(value: float | dict[str, float] | None) -> str:
+def _figure(value: Figure | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return ", ".join(f"{_figure(one)} ({where})" for where, one in value.items())
     if float(value).is_integer():
