@@ -51,3 +51,57 @@ def block_term_dense(blocks, cores):
                         term = term * factor[n, a, b, rank]
                     dense[i, o] += term
     return dense
+
+
+def ring_design_matrix(ring, cores, k):
+    """Matrix D with vec(W) = D vec(core k): each column is the ring with one unit entry in core k."""
+    columns = []
+    for entry in range(cores[k].numel()):
+        unit = torch.zeros_like(cores[k]).flatten()
+        unit[entry] = 1.0
+        trial = [unit.view_as(core) if j == k else core for j, core in enumerate(cores)]
+        columns.append(ring.to_dense(trial).flatten())
+    return torch.stack(columns, 1)
+
+
+def ring_jacobian(ring, cores):
+    """d vec(W_hat) / d (all cores), columns in the order of the cores."""
+    return torch.cat([ring_design_matrix(ring, cores, k) for k in range(len(cores))], 1)
+
+
+def arc_tails(ring, dense):
+    """Lower bounds from every unfolding along consecutive modes, the cut included, as {(first, last): tail}."""
+    d = len(ring.modes)
+    tensor = dense.reshape(ring.modes)
+    tails = {}
+    for first in range(d):
+        for width in range(1, d):
+            inside = [(first + j) % d for j in range(width)]
+            outside = [j for j in range(d) if j not in inside]
+            rows = 1
+            for j in inside:
+                rows *= ring.modes[j]
+            unfolding = tensor.permute(*inside, *outside).reshape(rows, -1)
+            rank = ring.ranks[first] * ring.ranks[(first + width) % d]
+            values = torch.linalg.svdvals(unfolding)
+            tails[first, (first + width - 1) % d] = float(values[rank:].square().sum().sqrt())
+    return tails
+
+
+def metric_error(dense, approximation, rows=None, ridge=0.0, weights=None):
+    """||L (W - W_hat) D||, with L'L formed and factorised as the formula says."""
+    inputs = dense.shape[0]
+    moment = torch.eye(inputs, dtype=dense.dtype)
+    if rows is not None:
+        moment = rows.t() @ rows + ridge * moment
+    scaled = dense - approximation
+    if weights is not None:
+        scaled = scaled * weights
+    return float((scaled * (moment @ scaled)).sum().clamp(min=0).sqrt())
+
+
+def best_metric_error(dense, rank, rows, ridge, weights):
+    """The least metric error of any matrix of this rank, by whitening W (L from a Cholesky factorisation)."""
+    moment = rows.t() @ rows + ridge * torch.eye(dense.shape[0], dtype=dense.dtype)
+    whitened = torch.linalg.cholesky(moment).t() @ dense * weights
+    return float(torch.linalg.svdvals(whitened)[rank:].square().sum().sqrt())

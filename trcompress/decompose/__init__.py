@@ -5,6 +5,7 @@ source -> spectrum -> starts -> als / gauss_newton -> Decomposition (cores, erro
 
 from trcompress.decompose.bound import Bound, explain, lower_bound
 from trcompress.decompose.file_source import FileMatrix
+from trcompress.decompose.max_error import tr_svd_max_error
 from trcompress.decompose.metric import Metric
 from trcompress.decompose.result import Decomposition
 from trcompress.decompose.run import INITS, decompose
@@ -23,4 +24,5 @@ __all__ = [
     "decompose",
     "explain",
     "lower_bound",
+    "tr_svd_max_error",
 ]

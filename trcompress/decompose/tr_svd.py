@@ -45,19 +45,21 @@ def tr_svd(objective: Objective) -> tuple[list[Tensor], tuple[str, ...]]:
 
 def split_halves(ring: TensorRing, left: Tensor, right: Tensor, swap: bool = False) -> list[Tensor]:
     """Split A (I, k) and B (k, O), k <= K, into the ring's cores; `swap` lets r0 run fastest."""
-    n, k = len(ring.in_modes), ring.bottleneck
-    r0, rn = ring.ranks[0], ring.ranks[n]
-    left = torch.nn.functional.pad(left, (0, k - left.shape[1]))
-    right = torch.nn.functional.pad(right, (0, 0, 0, k - right.shape[0]))
-    if swap:
-        a = left.view(-1, rn, r0).permute(2, 0, 1)  # (r0, I, rn)
-        b = right.view(rn, r0, -1).permute(0, 2, 1)  # (rn, O, r0)
-    else:
-        a = left.view(-1, r0, rn).permute(1, 0, 2)
-        b = right.view(r0, rn, -1).permute(1, 2, 0)
+    n = len(ring.in_modes)
+    a, b = fold(ring, left, right, swap)
     inputs = open_tt_svd(a, ring.in_modes, ring.ranks[: n + 1])
     outputs = open_tt_svd(b, ring.out_modes, ring.ranks[n:])
     return [core.contiguous() for core in (*inputs, *outputs)]
+
+
+def fold(ring: TensorRing, left: Tensor, right: Tensor, swap: bool = False) -> tuple[Tensor, Tensor]:
+    """Deal the k <= K directions of A (I, k) and B (k, O) out to the closing bonds: (r0, I, rn) and (rn, O, r0)."""
+    k, r0, rn = ring.bottleneck, ring.ranks[0], ring.ranks[len(ring.in_modes)]
+    left = torch.nn.functional.pad(left, (0, k - left.shape[1]))
+    right = torch.nn.functional.pad(right, (0, 0, 0, k - right.shape[0]))
+    if swap:
+        return left.view(-1, rn, r0).permute(2, 0, 1), right.view(rn, r0, -1).permute(0, 2, 1)
+    return left.view(-1, r0, rn).permute(1, 0, 2), right.view(r0, rn, -1).permute(1, 2, 0)
 
 
 def clamp_notes(ring: TensorRing) -> tuple[str, ...]:
