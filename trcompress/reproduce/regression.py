@@ -13,7 +13,7 @@ from math import cos, pi, prod
 import torch
 from torch import Tensor
 
-from trcompress.formats import Format
+from trcompress.formats import Format, TensorRing, TensorTrain
 
 STOP = 1e-6
 _RIDGE = 1e-12
@@ -113,20 +113,60 @@ def random_cores(structure: Format, generator: torch.Generator, rms: float) -> l
     return [core * scale for core in cores]
 
 
-def core_design(structure: Format, cores: list[Tensor], k: int) -> Tensor:
-    """Return (p, I, O): what W becomes where core k is each of its p unit cores, the others staying."""
+def core_design(structure: Format, cores: list[Tensor], k: int, units: Tensor | None = None) -> Tensor:
+    """Return (p, I, O): what W becomes where core k is each of p unit cores, the others staying.
+
+    Args:
+        structure: of W.
+        cores: as they are.
+        k: which core.
+        units: (p,) positions in the flattened core; all of them by default.
+    """
     size = prod(cores[k].shape)
-    units = torch.eye(size, dtype=cores[k].dtype).reshape(size, *cores[k].shape)
-    return torch.func.vmap(lambda unit: structure.to_dense([*cores[:k], unit, *cores[k + 1 :]]))(units)
+    unit_cores = torch.eye(size, dtype=cores[k].dtype).reshape(size, *cores[k].shape)
+    chosen = unit_cores if units is None else unit_cores[units]
+    return torch.func.vmap(lambda unit: structure.to_dense([*cores[:k], unit, *cores[k + 1 :]]))(chosen)
 
 
 def _solve_core(structure: Format, cores: list[Tensor], k: int, root: Tensor, target: Tensor) -> Tensor:
-    design = (root @ core_design(structure, cores, k)).flatten(1)  # (p, I*O)
+    """Set one core to its least-squares value; parts of it that reach different outputs share one matrix."""
+    parts = _parts(structure, cores[k], k)
+    units, columns = parts[0]
+    design = (root @ core_design(structure, cores, k, units)[..., columns]).flatten(1)  # (p, I * columns)
     normal = design @ design.T
     ridge = _RIDGE * normal.diagonal().mean()  # proximal: it vanishes where the core stays
     normal.diagonal().add_(ridge)
-    right = design @ target.flatten() + ridge * cores[k].flatten()
-    return torch.linalg.solve(normal, right).reshape(cores[k].shape)
+    old = cores[k].flatten()
+    right = [design @ target[:, columns].flatten() + ridge * old[units] for units, columns in parts]
+    solved = torch.linalg.solve(normal, torch.stack(right, dim=1))  # (p, parts)
+    new = torch.empty_like(old)
+    for (units, _), values in zip(parts, solved.unbind(1), strict=True):
+        new[units] = values
+    return new.reshape(cores[k].shape)
+
+
+def _parts(structure: Format, core: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
+    """Divide a core by the output digit it holds: positions in it, and the outputs they reach.
+
+    Whatever the digit, the positions see the same rest of the network, so their normal equations are equal. A core
+    that holds no output mode is one part.
+    """
+    positions = torch.arange(core.numel()).reshape(core.shape)
+    outputs = torch.arange(prod(structure.out_modes)).reshape(structure.out_modes)
+    if isinstance(structure, TensorRing):
+        mode, axis = k - len(structure.in_modes), 1
+    elif k < len(structure.in_modes):
+        mode, axis = k, 2
+        if isinstance(structure, TensorTrain):
+            positions = positions.reshape(len(core), structure.in_modes[k], structure.out_modes[k], -1)
+    else:
+        mode, axis = -1, 0
+    if mode < 0:
+        return [(positions.flatten(), outputs.flatten())]
+    return [
+        (positions.select(axis, digit).flatten(), outputs.select(mode, digit).flatten())
+        for digit in range(structure.out_modes[mode])
+    ]
 
 
 def _balanced(cores: list[Tensor]) -> list[Tensor]:
