@@ -49,15 +49,19 @@ def settings_options(command: Any) -> Any:
     """Add one option per training setting."""
     for name, (metavar, text) in reversed(_DISTILL.items()):
         option = name if name == "temperature" else f"distill-{name}"
-        default = getattr(DistillSettings(), name)
+        default = _default(DistillSettings(), name)
         command = click.option(
             f"--{option}", f"distill_{name}", metavar=metavar, help=f"{text} [default: {default}]"
         )(command)
     for name, (metavar, text) in reversed(_SETTINGS.items()):
-        value = getattr(FinetuneSettings(), name.replace("-", "_"))
-        default = "auto" if value is None else "none" if value == () else value
+        default = _default(FinetuneSettings(), name.replace("-", "_"))
         command = click.option(f"--{name}", metavar=metavar, help=f"{text} [default: {default}]")(command)
     return command
+
+
+def _default(settings: Any, name: str) -> Any:
+    value = getattr(settings, name)
+    return "auto" if value is None else "none" if value == () else value
 
 
 def settings_from(given: dict[str, Any]) -> Any:

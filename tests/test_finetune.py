@@ -144,6 +144,26 @@ def test_without_validation_the_last_epoch_is_kept_and_said(tune):
     assert "no validation part: kept the last epoch" in result.notes
 
 
+def test_patience_needs_a_validation_part(tune):
+    with pytest.raises(UsageError, match=r"--patience 3 needs a validation part .*validation_fraction"):
+        tune(small_task.data_set(validation_fraction=0), settings={"patience": 3})
+
+
+def test_what_is_left_open_depends_on_start_and_teacher(files, tune, tmp_path):
+    def chosen(**options):
+        settings = {"epochs": 0} | options.pop("settings", {})
+        record = json.loads(tune(overwrite=True, settings=settings, **options).metrics_path.read_text())
+        return record["settings"]["core_lr_scale"], record["settings"]["distill"]["hidden"]
+
+    small = nn.ModuleDict({"rnn": nn.LSTM(12, 8), "fc": nn.Linear(8, 3)})
+    torch.save(small.state_dict(), tmp_path / "small.pt")
+    assert chosen() == (5.0, 0.0)
+    assert chosen(teacher=files["dense"]) == (5.0, 1.0)
+    assert chosen(teacher=tmp_path / "small.pt") == (5.0, 0.0)
+    assert chosen(teacher=files["dense"], settings={"start": "scratch"}) == (1.0, 1.0)
+    assert chosen(settings={"core_lr_scale": 2, "distill": {"hidden": 0.5}}) == (2.0, 0.5)
+
+
 def test_patience_stops_early(tune):
     result = tune(settings={"epochs": 200, "patience": 3, "lr": 3e-2})
     assert result.stopped == "patience"

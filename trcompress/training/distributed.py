@@ -81,9 +81,9 @@ def team(device: str) -> Iterator[Team]:
         size = dist.get_world_size() if dist.is_initialized() else 1
         yield Team(dist.get_rank() if size > 1 else 0, size, where)
         return
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     if where.type == "cuda":
         torch.cuda.set_device(where)
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Team(dist.get_rank(), dist.get_world_size(), where)
     finally:

@@ -62,7 +62,8 @@ class Learner(nn.Module):
         if only_gates or (teacher and self._weights.gates):
             self._gates = _gate_inputs(student, teacher)
         if teacher and self._weights.hidden and not only_gates:
-            _check_hidden(student, teacher)
+            if misfit := hidden_misfit(student, teacher):
+                raise UsageError(misfit)
             self._recorder = Recorder(student.recurrent)
 
     def forward(self, batch: Batch, label_total: float, count: int) -> tuple[Tensor, Tensor]:
@@ -116,7 +117,7 @@ class Learner(nn.Module):
                 hidden_distance(own[name], view.hidden[name], batch_first)
                 for name, batch_first in self._batch_first.items()
             ]
-            total = total + weights.hidden * torch.stack(distances).mean(0)
+            total = total + float(weights.hidden or 0) * torch.stack(distances).mean(0)
             self._recorder.clear()
         if weights.gates:
             total = total + weights.gates * self._gate_term(view)
@@ -171,7 +172,8 @@ def _gate_inputs(student: Classifier, teacher: Teacher | None) -> dict[str, Gate
     return {name: GateInputs(teacher.recurrent[name], ring, name) for name, ring in rings.items()}
 
 
-def _check_hidden(student: Classifier, teacher: Teacher) -> None:
+def hidden_misfit(student: Classifier, teacher: Teacher) -> str | None:
+    """Say why hidden states cannot be compared, or return None where they can."""
     for name, module in student.recurrent.items():
         other = teacher.recurrent.get(name)
         sizes = [
@@ -179,7 +181,8 @@ def _check_hidden(student: Classifier, teacher: Teacher) -> None:
             for one in (module, other)
         ]
         if sizes[0] != sizes[1]:
-            raise UsageError(
+            return (
                 f"hidden-state distillation needs a teacher with the model's stacks: stack {name!r} has "
                 f"hidden size, projection and directions {sizes[0]}, the teacher's {sizes[1]}"
             )
+    return None

@@ -11,6 +11,7 @@ from torch import nn
 
 from trcompress.classifier import Classifier
 from trcompress.data import DataSet
+from trcompress.errors import UsageError
 from trcompress.training.display import Display, NoDisplay
 from trcompress.training.distributed import Team
 from trcompress.training.epoch import Passes, Phase, own_randomness
@@ -59,6 +60,11 @@ class Trainer:
         self.state = state or RunState()
         self._learnable = [name for name, one in student.module.named_parameters() if one.requires_grad]
         self._weights = class_weights(settings.class_weights, data.train, len(data.classes))
+        if settings.patience and data.validation is None:
+            raise UsageError(
+                f"--patience {settings.patience} needs a validation part to be patient about: "
+                "take one with --data-option validation_fraction=0.2"
+            )
         for phase in phases(settings):  # faults show before anything is written
             self._learner(phase).close()
             self._parameters(phase)

@@ -37,6 +37,7 @@ class DistillSettings(_Strict):
         logits: divergence from the teacher's class probabilities, both softened by `temperature`.
         temperature: softening of the logits; the term is scaled by its square, so that its gradient keeps its size.
         hidden: relative squared distance of the hidden states, at every time step of every recurrent stack.
+            None: 1 in `finetune` where the teacher has stacks of the same names and sizes, else 0.
         gates: relative squared distance of what the inputs add to each gate (`W_ih x + b_ih`), at the inputs that
             the teacher's own layers get.
     """
@@ -44,7 +45,7 @@ class DistillSettings(_Strict):
     labels: Weight = 1.0
     logits: Weight = 1.0
     temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
-    hidden: Weight = 0.0
+    hidden: Weight | None = None
     gates: Weight = 0.0
 
 
