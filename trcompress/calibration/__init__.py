@@ -4,8 +4,9 @@ reading -> network -> sketch, sensitivity -> metrics -> solve -> select -> share
 """
 
 from trcompress.calibration.artifact import decompose_calibrated
+from trcompress.calibration.bench import Bench
 from trcompress.calibration.reading import CalibrationData, read_calibration
-from trcompress.calibration.run import Bench, Calibrated, calibrate
+from trcompress.calibration.run import Calibrated, calibrate
 
 __all__ = [
     "Bench",

@@ -53,6 +53,10 @@ def decompose_calibrated(
     plans = plan.resolve([slot_of(layer) for layer in checkpoint.layers])
     found = calibrate(checkpoint, plans, data, seed=seed, init=init, **options)
     step = Step(
-        verb="decompose", command=command, seed=seed, version=__version__, settings={"calibration": dict(found.facts)}
+        verb="decompose",
+        command=command,
+        seed=seed,
+        version=__version__,
+        settings={"calibration": dict(found.facts)},
     )
     return assemble(checkpoint, found.weights, step, dtype=dtype, changed=found.changed)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trcompress.decompose import FileMatrix
 from trcompress.contract import ring_factors
+from trcompress.decompose import FileMatrix
 from trcompress.plan import WeightPlan
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os.path import commonprefix
+from itertools import takewhile
 
 from trcompress.errors import InputFileError, nearest
 from trcompress.training.find_head import bias_of, input_size
@@ -34,7 +34,9 @@ def find_embedding(file: ModelFile, stack: str, highest: int, key: str | None = 
     if key is not None:
         if key not in found:
             shape = f"is {file.shapes[key]}" if key in file.shapes else f"is not there{nearest(key, found)}"
-            raise InputFileError(f"the embedding of {stack} must be (V, {width}), V above {highest}: {key!r} {shape}")
+            raise InputFileError(
+                f"the embedding of {stack} must have over {highest} rows of {width}: {key!r} {shape}"
+            )
         return key
     plain = [name for name in found if bias_of(file, name) is None] or found
     if not plain:
@@ -42,7 +44,7 @@ def find_embedding(file: ModelFile, stack: str, highest: int, key: str | None = 
             f"tokens up to {highest} need an embedding ({highest + 1} or more, {width}), and {file.path} has none; "
             f"give the vectors themselves, (N, T, {width})"
         )
-    nearness = {name: len(commonprefix([name, stack])) for name in plain}
+    nearness = {name: _shared_start(name, stack) for name in plain}
     best = [name for name in plain if nearness[name] == max(nearness.values())]
     if len(best) > 1:
         raise InputFileError(
@@ -50,3 +52,8 @@ def find_embedding(file: ModelFile, stack: str, highest: int, key: str | None = 
             f"array embedding_{stack} with the name of one"
         )
     return best[0]
+
+
+def _shared_start(one: str, other: str) -> int:
+    """How many letters two names begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

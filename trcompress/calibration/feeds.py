@@ -15,10 +15,13 @@ from trcompress.data.dataset import Source
 class Feed(Protocol):
     """Sequences for one stack, read a few at a time."""
 
-    width: int
-    """Values per step."""
-    values: int
-    """Numbers that reading one sequence takes, at most."""
+    @property
+    def width(self) -> int:
+        """Values per step."""
+
+    @property
+    def values(self) -> int:
+        """Numbers that reading one sequence takes, at most."""
 
     def __len__(self) -> int:
         """How many sequences there are."""

@@ -1,7 +1,8 @@
-"""In which metric a weight is approximated: what weighs on its inputs, what on its gates. One dict of candidates."""
+"""In which metric a weight is approximated: how its inputs weigh, and how its gates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from trcompress.calibration.sketch import InputMoments
 
 RIDGES = (0.0, 0.1, 1.0)
+MIDDLE = (0.1,)
 """Weight of the plain error beside the inputs', in units of the mean variance of an input."""
 FULL_GATES = 1536
 """Up to so many gate rows their full second moments are used, above only the diagonal."""
@@ -41,20 +43,22 @@ class Metric:
         return self.gates.square().sum(0).sqrt()
 
 
-def candidates(inputs: InputMoments, sensitivity: Tensor | None, *, few: bool = False) -> list[Metric]:
+def candidates(
+    inputs: InputMoments, sensitivity: Tensor | None, *, ridges: Sequence[float] = RIDGES, jointly: bool = True
+) -> list[Metric]:
     """List the metrics to try for one weight, the plain one first.
 
     Args:
         inputs: moments of what the weight is fed.
         sensitivity: E[g g'] (O, O) of its gates.
-        few: only one of each kind, for weights whose decomposition takes long.
+        ridges: for the inputs' side.
+        jointly: whether gates that answer together may weigh together; else each has its own weight.
     """
     rows = _scaled(inputs.centred)
-    gates = _gate_roots(sensitivity, few)
-    ridges = RIDGES[1:2] if few else RIDGES
+    gates = _gate_roots(sensitivity, jointly)
     found = [Metric("weights")]
     found += [Metric(name, gates=root) for name, root in gates.items()]
-    if not few:
+    if 0.0 in ridges:
         found.append(Metric("inputs with their mean", _scaled(inputs.rows)))
     for ridge in ridges:
         label = f"inputs, ridge {ridge:g}"
@@ -68,13 +72,12 @@ def _scaled(rows: Tensor) -> Tensor:
     return rows * (rows.shape[1] / rows.square().sum().clamp_min(1e-300)).sqrt()
 
 
-def _gate_roots(sensitivity: Tensor | None, few: bool) -> dict[str, Tensor]:
+def _gate_roots(sensitivity: Tensor | None, jointly: bool) -> dict[str, Tensor]:
     if sensitivity is None or not float(sensitivity.diagonal().sum()) > 0:
         return {}
     floor = GATE_FLOOR * sensitivity.diagonal().mean()
     roots = {"gates": (sensitivity.diagonal() + floor).sqrt()}
-    if len(sensitivity) <= FULL_GATES and not few:
+    if len(sensitivity) <= FULL_GATES and jointly:
         values, vectors = torch.linalg.eigh(sensitivity)
         roots["gates jointly"] = (vectors * (values.clamp_min(0) + floor).sqrt()) @ vectors.t()
-    scale = {name: root.square().mean().sqrt() if root.dim() == 1 else root.norm() / len(root) ** 0.5 for name, root in roots.items()}
-    return {name: root / scale[name] for name, root in roots.items()}
+    return {name: root * (len(root) ** 0.5 / root.norm()) for name, root in roots.items()}

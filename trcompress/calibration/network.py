@@ -125,6 +125,19 @@ class Network:
         key = next(layer.keys.get("bias_ih") for layer in layers if layer.keys["weight_ih"] == weight)
         return None if key in self.tied else key
 
+    def unit(self, weight: str) -> Unit:
+        """The unit that a weight belongs to.
+
+        Raises:
+            UsageError: its stack is not fed.
+        """
+        found = self.unit_of(weight)
+        if found is None:
+            raise UsageError(
+                f"nothing is known to feed {weight}: name an array of the calibration data by its stack"
+            )
+        return found
+
     def unit_of(self, weight: str) -> Unit | None:
         """The unit that a weight belongs to; None where its stack is not fed."""
         return next((unit for unit in self.units if weight in unit.weights), None)

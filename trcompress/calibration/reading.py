@@ -260,7 +260,9 @@ def _check_counts(counts: Mapping[str, int], where: str) -> None:
         raise InputFileError(f"{where}: row n of every array must be the same example, but they have {shown} rows")
 
 
-def _groups(arrays: Mapping[str, np.ndarray], settings: ArrayOptions, feeds: Mapping[str, Feed]) -> np.ndarray | None:
+def _groups(
+    arrays: Mapping[str, np.ndarray], settings: ArrayOptions, feeds: Mapping[str, Feed]
+) -> np.ndarray | None:
     groups = arrays.get(settings.group_key or "group")
     return groups if groups is not None and groups.shape == (len(next(iter(feeds.values()))),) else None
 
@@ -270,7 +272,8 @@ def _keys(file: ModelFile) -> str:
 
 
 def _misfit(what: str, width: int, stack: str, file: ModelFile) -> str:
+    taken = f"{stack or 'the network'} takes {input_size(file.stacks[stack]):,}"
     return (
-        f"{what} has {width:,} values a step, but {stack or 'the network'} takes {input_size(file.stacks[stack]):,}; "
-        "give the inputs as the network saw them in training (time can be folded with the data option steps=)"
+        f"{what} has {width:,} values a step, but {taken}; give the inputs as the network saw them in training "
+        "(time can be folded with the data option steps=)"
     )

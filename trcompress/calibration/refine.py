@@ -83,25 +83,24 @@ def refine(
     units = [unit for unit in network.units if any(one.found.plan.name in unit.weights for one in chosen)]
     modules = {unit.name: replaced(network, unit, _of(chosen, unit)) for unit in units}
     moving = _free(network, units, modules, chosen)
-    groups = [{"params": [p], "lr": STEP_SIZE * max(LEAST_SIZE, float(p.detach().square().mean().sqrt()))} for p in moving]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    sizes = [group["lr"] for group in groups]
+    sizes = [STEP_SIZE * max(LEAST_SIZE, float(one.detach().square().mean().sqrt())) for one in moving]
+    optimizer = torch.optim.Adam([{"params": [one]} for one in moving], betas=(0.9, 0.99))
     before = best = exam.score(modules)
     kept = [parameter.detach().clone() for parameter in moving]
     lessons = _lessons(network, judge, units, rows, seed)
     for step in range(steps):
         for group, size in zip(optimizer.param_groups, sizes, strict=True):
             group["lr"] = size * 0.5 * (1 + cos(pi * step / steps))
-        _step(network, judge, units, modules, next(lessons), optimizer)
+        if not _step(network, judge, units, modules, next(lessons), optimizer):
+            sizes = [size / 2 for size in sizes]  # the last steps were too long: go back
+            _copy(kept, moving)
         if (step + 1) % max(1, steps // LOOKS) == 0 or step + 1 == steps:
             score = exam.score(modules)
             if tell:
                 tell(f"refine: difference {score:.4f}", (step + 1) / steps)
             if score < best:
                 best, kept = score, [parameter.detach().clone() for parameter in moving]
-    with torch.no_grad():
-        for parameter, value in zip(moving, kept, strict=True):
-            parameter.copy_(value)
+    _copy(kept, moving)
     return Refined(tuple(_read_back(network, modules, one) for one in chosen), before, best, steps)
 
 
@@ -112,16 +111,26 @@ def _step(
     modules: Mapping[str, nn.Module],
     lesson: _Lesson,
     optimizer: torch.optim.Optimizer,
-) -> None:
+) -> bool:
+    """Take one step; False where the loss is not finite any more."""
     run = network.run(lesson.batch, modules)
     hidden = [
         relative_difference(flat_rows(run.outputs[unit.name]), dense)
         for unit, dense in zip(units, lesson.hidden, strict=True)
     ]
     loss = judge.difference(run, lesson.values) + HIDDEN * torch.stack(hidden).mean()
+    if not bool(torch.isfinite(loss)):
+        return False
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    return True
+
+
+@torch.no_grad()
+def _copy(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 def _lessons(
@@ -176,7 +185,7 @@ def _parts(
 
 
 def _read_back(network: Network, modules: Mapping[str, nn.Module], one: Candidate) -> Candidate:
-    unit = network.unit_of(one.found.plan.name)
+    unit = network.unit(one.found.plan.name)
     weight, bias = _parts(network, unit, modules[unit.name], one)
     found = replace(one.found, cores=tuple(core.detach().clone() for core in weight.core))
     return replace(one, found=found, bias=None if bias is None else bias.detach().double())

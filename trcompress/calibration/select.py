@@ -6,22 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.feeds import TokenFeed
-from trcompress.calibration.metrics import Metric, candidates
+from trcompress.calibration.metrics import MIDDLE, RIDGES, Metric, candidates
 from trcompress.calibration.network import Network, Unit
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.sketch import InputMoments
-from trcompress.calibration.solve import is_two_mode, solve
+from trcompress.calibration.solve import is_two_mode, ring_of, solve
 from trcompress.decompose import FileMatrix
+from trcompress.grammar import format_shape
 from trcompress.weights import CompressedWeight
 
+GAIN_PLAIN = 0.95
+"""Another candidate in the plain metric (a corrected bias, another structure) must have at most this share of the
+first one's difference to be chosen instead."""
 GAIN_TOKENS = 0.95
 GAIN_VECTORS = 0.5
-"""The plain metric is left only for a candidate whose difference is at most this share of the plain one's.
+"""The same for candidates in other metrics, where tokens and where vectors are fed.
 
 Tokens cannot take values that calibration did not see; vectors can. A sensor network under new people gained
 nothing from metrics that lowered the difference on its training people by less than half, and often lost.
@@ -57,8 +60,12 @@ class Candidate:
 
     def row(self, measure: str, chosen: bool) -> dict[str, Any]:
         """Plain values for the report."""
+        ring = ring_of(self.found.plan)
         return {
             "metric": self.metric,
+            "shape": format_shape(ring.in_modes, ring.out_modes),
+            "ranks": list(ring.ranks),
+            "parameters": self.found.plan.parameters,
             "bias_corrected": self.bias is not None,
             "weight_error": self.found.error,
             "difference": self.score,
@@ -96,7 +103,7 @@ class Choice:
 def choose(
     network: Network,
     exam: Exam,
-    plain: CompressedWeight,
+    plain: Sequence[CompressedWeight],
     dense: Tensor | FileMatrix,
     moments: InputMoments,
     sensitivity: Tensor | None,
@@ -109,36 +116,41 @@ def choose(
     Args:
         network: the dense network.
         exam: held-out examples.
-        plain: the weight decomposed in the plain metric.
+        plain: the weight decomposed in the plain metric, in one structure or several.
         dense: the weight (G*H, I).
         moments: of its inputs.
         sensitivity: of its gates.
         seed: of random starts.
         tell: called with (what, fraction done).
     """
-    unit = network.unit_of(plain.plan.name)
-    closed = is_two_mode(plain.plan) and not plain.plan.per_gate
-    metrics = candidates(moments, sensitivity, few=not closed and plain.plan.slot.parameters > SLOW_VALUES)
-    tried = []
-    for number, metric in enumerate(metrics):
-        if tell:
-            tell(metric.name, number / len(metrics))
-        found = plain if number == 0 else solve(plain, dense, metric, seed=seed)
-        tried += _scored(network, exam, unit, metric, found, dense, moments.mean)
+    unit = network.unit(plain[0].plan.name)
+    tried: list[Candidate] = []
+    for number, one in enumerate(plain):
+        closed = is_two_mode(one.plan) and not one.plan.per_gate
+        slow = not closed and one.plan.slot.parameters > SLOW_VALUES
+        metrics = candidates(moments, sensitivity, ridges=MIDDLE if slow else RIDGES, jointly=closed)
+        for done, metric in enumerate(metrics):
+            if tell:
+                tell(metric.name, (number + done / len(metrics)) / len(plain))
+            found = solve(one, dense, metric, seed=seed) if done else one
+            tried += _scored(network, exam, unit, metric, found, dense, moments.mean)
     worthy = rank(tried, _least_gain(network, unit))
     return Choice(tuple(tried), tuple(worthy), worthy[0])
 
 
 def rank(tried: Sequence[Candidate], least_gain: float) -> list[Candidate]:
-    """The candidates that may be chosen, best first.
+    """The candidates that may be chosen, best first; the first of `tried` is what the others must beat.
 
-    Those are the plain metric's, with and without a corrected bias, and every other that moves the outputs less
-    than these by enough. Among candidates that are exact, the ones that leave the bias alone come first.
+    Among candidates that are exact, those that leave the bias alone come first.
     """
-    plain = [one for one in tried if one.metric == tried[0].metric]
-    limit = least_gain * min(one.score for one in plain)
-    worthy = [one for one in tried if one.score <= max(limit, EXACT)] + plain
-    return sorted(dict.fromkeys(worthy), key=lambda one: (max(one.score, EXACT), one.bias is not None, one.score))
+    base = tried[0]
+
+    def worthy(one: Candidate) -> bool:
+        gain = GAIN_PLAIN if one.metric == base.metric else least_gain
+        return one is base or one.score <= max(gain * base.score, EXACT)
+
+    found = [one for one in tried if worthy(one)]
+    return sorted(found, key=lambda one: (max(one.score, EXACT), one.bias is not None, one.score))
 
 
 def settle(choices: Sequence[Choice], joint: Callable[[Sequence[Candidate]], float]) -> tuple[list[Choice], float]:
@@ -172,8 +184,9 @@ def replaced(network: Network, unit: Unit, chosen: Sequence[Candidate]) -> nn.Mo
         name = one.found.plan.name
         tensors |= one.tensors
         plans[name] = one.found.plan
-        if one.bias is not None:
-            tensors[network.free_bias(name)] = one.bias.float()
+        key = network.free_bias(name)
+        if one.bias is not None and key is not None:
+            tensors[key] = one.bias.float()
     return unit.build(tensors, plans).requires_grad_(False)
 
 

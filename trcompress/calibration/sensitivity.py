@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.calibration.network import Batch, Network, Run, Sequences, Unit, flat_rows, on_rows
+from trcompress.calibration.network import Batch, Network, Run, Sequences, Unit, on_rows
 from trcompress.slots import GATES
 
 Probe = Callable[[Run], Tensor]
@@ -38,10 +39,9 @@ def gate_sensitivity(network: Network, unit: Unit, batches: Sequence[Batch], pro
         with torch.no_grad():
             inputs = unit_input(network, unit, batch)
             gates = on_rows(inputs, lambda rows: rows @ torch.cat(weights).t())
-        leaf = flat_rows(gates).requires_grad_()
-        shaped = on_rows(gates, lambda _: leaf if leaf.shape == _.shape else leaf.view(_.shape))
-        drawn = probe(network.run(batch, {unit.name: module}, {unit.name: shaped}))
-        (gradient,) = torch.autograd.grad(drawn, leaf)
+        leaf = (gates.data if isinstance(gates, PackedSequence) else gates).requires_grad_()
+        drawn = probe(network.run(batch, {unit.name: module}, {unit.name: gates}))
+        gradient = torch.autograd.grad(drawn, leaf)[0].reshape(-1, size * len(weights))
         for moment, part in zip(moments, gradient.double().split(size, dim=1), strict=True):
             moment.addmm_(part.t(), part)
     return dict(zip(unit.weights, moments, strict=True))

@@ -10,16 +10,21 @@ import torch
 from torch import Tensor
 
 from trcompress.calibration.metrics import Metric
-from trcompress.decompose import FileMatrix, MatrixSource, decompose
+from trcompress.contract import ring_factors
+from trcompress.decompose import FileMatrix, InMemoryMatrix, MatrixSource, decompose
 from trcompress.decompose import Metric as SolverMetric
 from trcompress.decompose.tr_svd import split_halves
+from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.plan import WeightPlan
 from trcompress.weights import CompressedWeight, matrices_of
 
+ALS: dict[str, Any] = {"starts": 2, "sweeps": 100, "restarts": 0}
+"""How hard a metric is searched: from the plain cores, and from one start of its own."""
+
 
 def solve(
-    plain: CompressedWeight, dense: Tensor | FileMatrix, metric: Metric, *, seed: int = 0, starts: int = 1
+    plain: CompressedWeight, dense: Tensor | FileMatrix, metric: Metric, *, seed: int = 0
 ) -> CompressedWeight:
     """Find cores in a metric.
 
@@ -28,15 +33,25 @@ def solve(
         dense: the weight (G*H, I).
         metric: what counts.
         seed: of random starts.
-        starts: how many starts are followed beside `plain`.
     """
     weight = plain.plan
     matrices = matrices_of(weight, dense)
     if is_two_mode(weight) and not weight.per_gate:
         cores = _two_mode(matrices[0], weight, metric)
     else:
-        cores = _by_als(matrices, plain, metric, seed=seed, starts=starts + 1)
-    return replace(plain, cores=cores, error=plain_error(matrices, weight, cores))
+        cores = _by_als(matrices, plain, metric, seed=seed)
+    return replace(plain, cores=cores, error=plain_error(weight, dense, cores))
+
+
+def ring_of(weight: WeightPlan) -> TensorRing:
+    """The structure, which must be a ring.
+
+    Raises:
+        UsageError: it is a baseline format.
+    """
+    if not isinstance(weight.structure, TensorRing):
+        raise UsageError(f"only tensor rings are calibrated: {weight.name} is a {weight.structure.kind}")
+    return weight.structure
 
 
 def is_two_mode(weight: WeightPlan) -> bool:
@@ -92,7 +107,7 @@ def _gate_matrices(metric: Metric, source: MatrixSource) -> tuple[Tensor, Tensor
 
 
 def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple[Tensor, ...]:
-    ring = weight.structure
+    ring = ring_of(weight)
     left, right = two_mode_factors(source, ring.bottleneck, _padded(metric, weight))
     scale = (right.norm() / left.norm().clamp_min(1e-300)).sqrt() if left.numel() else torch.ones(())
     left = torch.nn.functional.pad(left * scale, (0, 0, 0, weight.padded_input - len(left)))
@@ -100,7 +115,7 @@ def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple
 
 
 def _by_als(
-    matrices: Sequence[MatrixSource], plain: CompressedWeight, metric: Metric, **options: Any
+    matrices: Sequence[MatrixSource], plain: CompressedWeight, metric: Metric, seed: int
 ) -> tuple[Tensor, ...]:
     weight, padded = plain.plan, _padded(metric, plain.plan)
     weights = padded.gate_weights
@@ -109,7 +124,7 @@ def _by_als(
     for number, (matrix, part) in enumerate(zip(matrices, parts, strict=True)):
         own = SolverMetric(padded.rows, padded.ridge, part)
         start = [core[number] if weight.per_gate else core for core in plain.cores]
-        found.append(decompose(matrix, weight.structure, metric=own, warm_start=start, **options).cores)
+        found.append(decompose(matrix, ring_of(weight), metric=own, warm_start=start, seed=seed, **ALS).cores)
     if not weight.per_gate:
         return tuple(found[0])
     return tuple(torch.stack(cores) for cores in zip(*found, strict=True))
@@ -118,20 +133,18 @@ def _by_als(
 def _padded(metric: Metric, weight: WeightPlan) -> Metric:
     """The metric for a matrix whose hidden units are padded: the rows that are added weigh as the least gate."""
     extra = weight.padded_hidden - weight.slot.hidden_size
-    if metric.gates is None or not extra:
+    weights = metric.gate_weights
+    if weights is None or not extra:
         return metric
-    values = metric.gate_weights.view(weight.slot.gates, -1)
+    values = weights.view(weight.slot.gates, -1)
     return replace(metric, gates=torch.nn.functional.pad(values, (0, extra), value=float(values.min())).flatten())
 
 
-def plain_error(matrices: Sequence[MatrixSource], weight: WeightPlan, cores: Sequence[Tensor]) -> float:
-    """||W - W_hat|| / ||W||, of all gates together."""
-    ring: TensorRing = weight.structure
-    squared = whole = 0.0
-    for number, matrix in enumerate(matrices):
-        own = [core[number].double() if weight.per_gate else core.double() for core in cores]
-        left, right = ring.input_factor(own), ring.output_factor(own)
-        for first, block in matrix.cast_blocks(torch.float64):
-            squared += float((block - left[first : first + len(block)] @ right).square().sum())
-        whole += matrix.squared_norm
-    return (squared / whole) ** 0.5 if whole else 0.0
+def plain_error(weight: WeightPlan, dense: Tensor | FileMatrix, cores: Sequence[Tensor]) -> float:
+    """||W - W_hat|| / ||W||, padding left out."""
+    source = InMemoryMatrix(dense) if isinstance(dense, Tensor) else dense
+    left, right = ring_factors(weight, [core.double() for core in cores])
+    squared = 0.0
+    for first, block in source.cast_blocks(torch.float64):
+        squared += float(torch.addmm(block, left[first : first + len(block)], right, alpha=-1).square().sum())
+    return (squared / source.squared_norm) ** 0.5 if source.squared_norm else 0.0
