@@ -53,9 +53,15 @@ class Arc:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Rows and columns of the unfolding."""
+        """Rows and columns of the unfolding: positions inside the arc, and outside."""
         inside = self.rows[1] * self.columns[1]
         return inside, prod(self.rows) * prod(self.columns) // inside
+
+    @property
+    def group(self) -> int:
+        """Rows of W that must be seen at once to add to the smaller side's Gram matrix."""
+        inside, outside = self.sides
+        return self.rows[1] * self.rows[2] if inside <= outside else prod(self.rows)
 
 
 def lower_bound(source: MatrixSource, ring: TensorRing, work: float = WORK) -> Bound:
@@ -79,7 +85,7 @@ def lower_bound(source: MatrixSource, ring: TensorRing, work: float = WORK) -> B
     best = Bound(value, f"the cut between inputs and outputs, rank R0*R{n} = {ring.bottleneck:,}")
     padded = PaddedMatrix(source, (prod(ring.in_modes), prod(ring.out_modes)))
     for arc in _worthwhile(ring, work):
-        if padded.can_align(arc.rows[1] * arc.rows[2]):
+        if padded.can_align(arc.group):
             values = _arc_squares(padded, source, arc)
             value = _relative(float(values[arc.rank :].sum()), norm, SLACK[source.working_dtype])
             if value > best.value:
@@ -135,9 +141,8 @@ def _arc_squares(padded: MatrixSource, source: MatrixSource, arc: Arc) -> Tensor
     if key not in known:
         inside, outside = arc.sides
         gram = torch.zeros(min(inside, outside), min(inside, outside), dtype=torch.float64, device=source.device)
-        group = arc.rows[1] * arc.rows[2]
-        for _, block in padded.blocks(multiple=group):
-            tensor = block.reshape(len(block) // group, *arc.rows[1:], *arc.columns)
+        for _, block in padded.blocks(multiple=arc.group):
+            tensor = block.reshape(-1, *arc.rows[1:], *arc.columns)
             _add_gram(gram, tensor, (1, 4) if inside <= outside else (0, 2, 3, 5), inside <= outside, source)
         known[key] = eigenvalues(gram)
     return known[key]

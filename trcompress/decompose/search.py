@@ -15,7 +15,7 @@ from trcompress.decompose.objective import Objective
 
 Start = tuple[str, Callable[[], list[Tensor]]]
 EXACT = 1e-10
-"""Relative error at which W counts as met exactly."""
+"""Relative error at which a float64 W counts as met exactly; others to a few units of their own rounding."""
 RESTART_STEPS = 60
 """Gauss-Newton steps of a further start: what leads anywhere has led there by then."""
 DEAR_STEP = 3e9
@@ -71,7 +71,7 @@ def search(
         name, make = next(starts)
         progress(f"start {index + 1} of {settings.starts} ({name})", 0.4 * index / settings.starts)
         fits.append(_begin(objective, name, make(), settings))
-        if fits[-1].history[-1] < EXACT:
+        if fits[-1].history[-1] < _exact(objective):
             return fits[-1], _count(fits)
     fits.sort(key=lambda fit: fit.squared)
     best = _finish(objective, fits[0], settings, progress)
@@ -120,8 +120,12 @@ def _looks_planted(objective: Objective, fit: Fit) -> bool:
     error, ring = fit.history[-1], objective.ring
     gauge = sum(rank**2 for rank in ring.ranks[1:])
     freedom = (ring.parameters - gauge) / prod(objective.source.shape)
-    planted = EXACT < error < 0.65 * max(0.02, 1 - freedom) ** 1.3
+    planted = _exact(objective) < error < 0.65 * max(0.02, 1 - freedom) ** 1.3
     return planted and gauss_newton.is_affordable(objective)
+
+
+def _exact(objective: Objective) -> float:
+    return max(EXACT, 4 * torch.finfo(objective.source.dtype).eps)
 
 
 def _count(fits: list[Fit]) -> int:
