@@ -1,0 +1,200 @@
+"""Ring layers are never slower than dense ones: a grid of sizes, batches and ratios, eval and training.
+
+    python benchmarks/never_slower.py [--every 7] [--device cpu] [--out never_slower.json]
+
+For every point: operations (multiply-adds on the input side, in training with the merging of cores) and times of
+torch.nn and of the ring layer, measured in turn; what the promise allows; and the worst points at the end.
+
+    eval        at most 1.05 times dense
+    training    at most 1.10 times dense where the cheapest contraction needs no more operations than dense;
+                at most 0.3 ms more where the dense step takes under 2 ms; else in proportion to those operations
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import side_by_side
+from torch import nn
+
+from trcompress.contract.cost import Use, dense_estimate, estimates
+from trcompress.layers import TRGRU, TRLSTM
+from trcompress.plan import Rule, WeightPlan
+from trcompress.slots import GATES, WeightSlot
+
+MODES = {
+    32: (4, 8),
+    40: (5, 8),
+    256: (16, 16),
+    2048: (64, 32),
+    57600: (4, 2, 5, 8, 6, 5, 3, 2),
+}
+INPUTS, HIDDEN, BATCHES, STEPS = (40, 256, 2048, 57600), (32, 256, 2048), (1, 16, 256), (1, 10, 100)
+RATIOS = (2, 10, 100, 1000, 10000)
+KINDS = {"lstm": (TRLSTM, nn.LSTM), "gru": (TRGRU, nn.GRU)}
+EVAL, TRAIN, SHORT_MS, SLACK_MS = 1.05, 1.10, 2.0, 0.3
+MOST_BYTES, MOST_MACS = 2 * 10**9, 2 * 10**11
+
+
+@dataclass(frozen=True)
+class Point:
+    """One layer and one size of input."""
+
+    kind: str
+    plan: WeightPlan
+    batch: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """What identifies it in the tables."""
+        slot, ring = self.plan.slot, self.plan.structure
+        ranks = sorted(set(ring.ranks))
+        ratio = self.plan.compression_ratio
+        sizes = f"{slot.input_size:6}->{slot.hidden_size:4} B{self.batch:<3} T{self.steps:<3}"
+        return f"{self.kind:4} {sizes} {ratio:8.0f}x r{ranks}"
+
+    def use(self, training: bool) -> Use:
+        """The case as the cost model sees it."""
+        return Use(self.batch * self.steps, training, repacks=self.kind == "lstm")
+
+
+def ring_of(kind: str, inputs: int, hidden: int, ratio: int) -> WeightPlan | None:
+    """The ring of equal ranks whose ratio comes nearest from above, if there is one."""
+    slot = WeightSlot("weight_ih_l0", kind, inputs, GATES[kind], hidden)
+    best = None
+    for rank in range(1, 200):
+        plan = Rule(MODES[inputs], MODES[hidden], (rank,)).resolve(slot)
+        if plan.compression_ratio < ratio:
+            break
+        best = plan
+    return best if best is not None and best.compression_ratio < 4 * ratio else None
+
+
+def points(every: int) -> Iterator[Point]:
+    """The grid, thinned to one in `every`, and the paper's CNN setting in full."""
+    count = 0
+    for kind, inputs, hidden, ratio in product(KINDS, INPUTS, HIDDEN, RATIOS):
+        plan = ring_of(kind, inputs, hidden, ratio)
+        for batch, steps in product(BATCHES, STEPS):
+            if plan is None or too_large(plan, batch * steps):
+                continue
+            if count % every == 0:
+                yield Point(kind, plan, batch, steps)
+            count += 1
+    for kind, batch, steps in product(KINDS, BATCHES, STEPS):
+        slot = WeightSlot("weight_ih_l0", kind, 2048, GATES[kind], 2048)
+        plan = Rule.parse("64x32:32x64", "40,60,48,48").resolve(slot)
+        if not too_large(plan, batch * steps):
+            yield Point(kind, plan, batch, steps)
+
+
+def too_large(plan: WeightPlan, rows: int) -> bool:
+    """Whether inputs and weights do not fit a small machine, or a step takes minutes."""
+    slot = plan.slot
+    values = rows * slot.input_size + 3 * slot.parameters
+    macs = 3 * rows * slot.output_size * (slot.input_size + slot.hidden_size)
+    return 4 * values > MOST_BYTES or macs > MOST_MACS
+
+
+def measure(point: Point, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Times and operations of one point."""
+    slot = point.plan.slot
+    ring_type, dense_type = KINDS[point.kind]
+    ring = ring_type(slot.input_size, slot.hidden_size, weights={slot.name: point.plan}, device=device)
+    dense = dense_type(slot.input_size, slot.hidden_size, device=device)
+    x = torch.randn(point.steps, point.batch, slot.input_size, device=device)
+    models = {"ring": ring.eval(), "dense": dense.eval()}
+    with torch.no_grad():
+        calls = {name: lambda model=model: model(x) for name, model in models.items()}
+        found = {"eval_ms": side_by_side(calls, device, seconds)}
+    evaluated = ring.strategy.chosen[slot.name]
+    for model in models.values():
+        model.train()
+    calls = {name: lambda model=model: step(model, x) for name, model in models.items()}
+    found["train_ms"] = side_by_side(calls, device, seconds)
+    return {"name": point.name, "eval_form": evaluated, "train_form": ring.strategy.chosen[slot.name]} | found
+
+
+def step(model: nn.Module, x: torch.Tensor) -> None:
+    """Forward and backward after an update of every parameter."""
+    model.zero_grad()
+    model(x)[0].sum().backward()
+    with torch.no_grad():
+        torch._foreach_mul_(list(model.parameters()), 1.0)
+
+
+def judge(point: Point, result: dict[str, Any]) -> dict[str, Any]:
+    """Add operations, what is allowed, and how much of it is used (1 is the limit)."""
+    for what, training in (("eval", False), ("train", True)):
+        use = point.use(training)
+        dense_macs = dense_estimate(point.plan, use).macs
+        priced = {str(one.form): one.macs for one in estimates(point.plan, use)}
+        result[f"{what}_macs"] = {
+            "dense": dense_macs,
+            "ring": priced[result[f"{what}_form"]],
+            "best": min(priced.values()),
+        }
+        dense, ring = result[f"{what}_ms"]["dense"], result[f"{what}_ms"]["ring"]
+        allowed = EVAL * dense
+        if training:
+            allowed = TRAIN * dense * max(1.0, min(priced.values()) / dense_macs)
+            allowed = max(allowed, dense + SLACK_MS) if dense < SHORT_MS else allowed
+        result[f"{what}_used"] = ring / allowed
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """One line a point."""
+    parts = [result["name"]]
+    for what in ("eval", "train"):
+        ms, macs = result[f"{what}_ms"], result[f"{what}_macs"]
+        parts.append(
+            f"{what} {ms['dense']:9.3f} -> {ms['ring']:9.3f} ms ({ms['ring'] / ms['dense']:5.2f})"
+            f" {macs['dense']:8.1e} -> {macs['ring']:8.1e} ops {result[f'{what}_form'][:8]:8}"
+            f" {'ok  ' if result[f'{what}_used'] <= 1 else 'OVER'}"
+        )
+    print(" | ".join(parts), flush=True)
+
+
+def main() -> None:
+    """Run the grid and print the worst points."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--every", type=int, default=1, help="thin the grid to one point in so many")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per point, for eval and for training each")
+    parser.add_argument(
+        "--again", type=int, default=2, help="measure a point over its limit so often again, longer"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    device, results = torch.device(options.device), []
+    for point in points(options.every):
+        for attempt in range(1 + options.again):
+            result = judge(point, measure(point, device, options.seconds * (1 + 2 * attempt)))
+            if max(result["eval_used"], result["train_used"]) <= 1:
+                break
+        show(result)
+        results.append(result | {"plan": asdict(point.plan.structure), "batch": point.batch, "steps": point.steps})
+    for what in ("eval", "train"):
+        worst = max(results, key=lambda one, what=what: one[f"{what}_used"])
+        over = sum(one[f"{what}_used"] > 1 for one in results)
+        print(
+            f"\n{what}: {over} of {len(results)} points over the limit; "
+            f"the worst uses {worst[f'{what}_used']:.2f} of it:"
+        )
+        show(worst)
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
