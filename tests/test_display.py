@@ -67,7 +67,8 @@ def test_a_run_reports_its_pace_while_an_epoch_lasts(tmp_path, monkeypatch):
 
     settings = FinetuneSettings(epochs=2, batch_size=16, device="cpu")
     display = Watching(console(False), 2)
-    train_dense(small_task.data_set(), tmp_path / "m.safetensors", hidden_size=4, settings=settings, display=display)
+    out = tmp_path / "m.safetensors"
+    train_dense(small_task.data_set(), out, hidden_size=4, settings=settings, display=display)
     assert [one.epoch for one in seen] == [1, 1, 1, 2, 2, 2]
     assert [round(one.share, 2) for one in seen[:3]] == [0.36, 0.71, 1.0]
     assert all(one.sequences_per_s > 0 and one.accuracy is not None for one in seen)
