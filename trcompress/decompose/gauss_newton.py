@@ -16,7 +16,7 @@ from trcompress.decompose.objective import Objective
 
 MAX_PARAMETERS = 3000
 """Largest ring whose J'J is formed."""
-MAX_TRANSFER = 1 << 22
+MAX_TRANSFER = 1 << 18
 """Largest transfer matrix (values) that is formed."""
 FIRST_DAMPING = 1e-2
 """Damping of the first step, relative to the curvature."""

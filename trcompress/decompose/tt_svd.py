@@ -8,7 +8,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from trcompress.decompose.linalg import svd
+from trcompress.decompose.linalg import eigh, svd
+
+WIDE = 16
+"""Columns per row from which the leading left vectors come from the rows' Gram matrix, to spare copies."""
+LARGE = 1 << 21
+"""Values from which they do; smaller matrices keep all digits."""
 
 
 def open_tt_svd(tensor: Tensor, modes: Sequence[int], ranks: Sequence[int]) -> list[Tensor]:
@@ -58,5 +63,11 @@ def pad_core(core: Tensor, left: int, right: int) -> Tensor:
 
 
 def _leading(matrix: Tensor, n_eigenvecs: int | None = None, **_: object) -> tuple[Tensor, Tensor, Tensor]:
-    u, s, vh = svd(matrix)
-    return u[:, :n_eigenvecs], s[:n_eigenvecs], vh[:n_eigenvecs]
+    rows, columns = matrix.shape
+    if columns < WIDE * rows or matrix.numel() < LARGE:
+        u, s, vh = svd(matrix)
+        return u[:, :n_eigenvecs], s[:n_eigenvecs], vh[:n_eigenvecs]
+    u = eigh(matrix @ matrix.t())[1].flip(-1)[:, :n_eigenvecs]
+    vh = u.t() @ matrix
+    s = torch.linalg.vector_norm(vh, dim=1)
+    return u, s, vh.div_(torch.where(s > 0, s, torch.ones_like(s)).unsqueeze(1))
