@@ -113,7 +113,10 @@ def _main(
         feed, note = _feed(arrays, key, f"length{suffix}", file, stack, settings, str(path))
         return _only(file, path.name, sha256, feed, _groups(arrays, settings, {stack: feed}), (f"{key}{note}",))
     folded = _folding(arrays[key], input_size(file.stacks[stack]), settings)
-    data = load_data(path, **{"validation_fraction": 0.0, **options, **folded})
+    grouped = settings.group_key is not None or any(name.startswith("group") for name in arrays)
+    divided = grouped or "x_test" in arrays
+    whole = {} if divided else {"split": "none"}  # nothing is tested here: every row may serve
+    data = load_data(path, **{"validation_fraction": 0.0, **whole, **options, **folded})
     feed = VectorFeed(data.train.source, data.train.rows)
     notes = (f"training rows of {path.name} ({data.split_note})", *data.notes)
     return _only(file, path.name, sha256, feed, data.train.groups, notes)
