@@ -230,6 +230,13 @@ def test_settings_change_the_recipe_and_are_checked(tmp_path):
         found.resolve(settings=["train.epochs"])
 
 
+def test_a_recipe_without_a_quick_table_cannot_be_rehearsed(tmp_path):
+    found = read_recipe(write(tmp_path, SMALL.partition("[quick")[0]))
+    assert found.resolve().train.epochs == 2
+    with pytest.raises(UsageError, match=r"no .quick. table"):
+        found.resolve(quick=True)
+
+
 def test_data_paths_start_at_the_recipe_and_the_command_line_wins(tmp_path):
     found = read_recipe(changed(tmp_path, data={"path": "there.npz"}))
     assert found.resolve().data.path == str(tmp_path / "there.npz")

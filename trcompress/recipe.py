@@ -49,8 +49,11 @@ class RecipeFile:
             data: takes the place of `data.path`.
 
         Raises:
-            UsageError: a setting names no key, or its value does not fit; all faults are listed.
+            UsageError: a setting names no key, or its value does not fit (all faults are listed); or there is no
+                `[quick]` table to apply.
         """
+        if quick and not self.quick:
+            raise UsageError(f"{self.origin} cannot be rehearsed: it has no [quick] table; leave --quick out")
         values = merged(self.values, self.quick) if quick else self.values
         own = values.get("data", {}).get("path")
         if own is not None:
