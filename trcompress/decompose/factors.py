@@ -23,13 +23,14 @@ def leading_factors(objective: Objective, rank: int) -> tuple[Tensor, Tensor]:
     if objective.is_plain:
         found = spectrum(objective.inner)
         if found.left is not None:
-            left = _padded(found.left[:, :rank], source.shape[0])
+            left = _padded(_signed(found.left[:, :rank]), source.shape[0])
             return left, source.transpose_times(left).t()
         right = _padded(found.right[:, :rank], source.shape[1])  # type: ignore[index]
     else:
         right = _metric_vectors(objective)[:, :rank]
     if source.dtype == torch.float64 and not is_small(source) and rank < min(source.shape):
         right = _refined(objective, right)
+    right = _signed(right)
     if objective.scales is None:
         return source.times(right), right.t()
     scales = objective.scales.unsqueeze(1)
@@ -69,6 +70,18 @@ def _normal_times(objective: Objective, right: Tensor) -> Tensor:
     if objective.moment is not None:
         image = objective.moment.apply(image.unsqueeze(0)).squeeze(0)
     return scales * objective.source.transpose_times(image)
+
+
+def _signed(vectors: Tensor) -> Tensor:
+    """Turn each column so that its largest entry is positive.
+
+    Where bonds truncate, a fold of the columns is not indifferent to their signs, and a library's SVD leaves them to
+    chance: without a rule, another machine would find another ring.
+    """
+    if vectors.shape[0] == 0:
+        return vectors
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return torch.where(largest < 0, -vectors, vectors)
 
 
 def _padded(vectors: Tensor, size: int) -> Tensor:

@@ -29,15 +29,14 @@ def tr_svd(objective: Objective) -> tuple[list[Tensor], tuple[str, ...]]:
     """
     ring = objective.ring
     left, right = leading_factors(objective, ring.bottleneck)
-    values = torch.linalg.vector_norm(left, dim=0) * torch.linalg.vector_norm(right, dim=1)
-    left, right = _unit(left, 0), _unit(right, 1)
+    sizes = _norms(left, 0), _norms(right, 1)
     lossless = is_lossless(ring)
     best: tuple[float, list[Tensor]] | None = None
     for power in POWERS[:1] if lossless else POWERS:
+        scale = sizes[0] ** (power - 1) * sizes[1] ** power  # of A's columns; B's rows get its inverse
         for swap in (False,) if lossless else (False, True):
-            a, b = left * values**power, right * (values ** (1 - power)).unsqueeze(1)
-            cores = split_halves(ring, a, b, swap)
-            squared = _distance(ring, left * values, right, cores)
+            cores = split_halves(ring, left * scale, right / scale.unsqueeze(1), swap)
+            squared = _distance(ring, left, right, cores)
             if best is None or squared < best[0]:
                 best = squared, cores
     return best[1], clamp_notes(ring)  # type: ignore[index]
@@ -101,6 +100,7 @@ def _distance(ring: TensorRing, left: Tensor, right: Tensor, cores: list[Tensor]
     return float(own - 2 * ((left.t() @ a) * (right @ b.t())).sum())
 
 
-def _unit(factor: Tensor, dim: int) -> Tensor:
-    norms = torch.linalg.vector_norm(factor, dim=dim, keepdim=True)
-    return factor / torch.where(norms > 0, norms, torch.ones_like(norms))
+def _norms(factor: Tensor, dim: int) -> Tensor:
+    """Norms of a factor's directions, 1 where they are zero."""
+    norms = torch.linalg.vector_norm(factor, dim=dim)
+    return torch.where(norms > 0, norms, torch.ones_like(norms))
