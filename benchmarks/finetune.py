@@ -79,7 +79,7 @@ class Task:
         dense: settings of its training.
         tune: settings of fine-tuning, the same for every structure.
         structures: in tables, in order.
-        candidates: settings that `--choose` compares; "dense" or "tune", name, changes.
+        candidates: what `--choose` compares; "dense", "tune" or "structure", name, changes.
     """
 
     name: str
@@ -104,7 +104,7 @@ HAPT = Task(
     structures=(
         Structure("ring", "16x6:32x16", "4"),
         Structure("SVD", "96:512", "1,2"),
-        Structure("ring", "16x6:32x16", "3"),
+        Structure("ring", "12x8:32x16", "3"),
         Structure("SVD", "96:512", "1"),
     ),
     candidates=(
@@ -116,6 +116,8 @@ HAPT = Task(
         ("tune", "lr 3e-3, hidden states", {"distill": {"hidden": 1.0}}),
         ("tune", "lr 3e-3, input dropout 0.2", {"input_dropout": 0.2}),
         ("tune", "lr 3e-3, 16 epochs", {"epochs": 16}),
+        ("structure", "78x: 16x6:32x16 ranks 3", {"shape": "16x6:32x16", "ranks": "3"}),
+        ("structure", "80x: 12x8:32x16 ranks 3", {"shape": "12x8:32x16", "ranks": "3"}),
     ),
 )
 FLARE = Task(
@@ -171,7 +173,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--choose", action="store_true", help="cross-validate the candidate settings instead")
     parser.add_argument("--only", default="", help="with --choose: candidates whose name holds this text")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "finetune.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench-finetune.json")
     return parser.parse_args()
 
 
@@ -301,7 +303,10 @@ def choose(task: Task, data: DataSet, given: argparse.Namespace) -> None:
         if given.only not in name:
             continue
         readout = changes.pop("readout", task.readout)
-        candidate = replace(task, readout=readout, **{what: {**getattr(task, what), **changes}})
+        if what == "structure":
+            candidate = replace(task, structures=(Structure("ring", **changes),))
+        else:
+            candidate = replace(task, readout=readout, **{what: {**getattr(task, what), **changes}})
         scores = [validate(candidate, part, what, seed) for seed, part in enumerate(parts)]
         last = np.array([one[-1] for one in scores])
         console.print(f"{task.name} {what} {name}: {last.mean():.4f}  folds {last.round(3).tolist()}")
@@ -336,7 +341,7 @@ def validate(task: Task, data: DataSet, what: str, seed: int) -> list[float]:
         dense = Path(folder) / "dense.safetensors"
         settings = read_settings(task.dense | {"seed": seed})
         result = train_dense(data, dense, hidden_size=task.hidden, readout=task.readout, settings=settings)
-        if what == "tune":
+        if what != "dense":
             structure = task.structures[0]
             ring = dense.with_name("ring.safetensors")
             plan = Plan.of(structure.shape, structure.ranks)

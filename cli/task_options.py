@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from trcompress.errors import UsageError
+
 READOUTS = ("final", "last-step", "mean")
 
 _TASK_OPTIONS = (
@@ -23,6 +25,12 @@ _TASK_OPTIONS = (
         multiple=True,
         metavar="KEY=VALUE",
         help="Of the data: steps=8, group_key=subject, test_groups=2,4,9, validation_fraction=0.2, ...",
+    ),
+    click.option(
+        "--max-bad-clips",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="So many clips may be unreadable [default: 0].",
     ),
     click.option("--head", metavar="KEY", help="The classifier's last layer [default: found by its shape]."),
     click.option("--stacks", metavar="A,B", help="Recurrent stacks, in order [default: found by sizes and names]."),
@@ -40,7 +48,7 @@ _TASK_OPTIONS = (
 
 
 def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--data`, `--data-option`, `--head`, `--stacks`, `--readout`, `--model`."""
+    """Add `--data`, `--data-option`, `--max-bad-clips`, `--head`, `--stacks`, `--readout`, `--model`."""
     for option in reversed(_TASK_OPTIONS):
         command = option(command)
     return command
@@ -52,8 +60,6 @@ def read_data_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         UsageError: not of this form, or a key twice.
     """
-    from trcompress.errors import UsageError
-
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -78,6 +84,10 @@ def open_data(given: dict[str, Any]) -> Any:
     from trcompress.data import load_data
 
     options = read_data_options(given["data_options"])
+    if given["max_bad_clips"] is not None:
+        if "max_bad_clips" in options:
+            raise UsageError("--max-bad-clips and --data-option max_bad_clips say the same thing: give one of them")
+        options["max_bad_clips"] = given["max_bad_clips"]
     with progress_bar("data") as update:
         return load_data(
             given["data"],

@@ -10,9 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from trcompress.cli.main import cli
 from trcompress.data import decode_pool, find_clips, load_data, make_clips
 from trcompress.data.container_tail import ends_early
 from trcompress.data.decode import DecodeSettings, UnreadableClipError, decode_clip
@@ -321,6 +325,30 @@ def test_bad_clips_are_named_counted_and_left_out(damaged, options):
     note = next(note for note in data.notes if note.startswith("2 clips were left out"))
     assert truncated in note
     assert junk in note
+
+
+def test_the_command_leaves_out_as_many_bad_clips_as_it_was_told(damaged, tmp_path, monkeypatch):
+    root, truncated, junk = damaged
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    lstm, head = torch.nn.LSTM(32 * 24 * 3, 4), torch.nn.Linear(4, 3)
+    tensors = {f"rnn.{key}": value for key, value in lstm.state_dict().items()}
+    save_file(
+        tensors | {f"fc.{key}": value for key, value in head.state_dict().items()}, tmp_path / "m.safetensors"
+    )
+    words = ["evaluate", tmp_path / "m.safetensors", "--data", root, "--data-option", "size=32x24"]
+
+    def run(*more):
+        return CliRunner().invoke(cli, [str(word) for word in (*words, *more)])
+
+    refused = run()
+    assert isinstance(refused.exception, InputFileError)
+    assert truncated in str(refused.exception)
+    assert isinstance(run("--max-bad-clips", 1).exception, InputFileError)
+    allowed = run("--max-bad-clips", 2)
+    assert allowed.exit_code == 0, allowed.exception
+    assert junk in allowed.output + allowed.stderr
+    assert isinstance(run("--max-bad-clips", 2, "--data-option", "max_bad_clips=2").exception, UsageError)
 
 
 def test_cut_clips_can_be_kept_and_are_named(damaged, options):

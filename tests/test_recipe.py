@@ -230,6 +230,14 @@ def test_settings_change_the_recipe_and_are_checked(tmp_path):
         found.resolve(settings=["train.epochs"])
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"shape": "16x6:32x16"}, {"shape": "96:512", "ranks": "2", "target_ratio": 9.0}]
+)
+def test_a_compression_is_written_out_or_planned(fields):
+    base = read_recipe("pretrained-hapt").values | {"compress": [fields]}
+    assert "shape and ranks, or target_ratio" in " ".join(faults_of(base))
+
+
 def test_a_recipe_without_a_quick_table_cannot_be_rehearsed(tmp_path):
     found = read_recipe(write(tmp_path, SMALL.partition("[quick")[0]))
     assert found.resolve().train.epochs == 2

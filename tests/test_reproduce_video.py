@@ -91,6 +91,7 @@ def test_the_built_layer_has_the_planned_number_of_parameters(tmp_path, array_fi
 
 def test_the_pipeline_reports_every_stage(tmp_path, array_file):
     rest = TRAIN + '[[compress]]\nshape = "4x3:8x8"\nranks = "3"\n[[compress]]\nshape = "12:64"\nranks = "full"\n'
+    rest += "[[compress]]\ntarget_ratio = 3\ntime_budget_s = 1\n"
     rest += '[finetune]\nepochs = 6\nbatch_size = 12\nlr = 0.02\ndevice = "cpu"\n'
     asked = recipe(tmp_path, array_file, "pipeline", "", '["auto"]', rest, settings=["seeds=[0]"])
     done = reproduce(asked, tmp_path / "out")
@@ -99,6 +100,9 @@ def test_the_pipeline_reports_every_stage(tmp_path, array_file):
     assert runs[1]["error"] < 1e-4, "full ranks are exact"
     assert runs[1]["decomposed"] == runs[1]["dense"]
     assert runs[0]["ratio"] > 1 > runs[1]["ratio"]
+    assert runs[2]["ratio"] >= 3
+    assert runs[2]["ring"].count(" ranks ") == 1
+    assert any("planned for 3x, fine-tuned" in row.name for row in done.result.findings.rows)
     assert runs[0]["fine-tuned"] >= runs[0]["decomposed"] - 0.05
     assert (tmp_path / "out" / "compression.png").is_file()
 

@@ -46,6 +46,7 @@ class Model(Strict):
         ranks: as on the command line.
         blocks: terms of a block term.
         gates: "fused", or "per-gate" for one ring each.
+        readout: what the head sees, as on the command line.
     """
 
     network: Literal["lstm", "gru", "rnn"] = "lstm"
@@ -56,6 +57,7 @@ class Model(Strict):
     ranks: Ranks | None = None
     blocks: Annotated[int, Field(ge=1, le=1000)] = 2
     gates: Literal["fused", "per-gate"] = "fused"
+    readout: Literal["final", "last-step", "mean"] = "final"
 
     @model_validator(mode="after")
     def _complete(self) -> Model:
@@ -162,17 +164,38 @@ class Data(Strict):
 
 
 class Compression(Strict):
-    """How a trained dense layer is compressed.
+    """How a trained dense layer is compressed: by a ring that is written out, or by one that is searched for.
 
     Attributes:
-        shape: modes.
+        shape: modes; with ranks.
         ranks: as on the command line.
-        init: how cores are found.
+        target_ratio: search shape and ranks that reach this Eq. 7, as `trcompress plan` does.
+        time_budget_s: seconds of that search.
+        init: how the cores of a written-out ring are found.
     """
 
-    shape: Shape
-    ranks: Ranks
+    shape: Shape | None = None
+    ranks: Ranks | None = None
+    target_ratio: Annotated[float, Field(gt=1, le=1e9)] | None = None
+    time_budget_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     init: Literal["tr-als", "tr-svd", "random"] = "tr-als"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Compression:
+        written = bool(self.shape) + bool(self.ranks)
+        if written == 1 or (written == 2) == (self.target_ratio is not None):
+            raise ValueError("a compression takes shape and ranks, or target_ratio: give one of the two")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What was asked for, in tables."""
+        return f"{self.shape} ranks {self.ranks}" if self.shape else f"planned for {self.target_ratio:g}x"
+
+    @property
+    def plan(self) -> Plan | None:
+        """The written-out ring; None where it is searched for."""
+        return Plan.of(self.shape, self.ranks) if self.shape and self.ranks else None
 
 
 class Recipe(Strict):
@@ -234,7 +257,8 @@ class PipelineRecipe(Recipe):
         if self.model.structure != DENSE:
             raise ValueError("a pipeline trains a dense layer first: leave model.structure out")
         for one in self.compress:
-            Plan.of(one.shape, one.ranks).resolve([self.model.slot])
+            if one.plan is not None:
+                one.plan.resolve([self.model.slot])
         return self
 
 

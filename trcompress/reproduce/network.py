@@ -34,7 +34,7 @@ def build_classifier(model: Model, data: DataSet, *, dropout: float = 0.0, seed:
         torch.manual_seed(seed)
         layer = build_layer(model)
         head = nn.Linear(model.hidden_size, len(data.classes))
-        chain = Chain({"rnn": layer}, head, "fc", dropout=dropout, readout="final")
+        chain = Chain({"rnn": layer}, head, "fc", dropout=dropout, readout=model.readout)
     keys = {name: name for name in chain.state_dict()}
     return Classifier(chain, keys, {"rnn": layer}, ("fc.weight", "fc.bias"), model.input_size, len(data.classes))
 

@@ -1,4 +1,4 @@
-"""What a user of pretrained networks does: train dense, compress, measure, fine-tune, measure, report."""
+"""What a user of pretrained networks does: train dense, plan, decompose, measure, fine-tune, measure, report."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from trcompress.artifact import write_artifact
+from trcompress.artifact import Artifact, write_artifact
+from trcompress.checkpoint import read_checkpoint
+from trcompress.classifier import Wiring
 from trcompress.compress import decompose_checkpoint
 from trcompress.data import DataSet
 from trcompress.evaluate import evaluate
 from trcompress.finetune import finetune, train_dense
-from trcompress.plan import Plan
 from trcompress.plots import Curve, Plot
 from trcompress.progress import Progress, part_of
 from trcompress.recipe_schema import Compression, PipelineRecipe
@@ -22,6 +23,7 @@ from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import check_input_size
 from trcompress.reproduce.result import Findings, Row, Table
 from trcompress.reproduce.sequences import open_sequences
+from trcompress.search import search_network
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,14 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """Shape and ranks."""
-        return f"{self.compression.shape} ranks {self.compression.ranks}"
+        """What was asked for."""
+        return self.compression.label
+
+    @property
+    def ring(self) -> str:
+        """What it came to."""
+        weight = self.report.weights[0]
+        return f"{weight.shape} ranks {','.join(map(str, weight.ranks))}"
 
 
 def run_pipeline(recipe: PipelineRecipe, context: Context) -> Findings:
@@ -84,21 +92,23 @@ def _run(
         dense,
         kind=recipe.model.network,
         hidden_size=recipe.model.hidden_size,
+        readout=recipe.model.readout,
         settings=recipe.train.model_copy(update={"seed": seed}),
         overwrite=True,
         display=_display(progress, "dense", 0, steps, recipe.train.epochs),
     )
+    wiring = Wiring(readout=recipe.model.readout)
     for number, one in enumerate(recipe.compress):
         ring = stem.with_name(f"{stem.name}-ring{number}.tr.safetensors")
-        artifact = decompose_checkpoint(dense, Plan.of(one.shape, one.ranks), init=one.init, seed=seed)
-        write_artifact(ring, artifact, overwrite=True)
-        decomposed = evaluate(ring, data, device=recipe.finetune.device).accuracy
+        write_artifact(ring, _compressed(dense, one, seed), overwrite=True)
+        decomposed = evaluate(ring, data, wiring=wiring, device=recipe.finetune.device).accuracy
         tuned = finetune(
             ring,
             data,
             ring.with_suffix(".tuned.safetensors"),
             teacher=dense,
             settings=recipe.finetune.model_copy(update={"seed": seed}),
+            wiring=wiring,
             overwrite=True,
             display=_display(progress, "fine-tune", number + 1, steps, recipe.finetune.epochs),
         )
@@ -111,6 +121,16 @@ def _run(
             tuned=tuned.metrics["accuracy_after"],
             report=make_report(tuned.out, baseline=dense),
         )
+
+
+def _compressed(dense: Path, how: Compression, seed: int) -> Artifact:
+    """Decompose by the ring that is written out, or plan one first and start from the planner's cores."""
+    if how.plan is not None:
+        return decompose_checkpoint(dense, how.plan, init=how.init, seed=seed)
+    checkpoint = read_checkpoint(dense)
+    found = search_network(checkpoint, target_ratio=how.target_ratio, seed=seed, time_budget_s=how.time_budget_s)
+    cores = {one.slot.name: one.cores for one in found.weights}
+    return decompose_checkpoint(checkpoint, found.plan, warm_starts=cores, seed=seed)
 
 
 def _display(progress: Progress, name: str, done: int, total: int, epochs: int) -> ShareDisplay:
@@ -157,7 +177,7 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
         (
             one.split,
             one.seed,
-            one.label,
+            one.ring,
             sum(weight.parameters_after for weight in one.report.weights),
             round(one.report.compression_ratio, 2),
             round(one.report.weights[0].error or 0.0, 4),
