@@ -21,6 +21,7 @@ VERBS = {
     "decompose": ("trcompress.cli.decompose", "Turn a dense checkpoint into a tensor-ring artifact."),
     "finetune": ("trcompress.cli.finetune", "Train an artifact end to end on the target data."),
     "evaluate": ("trcompress.cli.evaluate", "Measure an artifact or a checkpoint on data."),
+    "bench": ("trcompress.cli.bench", "Time an artifact against its dense original on this machine."),
     "report": ("trcompress.cli.report", "Report counts, ratios, errors, accuracy and lineage."),
     "data": ("trcompress.cli.data", "Make and extract data sets."),
     "reproduce": ("trcompress.cli.reproduce", "Reproduce one row of the paper's tables and figures."),

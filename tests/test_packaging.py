@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each place may import from itself and from those to the left of it, never to the right.
 LAYERS = (
-    ("version", "errors", "slots", "grammar", "progress"),
+    ("version", "errors", "slots", "grammar", "progress", "timing", "memory"),
     ("formats",),
     ("plan", "files"),
     ("checkpoint", "decompose", "contract", "header", "data"),
@@ -20,10 +20,10 @@ LAYERS = (
     ("stacks", "save_load"),
     ("weights", "report"),
     ("compress",),
-    ("classifier", "training", "distill", "finetune", "evaluate"),
+    ("classifier", "training", "distill", "finetune", "evaluate", "match"),
     ("calibration", "search"),
-    ("recipe_fields", "recipe_schema", "recipe", "bench"),
-    ("reproduce", "plots"),
+    ("recipe_fields", "recipe_schema", "recipe"),
+    ("reproduce", "plots", "bench"),
 )
 
 

@@ -114,6 +114,11 @@ class MatrixCache:
             return None
         return self._stamp, found, self._buffers.get(form) if found[0].requires_grad else None
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the matrices that are remembered."""
+        return sum(tensor.nbytes for found in self._kept.values() for tensor in found)
+
     def clear(self) -> None:
         """Forget everything; the next use computes it again."""
         self._stamp = None

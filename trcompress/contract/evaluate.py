@@ -62,6 +62,11 @@ class Evaluator:
         """Return a form that no size of the input changes, for compiled and exported graphs."""
         return self._fixed if strategy in ("auto", "ring") else self._choose(Use(NOMINAL_ROWS), strategy)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the matrices kept beside the cores."""
+        return self._cache.kept_bytes
+
     def width(self, form: Form) -> int:
         """Values a step that `enter` produces."""
         if isinstance(self._plan.structure, TensorRing):

@@ -138,6 +138,11 @@ class CoreWeight(nn.Module):
         """The form of the latest evaluation, or None before the first."""
         return self._evaluator.last
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the matrices kept beside the cores, to be fast; none with the strategy "ring"."""
+        return self._evaluator.kept_bytes
+
     def width(self, form: Form) -> int:
         """Values a step that `enter` produces."""
         return self._evaluator.width(form)

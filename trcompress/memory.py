@@ -1,0 +1,56 @@
+"""How much memory a call takes at its peak, beyond what was taken before it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | None:
+    """Measure the peak of a call above the state before it.
+
+    Args:
+        call: what to run.
+        device: where it works; on CUDA the device's own memory is measured, else the process's resident memory.
+
+    Returns:
+        Bytes, or None where the system does not tell (no Linux, or a container without `clear_refs`).
+
+    Example:
+        >>> peak_extra_bytes(lambda: torch.ones(10**6), torch.device("cpu")) in (None, *range(3_900_000, 10**7))
+        True
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if not _reset_peak():
+        return None
+    before = _status_bytes("VmRSS")
+    call()
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def _reset_peak() -> bool:
+    """Give freed memory back to the system and let its record of the peak begin anew."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        CLEAR.write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
