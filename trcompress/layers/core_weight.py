@@ -106,12 +106,12 @@ class CoreWeight(nn.Module):
         Args:
             variance: of the dense weight's entries; torch.nn's own start is 1 / (3 * hidden_size).
         """
+        if self.core[0].is_meta:
+            return  # drawing nothing would import the compiler, five seconds
         sigma = (variance / prod(self._bonds())) ** (0.5 / len(self.core))
         with torch.no_grad():
             for core in self.core:
                 core.normal_(0.0, sigma)
-            if self.core[0].is_meta:
-                return
             scale = (variance / mean_square(self.plan, list(self.core))) ** (0.5 / len(self.core))
             for core in self.core:
                 core.mul_(scale)
