@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trcompress.cli.task_options import read_data_options
+from trcompress.cli.task_options import data_option, head_option, read_data_options
 from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _OPTIONS = (
 
 _CALIBRATION = (
     click.option("--calibrate", metavar="DATA", help="Choose by what the network does on these inputs."),
-    click.option("--data-option", "data_options", multiple=True, metavar="KEY=VALUE", help="Of that data."),
-    click.option("--head", metavar="KEY", help="Layer whose outputs count [default: found]."),
+    data_option,
+    head_option,
     click.option("--readout", type=click.Choice(["final", "every"]), help="Outputs that count."),
 )
 

@@ -12,6 +12,17 @@ from trcompress.errors import UsageError
 
 READOUTS = ("final", "last-step", "mean")
 
+data_option = click.option(
+    "--data-option",
+    "data_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of the data: steps=8, group_key=subject, test_groups=2,4,9, validation_fraction=0.2, ...",
+)
+head_option = click.option(
+    "--head", metavar="KEY", help="The classifier's last layer [default: found by its shape]."
+)
+
 _TASK_OPTIONS = (
     click.option(
         "--data",
@@ -19,20 +30,14 @@ _TASK_OPTIONS = (
         metavar="SPEC",
         help="FILE.npz, FILE.safetensors, a folder of videos, or package.module:factory.",
     ),
-    click.option(
-        "--data-option",
-        "data_options",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Of the data: steps=8, group_key=subject, test_groups=2,4,9, validation_fraction=0.2, ...",
-    ),
+    data_option,
     click.option(
         "--max-bad-clips",
         type=click.IntRange(min=0),
         metavar="N",
         help="So many clips may be unreadable [default: 0].",
     ),
-    click.option("--head", metavar="KEY", help="The classifier's last layer [default: found by its shape]."),
+    head_option,
     click.option("--stacks", metavar="A,B", help="Recurrent stacks, in order [default: found by sizes and names]."),
     click.option(
         "--readout",
