@@ -14,10 +14,11 @@ from trcompress.artifact import read_artifact, write_artifact
 from trcompress.calibration import Bench, calibrate, decompose_calibrated, read_calibration
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.metrics import Metric, candidates
-from trcompress.calibration.network import Network, flat_rows
+from trcompress.calibration.network import Network
 from trcompress.calibration.outputs import Exam, Judge
 from trcompress.calibration.select import Candidate, rank
 from trcompress.calibration.sensitivity import gate_sensitivity
+from trcompress.calibration.sequences import flat_rows
 from trcompress.calibration.share import share_ranks, shared_plan
 from trcompress.calibration.sketch import Sketch, weighted_moments
 from trcompress.calibration.solve import solve, two_mode_factors

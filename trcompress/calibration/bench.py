@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from trcompress.calibration.feeds import TokenFeed
-from trcompress.calibration.network import Network, Unit, flat_rows
+from trcompress.calibration.network import Network, Unit
 from trcompress.calibration.outputs import Exam, Judge
 from trcompress.calibration.reading import CalibrationData, read_calibration
 from trcompress.calibration.select import Candidate, Choice, choose, replaced
 from trcompress.calibration.sensitivity import gate_sensitivity, unit_input
+from trcompress.calibration.sequences import flat_rows
 from trcompress.calibration.sketch import InputMoments, Sketch, weighted_moments
 from trcompress.checkpoint import Checkpoint
 from trcompress.progress import Progress

@@ -6,7 +6,7 @@ or by the unit below it; a stack may start from the last state of another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -14,9 +14,9 @@ from itertools import groupby, pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from trcompress.calibration.reading import CalibrationData
+from trcompress.calibration.sequences import Sequences, flat_rows, on_rows, packed
 from trcompress.errors import InputFileError, UsageError
 from trcompress.header import Layer
 from trcompress.plan import WeightPlan
@@ -26,9 +26,6 @@ from trcompress.training.model_file import ModelFile
 
 BATCH_VALUES = 1 << 24
 """Numbers of input that are read at once."""
-
-Sequences = Tensor | PackedSequence
-"""(B, T, ...), or packed where lengths differ."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ class Network:
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Read some examples."""
-        entries = {stack: _packed(*feed.read(rows)) for stack, feed in self.data.feeds.items()}
+        entries = {stack: packed(*feed.read(rows)) for stack, feed in self.data.feeds.items()}
         states = {
             stack: state[torch.from_numpy(rows)].transpose(0, 1).contiguous()
             for stack, state in self.data.states.items()
@@ -164,7 +161,11 @@ class Network:
         return on_rows(batch.entries[unit.stack], self.data.feeds[unit.stack].vectors)
 
     def run(
-        self, batch: Batch, replaced: Mapping[str, nn.Module], given: Mapping[str, Sequences] | None = None
+        self,
+        batch: Batch,
+        replaced: Mapping[str, nn.Module],
+        given: Mapping[str, Sequences] | None = None,
+        known: Run | None = None,
     ) -> Run:
         """Run all units.
 
@@ -172,17 +173,36 @@ class Network:
             batch: examples.
             replaced: modules by unit; the dense ones otherwise.
             given: inputs by unit that override what feeds it.
+            known: what the dense network gives, taken over for units that come before all that are replaced.
         """
         done = Run({}, {})
         for unit in self.units:
-            module = replaced.get(unit.name, self.dense[unit.name])
-            if given and unit.name in given:
-                inputs = given[unit.name]
+            name = unit.name
+            if known is not None and name not in replaced and not self._comes_after(unit, replaced):
+                done.outputs[name], done.states[name] = known.outputs[name], known.states[name]
+                continue
+            module = replaced.get(name, self.dense[name])
+            if given and name in given:
+                inputs = given[name]
             else:
                 inputs = done.outputs[unit.below] if unit.below else self.vectors(unit, batch)
-            output, state = module(inputs, self._start(unit, batch, done))
-            done.outputs[unit.name], done.states[unit.name] = output, state
+            done.outputs[name], done.states[name] = module(inputs, self._start(unit, batch, done))
         return done
+
+    def _comes_after(self, unit: Unit, names: Iterable[str]) -> bool:
+        """Whether what a unit gives depends on one of these."""
+        return not self._ancestors[unit.name].isdisjoint(names)
+
+    @cached_property
+    def _ancestors(self) -> dict[str, set[str]]:
+        """The units that each unit depends on."""
+        found: dict[str, set[str]] = {}
+        for unit in self.units:
+            parents = {unit.below} if unit.below else set()
+            if unit.stack in self._sources():
+                parents.add(f"{self._sources()[unit.stack]}.{unit.depth}")
+            found[unit.name] = parents.union(*(found[parent] for parent in parents))
+        return found
 
     def _start(self, unit: Unit, batch: Batch, done: Run) -> Tensor | tuple[Tensor, Tensor] | None:
         """The initial state of a unit, or None for zeros."""
@@ -225,18 +245,6 @@ class Run:
         return torch.cat(tuple(hidden), dim=-1)
 
 
-def flat_rows(sequences: Sequences) -> Tensor:
-    """Every valid step as one row."""
-    return sequences.data if isinstance(sequences, PackedSequence) else sequences.flatten(0, 1)
-
-
-def on_rows(sequences: Sequences, function: Callable[[Tensor], Tensor]) -> Sequences:
-    """Apply a function to every valid step."""
-    if isinstance(sequences, PackedSequence):
-        return sequences._replace(data=function(sequences.data))
-    return function(sequences)
-
-
 def _links(file: ModelFile, data: CalibrationData) -> tuple[dict[str, str], tuple[str, ...]]:
     """Which stack takes the output of which, for those that data does not feed."""
     if len(data.feeds) == len(file.stacks):
@@ -273,9 +281,3 @@ def _units(file: ModelFile, data: CalibrationData, links: Mapping[str, str]) -> 
                 below = f"{stack}.{depth}"
             placed.add(stack)
             waiting.remove(stack)
-
-
-def _packed(entries: Tensor, lengths: Tensor | None) -> Sequences:
-    if lengths is None or bool((lengths == entries.shape[1]).all()):
-        return entries if lengths is None else entries[:, : int(lengths[0])]
-    return pack_padded_sequence(entries, lengths, batch_first=True, enforce_sorted=False)

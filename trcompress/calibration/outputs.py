@@ -96,10 +96,8 @@ class Judge:
         """How the outputs were found, in words."""
         return tuple(reading.note for reading in self.readings)
 
-    @torch.no_grad()
-    def reference(self, batch: Batch) -> list[Tensor]:
-        """What the dense network gives."""
-        run = self.network.run(batch, {})
+    def reference(self, run: Run) -> list[Tensor]:
+        """What a run of the dense network gives."""
         return [reading.values(run) for reading in self.readings]
 
     def difference(self, run: Run, reference: Sequence[Tensor]) -> Tensor:
@@ -125,7 +123,7 @@ class Exam:
 
     def __init__(self, judge: Judge, rows: np.ndarray) -> None:
         self.judge, self.rows = judge, rows
-        self._kept: list[tuple[Batch, list[Tensor]]] = []
+        self._kept: list[tuple[Batch, Run, list[Tensor]]] = []
         per_row = sum(feed.values for feed in judge.network.data.feeds.values())
         if len(rows) * per_row <= KEPT_VALUES:
             self._kept = list(self._read())
@@ -134,14 +132,16 @@ class Exam:
     def score(self, replaced: Mapping[str, nn.Module]) -> float:
         """Mean difference from the dense network with some units replaced."""
         total = 0.0
-        for batch, reference in self._kept or self._read():
-            run = self.judge.network.run(batch, replaced)
+        for batch, dense, reference in self._kept or self._read():
+            run = self.judge.network.run(batch, replaced, known=dense)
             total += float(self.judge.difference(run, reference)) * batch.count
         return total / len(self.rows) if isfinite(total) else inf
 
-    def _read(self) -> Iterator[tuple[Batch, list[Tensor]]]:
+    @torch.no_grad()
+    def _read(self) -> Iterator[tuple[Batch, Run, list[Tensor]]]:
         for batch in self.judge.network.batches(self.rows):
-            yield batch, self.judge.reference(batch)
+            dense = self.judge.network.run(batch, {})
+            yield batch, dense, self.judge.reference(dense)
 
 
 def relative_difference(mine: Tensor, dense: Tensor) -> Tensor:

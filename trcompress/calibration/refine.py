@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trcompress.calibration.network import Batch, Network, Unit, flat_rows
+from trcompress.calibration.network import Batch, Network, Unit
 from trcompress.calibration.outputs import KEPT_VALUES, Exam, Judge, relative_difference
 from trcompress.calibration.select import Candidate, replaced
+from trcompress.calibration.sequences import flat_rows
 from trcompress.layers import CoreWeight
 
 BATCH = 64

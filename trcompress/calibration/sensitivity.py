@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.calibration.network import Batch, Network, Run, Sequences, Unit, on_rows
+from trcompress.calibration.network import Batch, Network, Run, Unit
+from trcompress.calibration.sequences import Sequences, on_rows
 from trcompress.slots import GATES
 
 Probe = Callable[[Run], Tensor]

@@ -73,37 +73,59 @@ def two_mode_factors(source: MatrixSource, rank: int, metric: Metric) -> tuple[T
     Returns:
         A (I, k) and B (k, O), k <= K: fewer where fewer are exact.
     """
-    gates, inverse = _gate_matrices(metric, source)
-    directions = _leading(source, rank, metric, gates)
-    return source.times(gates @ directions), directions.t() @ inverse
+    directions = _leading(source, rank, metric)
+    return source.times(_weighed(directions.t(), metric).t()), _unweighed(directions, metric).t()
 
 
-def _leading(source: MatrixSource, rank: int, metric: Metric, gates: Tensor) -> Tensor:
+def _leading(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
     """Leading right singular vectors of H W D, (O, k)."""
+    inputs, outputs = source.shape
+    exact = metric.rows is not None and not metric.ridge
+    if inputs > outputs and not exact:
+        return _leading_of_gram(source, rank, metric)
+    seen = _weighed(source.transpose_times(_root(metric, inputs).t()).t(), metric)
+    values, vectors = torch.linalg.svd(seen, full_matrices=False)[1:]
+    kept = int((values > 1e-12 * values[0]).sum()) if len(values) else 0
+    return vectors[: min(rank, kept)].t()
+
+
+def _leading_of_gram(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
+    """The same where the inputs are many: through D W' H' H W D, (O, O), in one pass over W."""
     outputs = source.shape[1]
-    seen = torch.zeros(0 if metric.rows is None else len(metric.rows), outputs, dtype=torch.float64)
+    rows = torch.zeros(0, source.shape[0], dtype=torch.float64) if metric.rows is None else metric.rows
+    seen = torch.zeros(len(rows), outputs, dtype=torch.float64)
     gram = torch.zeros(outputs, outputs, dtype=torch.float64)
-    ridge = metric.ridge if metric.rows is not None else 1.0
     for first, block in source.cast_blocks(torch.float64):
-        if metric.rows is not None:
-            seen += metric.rows[:, first : first + len(block)] @ block
-        if ridge:
-            gram.addmm_(block.t(), block, alpha=ridge)
-    if not ridge:
-        values, vectors = torch.linalg.svd(seen @ gates, full_matrices=False)[1:]
-        kept = int((values > 1e-12 * values[0]).sum()) if len(values) else 0
-        return vectors[: min(rank, kept)].t()
+        seen += rows[:, first : first + len(block)] @ block
+        gram.addmm_(block.t(), block, alpha=1.0 if metric.rows is None else metric.ridge)
     gram.addmm_(seen.t(), seen)
-    return torch.linalg.eigh(gates.t() @ gram @ gates)[1][:, -rank:].flip(1)
+    return torch.linalg.eigh(_weighed(_weighed(gram, metric).t(), metric))[1][:, -rank:].flip(1)
 
 
-def _gate_matrices(metric: Metric, source: MatrixSource) -> tuple[Tensor, Tensor]:
+def _root(metric: Metric, inputs: int) -> Tensor:
+    """H with H' H = rows' rows + ridge I: the rows themselves, or (I, I)."""
+    if metric.rows is None:
+        return torch.eye(inputs, dtype=torch.float64)
+    if not metric.ridge:
+        return metric.rows
+    values, vectors = torch.linalg.eigh(metric.rows.t() @ metric.rows)
+    return (values.clamp_min(0) + metric.ridge).sqrt().unsqueeze(1) * vectors.t()
+
+
+def _weighed(rows: Tensor, metric: Metric) -> Tensor:
+    """rows D, (R, O)."""
     if metric.gates is None:
-        eye = torch.eye(source.shape[1], dtype=torch.float64)
-        return eye, eye
+        return rows
+    return rows * metric.gates if metric.gates.dim() == 1 else rows @ metric.gates
+
+
+def _unweighed(columns: Tensor, metric: Metric) -> Tensor:
+    """D^-1 columns, (O, k)."""
+    if metric.gates is None:
+        return columns
     if metric.gates.dim() == 1:
-        return torch.diag(metric.gates), torch.diag(1 / metric.gates)
-    return metric.gates, torch.linalg.inv(metric.gates)
+        return columns / metric.gates.unsqueeze(1)
+    return torch.linalg.solve(metric.gates, columns)
 
 
 def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple[Tensor, ...]:
