@@ -98,7 +98,7 @@ def run_classify(recipe: ClassifyRecipe, context: Context) -> Findings:
         data=data.name,
         rows=tuple(_rows(recipe, data, runs)),
         tables=(_table(runs),),
-        plots=tuple(_curves(recipe, runs)),
+        plots=tuple(_curves(recipe, data, runs)),
         notes=tuple(_notes(data)),
     )
 
@@ -174,7 +174,7 @@ def _table(runs: Sequence[Run]) -> Table:
     return Table(title="runs", columns=columns, rows=rows)
 
 
-def _curves(recipe: ClassifyRecipe, runs: Sequence[Run]) -> Iterator[Plot]:
+def _curves(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[Run]) -> Iterator[Plot]:
     """Fig. 7 (b), (c): training loss, and accuracy on the parts that training sees."""
     names = {"loss": "training loss", "accuracy": "training accuracy", "validation_accuracy": "validation accuracy"}
     for key, label in names.items():
@@ -187,7 +187,7 @@ def _curves(recipe: ClassifyRecipe, runs: Sequence[Run]) -> Iterator[Plot]:
         if curves:
             yield Plot(
                 file=key.replace("_", "-"),
-                title=f"{recipe.title}: {label}",
+                title=f"{recipe.row.rpartition(', ')[2]}, {data.name}: {label}",
                 x_label="epoch",
                 y_label=label,
                 curves=tuple(curves),
