@@ -67,7 +67,7 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
     table.add_column("shape", overflow="fold")
     table.add_column("ranks R0..", overflow="fold")
     measured = any(row.difference is not None for row in one.rows)
-    for column in ("parameters", "Eq. 7", "model", "error", "bound", "MACs/step", *["outputs"] * measured):
+    for column in ("parameters", "Eq. 7", "model", "error", "bound", "TT", "MACs/step", *["outputs"] * measured):
         table.add_column(column, justify="right", no_wrap=True)
     for row in one.rows:
         mark = "*" if row is one.chosen else ""
@@ -80,6 +80,7 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
             ratio(found.model_ratio(row)),
             f"{row.error:.4f}",
             f"{row.bound:.4f}",
+            "-" if row.train_error is None else f"{row.train_error:.4f}",
             count(row.operations),
             *["" if row.difference is None else f"{row.difference:.4g}"] * measured,
         )
@@ -87,5 +88,6 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
     out.print(
         f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
     )
+    out.print("  TT: error of TensorLy's tensor train (tensor_train_matrix) of the same count", markup=False)
     for row in one.rows:
         out.print(f"  {found.line(row)}", markup=False)

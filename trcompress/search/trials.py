@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import monotonic
 
 import torch
@@ -20,6 +21,7 @@ from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.plan import Rule, WeightPlan
 from trcompress.progress import Progress
+from trcompress.search.tensor_train import TensorTrains
 from trcompress.slots import WeightSlot
 from trcompress.weights import matrices_of
 
@@ -73,9 +75,17 @@ class Trials:
             self._sources[key] = source if source.shape == shape else PaddedMatrix(source, shape)
         return self._sources[key]
 
+    @cached_property
+    def trains(self) -> TensorTrains:
+        """TensorLy's tensor trains of the same matrix."""
+        return TensorTrains(matrices_of(self._two_modes(1).resolve(self.slot), self.dense)[0])
+
+    def _two_modes(self, rank: int) -> Rule:
+        return Rule((self.slot.input_size,), (self.slot.output_size,), (1, rank))
+
     def svd(self, rank: int) -> Trial:
         """The two-mode ring of this rank, whose error needs no fit."""
-        rule = Rule((self.slot.input_size,), (self.slot.output_size,), (1, rank))
+        rule = self._two_modes(rank)
         weight = rule.resolve(self.slot)
         source = self.source(weight)
         norm = source.squared_norm**0.5
