@@ -39,8 +39,8 @@ def dense_of(form, matrices):
         return matrices[0]
     S, V, *Q = matrices
     if not Q:
-        return V @ S
-    return V @ torch.einsum("ci,pck->kpi", S, Q[0].view(-1, S.shape[0], V.shape[1])).flatten(1)
+        return V @ S.T
+    return V @ torch.einsum("ic,pck->kpi", S, Q[0].view(-1, S.shape[1], V.shape[1])).flatten(1)
 
 
 CASES = {

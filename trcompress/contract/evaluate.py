@@ -73,10 +73,6 @@ class Evaluator:
             return Sizes.of(self._plan, form.split).width
         return self._plan.slot.output_size
 
-    def used(self, form: Form) -> int:
-        """Rows of S that hold values."""
-        return Sizes.of(self._plan, form.split).used
-
     def dense(self, cores: Sequence[Any], keep: bool = True) -> Tensor:
         """Return the weight (G*H, I); with `keep`, remembered until the cores change."""
         return self._cache.get(DENSE, cores, keep)[0]
@@ -97,7 +93,7 @@ class Evaluator:
         if not isinstance(self._plan.structure, TensorRing):
             return paired_product(self._plan, cores, x), None
         S, V, *Q = self._cache.get(form, cores, keep)
-        return project(x, S, Q[0] if Q else None, self.used(form)), V
+        return project(x, S, *Q), V
 
     def _choose(self, use: Use, strategy: str) -> Form:
         if strategy == "auto":

@@ -35,7 +35,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a ring's matrices at one split: x (N * prefix, suffix) @ S', then (N, prefix * columns) @ Q.
+    """The sizes of a ring's matrices at one split: x (N * prefix, suffix) @ S, then (N, prefix * columns) @ Q.
 
     `columns` and `width` are rounded up with zeros where thin products gain by it: 25 columns take longer than 32.
     """
@@ -56,14 +56,9 @@ class Sizes:
         return cls(plan.copies, ranks[0], ranks[split], ranks[len(modes)], prod(modes[:split]), suffix)
 
     @property
-    def used(self) -> int:
-        """Rows of S that hold values."""
-        return self.copies * self.rs * self.rn
-
-    @property
     def columns(self) -> int:
-        """Rows of S: (copies, rs, rn), rounded up."""
-        return round_up(self.used)
+        """Columns of S: (copies, rs, rn), rounded up."""
+        return round_up(self.copies * self.rs * self.rn)
 
     @property
     def width(self) -> int:

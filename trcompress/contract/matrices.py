@@ -1,8 +1,8 @@
 """The few matrices that one form of a ring weight needs, computed from the cores and differentiated by hand.
 
-    ring      x (N*p, s) @ S' -> (N, p * C) @ Q -> z (N, K),  V (G*H, K) the kernel's input weight
-    merged    x (N, I) @ S' -> z (N, K),                      V
-    dense     W (G*H, I) = V @ S
+    ring      x (N*p, s) @ S -> (N, p * C) @ Q -> z (N, K),  V (G*H, K) the kernel's input weight
+    merged    x (N, I) @ S -> z (N, K),                      V
+    dense     W (G*H, I) = V @ S'
 
 `Matrices` keeps buffers between training steps; `plain_matrices` says the same in ordinary differentiable
 operations, for tracing, for transforms and for second derivatives.
@@ -105,11 +105,11 @@ class _Layout:
         slot, sizes = plan.slot, self._sizes
         self._dense = form.kind == "dense"
         if self._dense:
-            self._S = like.new_zeros(plan.copies, sizes.r0 * sizes.rn, sizes.suffix)
+            self._S = like.new_zeros(plan.copies, sizes.suffix, sizes.r0 * sizes.rn)
             self._V = like.new_zeros(plan.copies, slot.output_size // plan.copies, sizes.r0 * sizes.rn)
             self._W = like.new_empty(slot.output_size, slot.input_size)
         else:
-            self._S = like.new_zeros(sizes.columns, sizes.suffix)
+            self._S = like.new_zeros(sizes.suffix, sizes.columns)
             self._V = like.new_zeros(slot.output_size, form.columns or sizes.width)
         self._Q = like.new_zeros(sizes.prefix * sizes.columns, sizes.width) if form.split else None
 
@@ -138,7 +138,7 @@ class _Layout:
     def finish(self) -> list[Tensor]:
         """Return the matrices of the form, once the copies are made."""
         if self._dense:
-            _product(self._V, self._S, self._W.view(self._plan.copies, -1, self._W.shape[1]))
+            _product(self._V, self._S.mT, self._W.view(self._plan.copies, -1, self._W.shape[1]))
             return [self._W]
         return [self._S, self._V] if self._Q is None else [self._S, self._V, self._Q]
 
@@ -146,18 +146,17 @@ class _Layout:
         """Put the gradients of the matrices into the `root_views` of the merged cores' gradients."""
         if self._dense:
             W = grads[0].contiguous().view(self._plan.copies, -1, grads[0].shape[1])
-            grads = (self._V.mT @ W, W @ self._S.mT)
+            grads = (W.mT @ self._V, W @ self._S)
         S, V, *Q = (grad.contiguous() for grad in grads)
         torch._foreach_copy_(list(roots[:2]), [self._s_view(S), self._v_view(V)])
         if Q:
             torch.sum(self._q_view(Q[0]), -1, out=roots[2])
 
     def _s_view(self, S: Tensor) -> Tensor:
-        """(copies, rs, suffix, rn) of S (columns, suffix), or of the dense form's (copies, r0 * rn, I)."""
-        s = self._sizes
-        return S.as_strided(
-            (s.copies, s.rs, s.suffix, s.rn), (s.rs * s.rn * s.suffix, s.rn * s.suffix, 1, s.suffix)
-        )
+        """(copies, rs, suffix, rn) of S (suffix, columns), or of the dense form's (copies, I, r0 * rn)."""
+        s, columns = self._sizes, S.shape[-1]
+        copy = s.suffix * columns if self._dense else s.rs * s.rn
+        return S.as_strided((s.copies, s.rs, s.suffix, s.rn), (copy, s.rn, columns, 1))
 
     def _v_view(self, V: Tensor) -> Tensor:
         """(G, H, r0, rn) of V; with a ring per gate, of its blocks."""
@@ -189,7 +188,7 @@ def plain_matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tup
     sizes = Sizes.of(plan, form.split)
     spare = (form.columns or sizes.width) - form.offset - B.shape[0]
     V = F.pad(B.T, (form.offset, spare))
-    matrices = [F.pad(A.T, (0, 0, 0, sizes.width - A.shape[1])), V]
+    matrices = [F.pad(A, (0, sizes.width - A.shape[1])), V]
     if form.split:
         matrices = [_plain_s(plan, sizes, form.split, exact), V, _plain_q(sizes, exact[: form.split])]
     return tuple(matrix.to(dtype) for matrix in matrices)
@@ -197,8 +196,8 @@ def plain_matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tup
 
 def _plain_s(plan: WeightPlan, sizes: Sizes, split: int, cores: Sequence[Tensor]) -> Tensor:
     suffix = merge(cores[split : len(plan.structure.in_modes)])  # (copies?, rs, suffix, rn)
-    S = suffix.reshape(-1, *suffix.shape[-3:]).transpose(2, 3).flatten(0, 2)  # (copies * rs * rn, suffix)
-    return F.pad(S, (0, 0, 0, sizes.columns - S.shape[0]))
+    S = suffix.reshape(-1, *suffix.shape[-3:]).permute(2, 0, 1, 3).flatten(1)  # (suffix, copies * rs * rn)
+    return F.pad(S, (0, sizes.columns - S.shape[1]))
 
 
 def _plain_q(sizes: Sizes, cores: Sequence[Tensor]) -> Tensor:

@@ -20,11 +20,11 @@ from trcompress.plan import WeightPlan
 
 
 class Remembered(NamedTuple):
-    """What an evaluation left behind: the cores, until when it is right, (S, Q, used), the graph's buffers."""
+    """What an evaluation left behind: the cores, until when it is right, (S, Q), the graph's buffers."""
 
     cores: dict[str, nn.Parameter | None]
     stamp: Stamp
-    entry: tuple[Tensor, Tensor | None, int] | None
+    entry: tuple[Tensor, ...] | None
     buffers: Matrices | None
 
 
@@ -161,11 +161,7 @@ class CoreWeight(nn.Module):
         if kept is None:
             return None
         stamp, matrices, buffers = kept
-        entry = (
-            (matrices[0], matrices[2] if len(matrices) > 2 else None, self._evaluator.used(form))
-            if len(matrices) > 1
-            else None
-        )
+        entry = (matrices[0], *matrices[2:]) if len(matrices) > 1 else None
         return Remembered(self.core._parameters, stamp, entry, buffers)
 
     def forget(self) -> None:
