@@ -89,7 +89,7 @@ class Matrices:
         self._layout.backward(wide, self._targets_back)
         found = self._forest.backward()
         if self._leaves[0].dtype == self._cores[0].dtype:
-            return tuple(torch._foreach_mul(found, 1.0))
+            return tuple(_copies(found))
         return tuple(grad.to(self._cores[0].dtype) for grad in found)
 
 
@@ -215,6 +215,12 @@ def _plain_q(sizes: Sizes, cores: Sequence[Tensor]) -> Tensor:
 def _wide(core: Tensor) -> Tensor:
     dtype = core.dtype if core.dtype in EXACT else torch.float32
     return torch.empty(core.shape, dtype=dtype, device=core.device)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy many small tensors in one call where PyTorch has one."""
+    clone = getattr(torch, "_foreach_clone", None)
+    return [tensor.clone() for tensor in tensors] if clone is None else clone(tensors)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
