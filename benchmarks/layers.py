@@ -1,16 +1,16 @@
 """Time and memory of ring layers beside torch.nn, TedNet and tensorly-torch, on the paper's UCF11 shape.
 
-    python benchmarks/layers.py [--batch 16] [--steps 6] [--device cpu] [--out layers.json]
+Run: python benchmarks/layers.py [--batch 16] [--steps 6] [--threads 2] [--device cpu] [--out FILE]
 
 Prints medians measured in turn in one run, their ratios, and how near the ring is to its limit: reading the input
-once and the recurrent kernel alone. Peak memory is of a child process per contender that trains one step.
+once and the recurrent kernel alone. Peak memory is of a fresh process per contender that trains one step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,25 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from counting import input_side_operations, operations, saved_bytes
 from peers import CONTENDERS, HIDDEN, INPUTS, install
-from timing import saved_bytes, side_by_side
+from rich.console import Console
+from rich.table import Table
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from trcompress.files import write_text
+from trcompress.memory import peak_extra_bytes
+from trcompress.reproduce.machine import this_machine
+from trcompress.timing import side_by_side
+
+OUT = Path(__file__).resolve().parent.parent / "results" / "bench-layers.json"
 OURS, DENSE, TEDNET = "TRLSTM", "torch.nn.LSTM", "TedNet TRLSTM"
-
-
-class Counter(TorchDispatchMode):
-    """Counts the operations that PyTorch dispatches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one and run it."""
-        self.calls += 1
-        return func(*args, **(kwargs or {}))
+READ, KERNEL, BOTTLENECK = "read x once", "kernel alone", 50
+GOALS = {"forward": {DENSE: 42, TEDNET: 75}, "forward + backward": {DENSE: 60, TEDNET: 115}}
+console = Console(width=120, highlight=False)
 
 
 def step(model: nn.Module, x: torch.Tensor) -> None:
@@ -51,109 +48,131 @@ def forward(model: nn.Module, x: torch.Tensor) -> Any:
         return model(x)
 
 
-def dispatched(model: nn.Module, x: torch.Tensor) -> int:
-    """Count the operations of a training step after an update."""
-    step(model, x)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.0)
-    model.zero_grad()
-    with Counter() as counter:
-        model(x)[0].sum().backward()
-    return counter.calls
-
-
 def times(models: dict[str, nn.Module], x: torch.Tensor, seconds: float) -> dict[str, dict[str, float]]:
     """Medians of forward and of forward + backward, and of what no ring layer can avoid."""
-    kernel = nn.LSTM(64, HIDDEN, device=x.device)
-    z = torch.randn(*x.shape[:2], 64, device=x.device)
-    limits: dict[str, Callable[[], Any]] = {"read x once": x.sum, "kernel alone": lambda: forward(kernel.eval(), z)}
-    calls = {name: lambda model=model: forward(model.eval(), x) for name, model in models.items()}
-    found = {"forward": side_by_side({**limits, **calls}, x.device, seconds)}
-    limits["kernel alone"] = lambda: step(kernel.train(), z)
-    calls = {name: lambda model=model: step(model.train(), x) for name, model in models.items()}
-    found["forward + backward"] = side_by_side({**limits, **calls}, x.device, seconds)
+    kernel = nn.LSTM(BOTTLENECK, HIDDEN, device=x.device)
+    z = torch.randn(*x.shape[:2], BOTTLENECK, device=x.device, requires_grad=True)
+    limits: dict[str, Callable[[], Any]] = {READ: x.sum, KERNEL: lambda: forward(kernel, z)}
+    calls = {name: lambda model=model: forward(model, x) for name, model in models.items()}
+    for model in (kernel, *models.values()):
+        model.eval()
+    found = {"forward": side_by_side(limits | calls, x.device, seconds)}
+    for model in (kernel, *models.values()):
+        model.train()
+    limits[KERNEL] = lambda: step(kernel, z)
+    calls = {name: lambda model=model: step(model, x) for name, model in models.items()}
+    found["forward + backward"] = side_by_side(limits | calls, x.device, seconds)
     return found
 
 
 def child(name: str, batch: int, steps: int) -> None:
-    """Train one step and print the peak resident memory, before building the model and at the end."""
+    """Train one step in this fresh process and print what it took: model and gradients, input apart."""
     install()
     x = torch.randn(steps, batch, INPUTS)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    model = CONTENDERS[name]()
-    step(model, x)
-    print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+    held: list[nn.Module] = []
+
+    def build_and_step() -> None:
+        held.append(CONTENDERS[name]())
+        step(held[0], x)
+
+    whole = peak_extra_bytes(build_and_step, x.device)
+    held[0].zero_grad()
+    print(json.dumps({"model_and_step": whole, "step": peak_extra_bytes(lambda: step(held[0], x), x.device)}))
 
 
-def peaks(batch: int, steps: int) -> dict[str, dict[str, int]]:
+def peaks(options: argparse.Namespace) -> dict[str, dict[str, int]]:
     """Peak resident bytes of a training step, each in a process of its own."""
     found = {}
     for name in CONTENDERS:
-        command = [sys.executable, __file__, "--child", name, "--batch", str(batch), "--steps", str(steps)]
+        sizes = ["--batch", str(options.batch), "--steps", str(options.steps)]
+        command = [sys.executable, __file__, "--child", name, *sizes]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        before, peak = json.loads(done.stdout.splitlines()[-1])
-        found[name] = {"peak_bytes": peak, "above_start_bytes": peak - before}
+        found[name] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print the tables."""
+def show_times(report: dict[str, Any]) -> None:
+    """Print the medians, the ratios beside the goals, and the distance from the limit."""
     for what, medians in report["median_ms"].items():
-        print(f"\n{what}, batch {report['batch']} x {report['steps']} frames, {report['threads']} threads")
+        table = Table(
+            title=f"{what}, batch {report['batch']} x {report['steps']} frames, {report['threads']} threads",
+            title_justify="left",
+        )
+        for column in ("", "ms", "times TRLSTM's", "goal"):
+            table.add_column(column, justify="left" if not column else "right")
         for name, value in medians.items():
-            faster = value / medians[OURS]
-            print(f"  {name:24} {value:10.3f} ms   {faster:8.1f} x TRLSTM's time")
-        print(f"  TRLSTM is {medians[DENSE] / medians[OURS]:.1f}x faster than torch.nn.LSTM,", end=" ")
-        print(f"{medians[TEDNET] / medians[OURS]:.1f}x faster than TedNet")
-        floor = medians["read x once"] + medians["kernel alone"]
-        print(f"  limit (read x once + kernel) {floor:.3f} ms: TRLSTM takes {medians[OURS] / floor:.2f} times that")
+            goal = GOALS[what].get(name)
+            table.add_row(name, f"{value:,.3f}", f"{value / medians[OURS]:,.2f}", f">= {goal}" if goal else "")
+        console.print(table)
+        floor = medians[READ] + medians[KERNEL]
+        console.print(
+            f"limit = {READ} + {KERNEL} = {floor:.3f} ms; TRLSTM takes {medians[OURS] / floor:.2f} times that\n"
+        )
+
+
+def show_memory(report: dict[str, Any]) -> None:
+    """Print what autograd keeps and what a step takes at its peak."""
     x_bytes = report["input_bytes"]
-    print(f"\nmemory; the input is {x_bytes / 1e6:.1f} MB")
+    table = Table(title=f"memory of a training step; the input is {x_bytes / 1e6:.1f} MB", title_justify="left")
+    for column in ("", "autograd keeps", "share of x", "peak of a step", "with the model", "of dense"):
+        table.add_column(column, justify="left" if not column else "right")
+    dense = report["memory"][DENSE]["model_and_step"]
     for name, peak in report["memory"].items():
         saved = report["saved_bytes"][name]
-        print(
-            f"  {name:24} autograd keeps {saved / 1e6:9.3f} MB ({100 * saved / x_bytes:6.1f} % of x),"
-            f" a step's peak {peak['peak_bytes'] / 1e6:8.0f} MB ({peak['above_start_bytes'] / 1e6:.0f} above start)"
-        )
-    print(f"\noperations dispatched in a training step: {report['operations']}; evaluated as {report['chosen']}")
+        values = [f"{value / 1e6:,.1f} MB" for value in (saved, peak["step"], peak["model_and_step"])]
+        share = f"{peak['model_and_step'] / dense:.3f}"
+        table.add_row(name, values[0], f"{saved / x_bytes:.1%}", values[1], values[2], share)
+    kernel = report["saved_bytes"][KERNEL]
+    table.add_row(KERNEL, f"{kernel / 1e6:,.1f} MB", f"{kernel / x_bytes:.1%}", "", "", "")
+    console.print(table)
+    own = report["saved_bytes"][OURS] - kernel
+    console.print(f"beside the kernel, TRLSTM keeps {own / 1e6:.3f} MB, {own / x_bytes:.1%} of x")
+    console.print(f"operations dispatched in a training step: {report['operations']}")
+    console.print(f"evaluated as {report['chosen']}")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run everything in this process, and one child per contender for peak memory."""
+    x = torch.randn(options.steps, options.batch, INPUTS, device=options.device)
+    models = {name: build().to(options.device) for name, build in CONTENDERS.items()}
+    kernel = nn.LSTM(BOTTLENECK, HIDDEN, device=x.device)
+    z = torch.randn(*x.shape[:2], BOTTLENECK, device=x.device, requires_grad=True)
+    found = {"median_ms": times(models, x, options.seconds), "chosen": models[OURS].strategy.chosen}
+    found["saved_bytes"] = {
+        name: saved_bytes(lambda model=model: model(x), [x, *model.parameters()]) for name, model in models.items()
+    } | {KERNEL: saved_bytes(lambda: kernel(z), [z, *kernel.parameters()])}
+    found["operations"] = {name: len(operations(models[name], x)) for name in (OURS, DENSE, TEDNET)}
+    found["operations"] |= {"TRLSTM's input side": len(input_side_operations(models[OURS], x))}
+    return found | {"input_bytes": x.nbytes, "memory": peaks(options) if x.device.type == "cpu" else {}}
 
 
 def main() -> None:
-    """Measure and print; write JSON where asked."""
+    """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each of the two tables")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=40.0, help="for each of the two tables")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options.batch, options.steps)
         return
     install()
-    torch.manual_seed(0)
-    x = torch.randn(options.steps, options.batch, INPUTS, device=options.device)
-    models = {name: build().to(options.device) for name, build in CONTENDERS.items()}
-    report: dict[str, Any] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "batch": options.batch,
-        "steps": options.steps,
-        "median_ms": times(models, x, options.seconds),
-        "input_bytes": x.nbytes,
-        "saved_bytes": {
-            name: saved_bytes(lambda model=model: model(x), [x, *model.parameters()])
-            for name, model in models.items()
-        },
-        "operations": {name: dispatched(models[name], x) for name in (OURS, DENSE, TEDNET)},
-        "chosen": models[OURS].strategy.chosen,
-    }
-    report["memory"] = peaks(options.batch, options.steps)
-    show(report)
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    given = {name: getattr(options, name) for name in ("batch", "steps", "threads", "device", "seed")}
+    command = shlex.join(["python", "benchmarks/layers.py", *sys.argv[1:]])
+    about = {"command": command, "machine": this_machine().model_dump(mode="json")}
+    report = about | given | measure(options)
+    show_times(report)
+    if report["memory"]:
+        show_memory(report)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(options.out, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Ring layers are never slower than dense ones: a grid of sizes, batches and ratios, eval and training.
 
-    python benchmarks/never_slower.py [--every 7] [--device cpu] [--out never_slower.json]
+Run: python benchmarks/never_slower.py [--every 7] [--threads 2] [--device cpu] [--out FILE]
+In pieces: --part 1/6, then --part 2/6, ...; the points of all parts are gathered in the same file.
 
 For every point: operations (multiply-adds on the input side, in training with the merging of cores) and times of
 torch.nn and of the ring layer, measured in turn; what the promise allows; and the worst points at the end.
@@ -14,20 +15,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import statistics
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import side_by_side
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 from trcompress.contract.cost import Use, dense_estimate, estimates
+from trcompress.files import write_text
 from trcompress.layers import TRGRU, TRLSTM
 from trcompress.plan import Rule, WeightPlan
+from trcompress.reproduce.machine import this_machine
 from trcompress.slots import GATES, WeightSlot
+from trcompress.timing import side_by_side
+
+OUT = Path(__file__).resolve().parent.parent / "results" / "bench-never-slower.json"
+SHOWN = 12
+console = Console(width=220, highlight=False)
 
 MODES = {
     32: (4, 8),
@@ -114,12 +126,12 @@ def measure(point: Point, device: torch.device, seconds: float) -> dict[str, Any
     models = {"ring": ring.eval(), "dense": dense.eval()}
     with torch.no_grad():
         calls = {name: lambda model=model: model(x) for name, model in models.items()}
-        found = {"eval_ms": side_by_side(calls, device, seconds)}
+        found = {"eval_ms": side_by_side(calls, device, seconds, rounds=(3, 200))}
     evaluated = ring.strategy.chosen[slot.name]
     for model in models.values():
         model.train()
     calls = {name: lambda model=model: step(model, x) for name, model in models.items()}
-    found["train_ms"] = side_by_side(calls, device, seconds)
+    found["train_ms"] = side_by_side(calls, device, seconds, rounds=(3, 200))
     return {"name": point.name, "eval_form": evaluated, "train_form": ring.strategy.chosen[slot.name]} | found
 
 
@@ -151,49 +163,124 @@ def judge(point: Point, result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def show(result: dict[str, Any]) -> None:
-    """One line a point."""
-    parts = [result["name"]]
+def row_of(result: dict[str, Any]) -> list[str]:
+    """The cells of one point."""
+    cells = [result["name"]]
     for what in ("eval", "train"):
         ms, macs = result[f"{what}_ms"], result[f"{what}_macs"]
-        parts.append(
-            f"{what} {ms['dense']:9.3f} -> {ms['ring']:9.3f} ms ({ms['ring'] / ms['dense']:5.2f})"
-            f" {macs['dense']:8.1e} -> {macs['ring']:8.1e} ops {result[f'{what}_form'][:8]:8}"
-            f" {'ok  ' if result[f'{what}_used'] <= 1 else 'OVER'}"
-        )
-    print(" | ".join(parts), flush=True)
+        used = result[f"{what}_used"]
+        cells += [
+            f"{ms['dense']:,.3f}",
+            f"{ms['ring']:,.3f}",
+            f"{macs['dense']:.1e}",
+            f"{macs['ring']:.1e}",
+            result[f"{what}_form"].split(",")[0],
+            f"{used:.2f}" + (" OVER" if used > 1 else ""),
+        ]
+    return cells
+
+
+def table_of(results: list[dict[str, Any]], title: str) -> Table:
+    """Points as a table: times and operations of dense and ring, the form, the share used of what is allowed."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("layer, batch, steps, ratio", no_wrap=True)
+    for what in ("eval", "train"):
+        for column in (f"{what} dense ms", "ring ms", "dense ops", "ring ops", "form", "used"):
+            table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(*row_of(result))
+    return table
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many points are over the limit, and the worst ratios."""
+    found: dict[str, Any] = {"points": len(results)}
+    for what in ("eval", "train"):
+        used = sorted(results, key=lambda one, what=what: -one[f"{what}_used"])
+        ratios = [one[f"{what}_ms"]["ring"] / one[f"{what}_ms"]["dense"] for one in results]
+        found[what] = {
+            "over": sum(one[f"{what}_used"] > 1 for one in results),
+            "worst_used": used[0][f"{what}_used"],
+            "worst": used[0]["name"],
+            "highest_ratio": max(ratios),
+            "median_ratio": statistics.median(ratios),
+        }
+    return found
+
+
+def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure this part of the grid; a point over its limit is measured again, longer, before it counts."""
+    device, results = torch.device(options.device), []
+    part, parts = options.part
+    chosen = [point for at, point in enumerate(points(options.every)) if at % parts == part - 1]
+    for point in chosen:
+        for attempt in range(1 + options.again):
+            result = judge(point, measure(point, device, options.seconds * (1 + 3 * attempt)))
+            if max(result["eval_used"], result["train_used"]) <= 1:
+                break
+        results.append(result)
+        if options.verbose:
+            console.print(" ".join(row_of(result)))
+    return results
+
+
+def with_earlier(path: Path, results: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Add the points of earlier parts that were measured on the same machine with the same settings."""
+    if not path.is_file():
+        return results
+    earlier = json.loads(path.read_text())
+    if any(earlier[name] != about[name] for name in ("machine", "threads", "device", "seconds")):
+        return results
+    known = {one["name"] for one in results}
+    return sorted(
+        [one for one in earlier["results"] if one["name"] not in known] + results, key=lambda one: one["name"]
+    )
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Read "2/6"."""
+    part, _, parts = text.partition("/")
+    if not 1 <= int(part) <= int(parts):
+        raise argparse.ArgumentTypeError(f"a part is I/N with 1 <= I <= N: got {text}")
+    return int(part), int(parts)
 
 
 def main() -> None:
-    """Run the grid and print the worst points."""
+    """Run the grid, or a part of it; print the worst points; write all points measured so far."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="thin the grid to one point in so many")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per point, for eval and for training each")
+    parser.add_argument(
+        "--part", type=part_of, default=(1, 1), metavar="I/N", help="every N-th point from the I-th"
+    )
+    parser.add_argument("--seconds", type=float, default=0.5, help="per point, for eval and for training each")
     parser.add_argument(
         "--again", type=int, default=2, help="measure a point over its limit so often again, longer"
     )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--verbose", action="store_true", help="print each point when it is measured")
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    device, results = torch.device(options.device), []
-    for point in points(options.every):
-        for attempt in range(1 + options.again):
-            result = judge(point, measure(point, device, options.seconds * (1 + 2 * attempt)))
-            if max(result["eval_used"], result["train_used"]) <= 1:
-                break
-        show(result)
-        results.append(result | {"plan": asdict(point.plan.structure), "batch": point.batch, "steps": point.steps})
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    given = {name: getattr(options, name) for name in ("threads", "device", "seed", "seconds")}
+    about = {
+        "command": shlex.join(["python", "benchmarks/never_slower.py", *sys.argv[1:]]),
+        "machine": this_machine().model_dump(mode="json"),
+    } | given
+    results = with_earlier(options.out, measure_all(options), about)
     for what in ("eval", "train"):
-        worst = max(results, key=lambda one, what=what: one[f"{what}_used"])
-        over = sum(one[f"{what}_used"] > 1 for one in results)
-        print(
-            f"\n{what}: {over} of {len(results)} points over the limit; "
-            f"the worst uses {worst[f'{what}_used']:.2f} of it:"
+        worst = sorted(results, key=lambda one, what=what: -one[f"{what}_used"])[:SHOWN]
+        console.print(
+            table_of(worst, f"the {len(worst)} worst points in {what} of {len(results)}; used: 1 is the limit")
         )
-        show(worst)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    report = about | {"summary": summary(results), "results": results}
+    console.print_json(data=report["summary"])
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(one) for one in results)
+    head = json.dumps(about | {"summary": report["summary"]}, indent=1)[:-2]
+    write_text(options.out, f'{head},\n "results": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from trcompress.formats import TensorRing
 from trcompress.plan import WeightPlan
 
 _BUILDING = RLock()
+_NOTHING = nullcontext()
 
 
 class _Merge(torch.autograd.Function):
@@ -88,7 +89,7 @@ class MatrixCache:
             if found is not None:
                 return found
             if not cores[0].is_meta:
-                with _BUILDING, torch.inference_mode(False), _full_precision(cores[0].device.type):
+                with _BUILDING, _normal_tensors(), _full_precision(cores[0].device.type):
                     return self._build(form, cores, keep and watch(cores), trained)
         with _full_precision(cores[0].device.type):
             return plain_matrices(self._plan, form, cores)
@@ -173,8 +174,13 @@ def in_disguise() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
+def _normal_tensors() -> AbstractContextManager[Any]:
+    """What is kept must serve training later, also where it is computed in inference mode."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else _NOTHING
+
+
 def _full_precision(device: str) -> AbstractContextManager[Any]:
     """Merge in the cores' own type also under autocast: errors of a dozen products would add up."""
     if not torch._C._is_any_autocast_enabled():
-        return nullcontext()
+        return _NOTHING
     return torch.autocast(device, enabled=False)

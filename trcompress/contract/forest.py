@@ -17,20 +17,36 @@ from trcompress.formats.chain import merge_order
 SMALL = 2**14
 """Products with no more values than this are sent in groups."""
 
+GROUP = 5
+"""Fewer products than this are sent one by one: a grouped call has to copy its results."""
+
 _GROUPED: Callable[..., list[Tensor]] | None = getattr(torch, "_foreach_mm", None)
 
 Triple = tuple[Tensor, Tensor, Tensor]
 
 
-def multiply(products: Sequence[Triple]) -> None:
-    """Compute out = left @ right for each (left, right, out), small ones in one call."""
-    small = [triple for triple in products if triple[2].dim() == 2 and triple[2].numel() <= SMALL]
-    if _GROUPED is not None and len(small) > 1 and small[0][2].device.type == "cpu":
-        lefts, rights, outs = zip(*small, strict=True)
-        torch._foreach_copy_(outs, _GROUPED(lefts, rights))
-        products = [triple for triple in products if triple[2].numel() > SMALL]
-    for left, right, out in products:
-        (torch.mm if out.dim() == 2 else torch.bmm)(left, right, out=out)
+class Products:
+    """Products out = left @ right to be computed again and again.
+
+    Args:
+        triples: (left, right, out) of each; none reads what another writes.
+    """
+
+    def __init__(self, triples: Sequence[Triple]) -> None:
+        small = [triple for triple in triples if triple[2].dim() == 2 and triple[2].numel() <= SMALL]
+        if _GROUPED is None or len(small) < GROUP or small[0][2].device.type != "cpu":
+            small = []
+        self._group = [list(tensors) for tensors in zip(*small, strict=True)]
+        rest = triples if not small else [triple for triple in triples if triple[2].numel() > SMALL]
+        self._single = [(torch.mm if triple[2].dim() == 2 else torch.bmm, *triple) for triple in rest]
+
+    def run(self) -> None:
+        """Compute all of them."""
+        if self._group and _GROUPED is not None:
+            lefts, rights, outs = self._group
+            torch._foreach_copy_(outs, _GROUPED(lefts, rights))
+        for product, left, right, out in self._single:
+            product(left, right, out=out)
 
 
 class _Node:
@@ -82,8 +98,8 @@ class Forest:
         self._roots = [self._grow([self._leaf(core) for core in chain]) for chain in chains]
         levels = range(1, 1 + max((join.out.level for join in self._joins), default=0))
         self._by_level = [[join for join in self._joins if join.out.level == level] for level in levels]
-        self._forward = [[join.forward() for join in joins] for joins in self._by_level]
-        self._backward: list[list[Triple]] | None = None
+        self._forward = [Products([join.forward() for join in joins]) for joins in self._by_level]
+        self._backward: list[Products] | None = None
 
     @property
     def roots(self) -> list[Tensor]:
@@ -93,7 +109,7 @@ class Forest:
     def run(self) -> None:
         """Merge the chains as their cores are now."""
         for products in self._forward:
-            multiply(products)
+            products.run()
 
     def root_gradients(self) -> list[Tensor]:
         """Buffers to fill before `backward`, one a chain, zero at first."""
@@ -107,9 +123,9 @@ class Forest:
         """
         if self._backward is None:
             levels = reversed(self._by_level)
-            self._backward = [[triple for join in joins for triple in join.backward()] for joins in levels]
+            self._backward = [Products([triple for join in joins for triple in join.backward()]) for joins in levels]
         for products in self._backward:
-            multiply(products)
+            products.run()
         return [leaf.grad_buffer() for leaf in self._leaves]
 
     def _leaf(self, core: Tensor) -> _Node:

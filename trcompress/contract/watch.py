@@ -55,7 +55,9 @@ def watch(parameters: Sequence[Any]) -> bool:
     for parameter in parameters:
         if parameter.__class__ is nn.Parameter:
             parameter.__class__ = Watched
-        if parameter.__class__ is not Watched or parameter.is_meta or parameter.is_inference() or parameter.exposed:
+        if parameter.__class__ is not Watched or parameter.is_meta or parameter.is_inference():
+            return False
+        if parameter._handed and parameter.exposed:
             return False
     return True
 
@@ -81,7 +83,9 @@ class Stamp:
 
     def renewed(self, parameters: Sequence[Watched]) -> Stamp | None:
         """Return a stamp of the values as they are now if these are the same parameters in the same place."""
-        for one, (seen, pointer, *_), alias in zip(parameters, self._seen, self.aliases, strict=True):
-            if one is not seen or one.data_ptr() != pointer or one.shape != alias.shape:
+        for one, (seen, pointer, _, touches, _), alias in zip(parameters, self._seen, self.aliases, strict=True):
+            if one is not seen or one.data_ptr() != pointer:
+                return None
+            if one._touches != touches and one.shape != alias.shape:  # only a new `.data` can have another shape
                 return None
         return Stamp(parameters, self.aliases)
