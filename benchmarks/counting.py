@@ -35,6 +35,7 @@ def operations(model: nn.Module, x: torch.Tensor) -> list[str]:
 
 def input_side_operations(layer: Any, x: torch.Tensor) -> list[str]:
     """List those of a ring layer's input side: merging, x to the kernel's input, and the way back to the cores."""
+    layer(x)  # chooses the forms
     weights = [weight for weight in layer.children() if hasattr(weight, "core")]
 
     def step() -> None:

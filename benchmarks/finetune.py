@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from finetune_tasks import TASKS, Structure, Task
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Page
 
 from trcompress.artifact import write_artifact
@@ -86,9 +87,9 @@ def run(task: Task, data: DataSet, given: argparse.Namespace) -> None:
                 write_text(folder / "runs.json", json.dumps(record, indent=1) + "\n")
     outcome = table(task, data, record, seeds)
     write_result(folder, result_of(task, data, record, seeds, outcome))
-    page = Page(*outcome.columns, title=outcome.title, title_justify="left")
+    page = Page(*outcome.columns, title=escape(outcome.title), title_justify="left")
     for row in outcome.rows:
-        page.add_row(*map(str, row))
+        page.add_row(*(escape(str(cell)) for cell in row))
     console.print(page)
     for claim in claims(task, record, seeds):
         console.print(f"{'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.text}. {claim.evidence}")

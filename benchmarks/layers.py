@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 from trcompress.files import write_text
-from trcompress.memory import peak_extra_bytes
+from trcompress.memory import peak_extra_bytes, status_bytes
 from trcompress.reproduce.machine import this_machine
 from trcompress.timing import side_by_side
 
@@ -66,7 +66,7 @@ def times(models: dict[str, nn.Module], x: torch.Tensor, seconds: float) -> dict
 
 
 def child(name: str, batch: int, steps: int) -> None:
-    """Train one step in this fresh process and print what it took: model and gradients, input apart."""
+    """Train one step in this fresh process and print what it took: beyond the input, and all in all."""
     install()
     x = torch.randn(steps, batch, INPUTS)
     held: list[nn.Module] = []
@@ -75,9 +75,9 @@ def child(name: str, batch: int, steps: int) -> None:
         held.append(CONTENDERS[name]())
         step(held[0], x)
 
-    whole = peak_extra_bytes(build_and_step, x.device)
+    found = {"model_and_step": peak_extra_bytes(build_and_step, x.device), "process": status_bytes("VmHWM")}
     held[0].zero_grad()
-    print(json.dumps({"model_and_step": whole, "step": peak_extra_bytes(lambda: step(held[0], x), x.device)}))
+    print(json.dumps(found | {"step": peak_extra_bytes(lambda: step(held[0], x), x.device)}))
 
 
 def peaks(options: argparse.Namespace) -> dict[str, dict[str, int]]:
@@ -114,16 +114,17 @@ def show_memory(report: dict[str, Any]) -> None:
     """Print what autograd keeps and what a step takes at its peak."""
     x_bytes = report["input_bytes"]
     table = Table(title=f"memory of a training step; the input is {x_bytes / 1e6:.1f} MB", title_justify="left")
-    for column in ("", "autograd keeps", "share of x", "peak of a step", "with the model", "of dense"):
+    for column in ("", "autograd keeps", "of x", "a step adds", "model + step", "of dense", "process", "of dense"):
         table.add_column(column, justify="left" if not column else "right")
-    dense = report["memory"][DENSE]["model_and_step"]
+    dense = report["memory"][DENSE]
     for name, peak in report["memory"].items():
         saved = report["saved_bytes"][name]
-        values = [f"{value / 1e6:,.1f} MB" for value in (saved, peak["step"], peak["model_and_step"])]
-        share = f"{peak['model_and_step'] / dense:.3f}"
-        table.add_row(name, values[0], f"{saved / x_bytes:.1%}", values[1], values[2], share)
+        cells = [f"{saved / 1e6:,.1f} MB", f"{saved / x_bytes:.1%}", f"{peak['step'] / 1e6:,.1f} MB"]
+        for what in ("model_and_step", "process"):
+            cells += [f"{peak[what] / 1e6:,.1f} MB", f"{peak[what] / dense[what]:.3f}"]
+        table.add_row(name, *cells)
     kernel = report["saved_bytes"][KERNEL]
-    table.add_row(KERNEL, f"{kernel / 1e6:,.1f} MB", f"{kernel / x_bytes:.1%}", "", "", "")
+    table.add_row(KERNEL, f"{kernel / 1e6:,.1f} MB", f"{kernel / x_bytes:.1%}")
     console.print(table)
     own = report["saved_bytes"][OURS] - kernel
     console.print(f"beside the kernel, TRLSTM keeps {own / 1e6:.3f} MB, {own / x_bytes:.1%} of x")

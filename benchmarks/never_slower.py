@@ -52,7 +52,7 @@ INPUTS, HIDDEN, BATCHES, STEPS = (40, 256, 2048, 57600), (32, 256, 2048), (1, 16
 RATIOS = (2, 10, 100, 1000, 10000)
 KINDS = {"lstm": (TRLSTM, nn.LSTM), "gru": (TRGRU, nn.GRU)}
 EVAL, TRAIN, SHORT_MS, SLACK_MS = 1.05, 1.10, 2.0, 0.3
-MOST_BYTES, MOST_MACS = 2 * 10**9, 2 * 10**11
+MOST_BYTES, MOST_MACS, MOST_SERIAL = 2 * 10**9, 2 * 10**10, 2 * 10**8
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def points(every: int) -> Iterator[Point]:
     for kind, inputs, hidden, ratio in product(KINDS, INPUTS, HIDDEN, RATIOS):
         plan = ring_of(kind, inputs, hidden, ratio)
         for batch, steps in product(BATCHES, STEPS):
-            if plan is None or too_large(plan, batch * steps):
+            if plan is None or too_large(plan, batch * steps, steps):
                 continue
             if count % every == 0:
                 yield Point(kind, plan, batch, steps)
@@ -104,16 +104,17 @@ def points(every: int) -> Iterator[Point]:
     for kind, batch, steps in product(KINDS, BATCHES, STEPS):
         slot = WeightSlot("weight_ih_l0", kind, 2048, GATES[kind], 2048)
         plan = Rule.parse("64x32:32x64", "40,60,48,48").resolve(slot)
-        if not too_large(plan, batch * steps):
+        if not too_large(plan, batch * steps, steps):
             yield Point(kind, plan, batch, steps)
 
 
-def too_large(plan: WeightPlan, rows: int) -> bool:
-    """Whether inputs and weights do not fit a small machine, or a step takes minutes."""
+def too_large(plan: WeightPlan, rows: int, steps: int) -> bool:
+    """Whether inputs and weights do not fit a small machine, or a dense training step takes over half a second."""
     slot = plan.slot
     values = rows * slot.input_size + 3 * slot.parameters
     macs = 3 * rows * slot.output_size * (slot.input_size + slot.hidden_size)
-    return 4 * values > MOST_BYTES or macs > MOST_MACS
+    serial = steps * slot.output_size * slot.hidden_size
+    return 4 * values > MOST_BYTES or macs > MOST_MACS or serial > MOST_SERIAL
 
 
 def measure(point: Point, device: torch.device, seconds: float) -> dict[str, Any]:
@@ -208,9 +209,9 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure this part of the grid; a point over its limit is measured again, longer, before it counts."""
-    device, results = torch.device(options.device), []
+    device = torch.device(options.device)
     part, parts = options.part
     chosen = [point for at, point in enumerate(points(options.every)) if at % parts == part - 1]
     for point in chosen:
@@ -218,23 +219,27 @@ def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
             result = judge(point, measure(point, device, options.seconds * (1 + 3 * attempt)))
             if max(result["eval_used"], result["train_used"]) <= 1:
                 break
-        results.append(result)
         if options.verbose:
             console.print(" ".join(row_of(result)))
-    return results
+        yield result
 
 
-def with_earlier(path: Path, results: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Add the points of earlier parts that were measured on the same machine with the same settings."""
+def earlier_results(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Points measured before, by name, on the same machine with the same settings."""
     if not path.is_file():
-        return results
+        return {}
     earlier = json.loads(path.read_text())
     if any(earlier[name] != about[name] for name in ("machine", "threads", "device", "seconds")):
-        return results
-    known = {one["name"] for one in results}
-    return sorted(
-        [one for one in earlier["results"] if one["name"] not in known] + results, key=lambda one: one["name"]
-    )
+        return {}
+    return {one["name"]: one for one in earlier["results"]}
+
+
+def write(path: Path, about: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """Write everything, one line a point."""
+    lines = ",\n".join(json.dumps(one) for one in results)
+    head = json.dumps(about | {"summary": summary(results)}, indent=1)[:-2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f'{head},\n "results": [\n{lines}\n]}}\n')
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -269,18 +274,16 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/never_slower.py", *sys.argv[1:]]),
         "machine": this_machine().model_dump(mode="json"),
     } | given
-    results = with_earlier(options.out, measure_all(options), about)
+    found = earlier_results(options.out, about)
+    for result in measure_all(options):
+        found[result["name"]] = result
+        write(options.out, about, sorted(found.values(), key=lambda one: one["name"]))
+    results = sorted(found.values(), key=lambda one: one["name"])
     for what in ("eval", "train"):
         worst = sorted(results, key=lambda one, what=what: -one[f"{what}_used"])[:SHOWN]
-        console.print(
-            table_of(worst, f"the {len(worst)} worst points in {what} of {len(results)}; used: 1 is the limit")
-        )
-    report = about | {"summary": summary(results), "results": results}
-    console.print_json(data=report["summary"])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(one) for one in results)
-    head = json.dumps(about | {"summary": report["summary"]}, indent=1)[:-2]
-    write_text(options.out, f'{head},\n "results": [\n{lines}\n]}}\n')
+        title = f"the {len(worst)} worst points in {what} of {len(results)}; used: 1 is the limit"
+        console.print(table_of(worst, title))
+    console.print_json(data=summary(results))
 
 
 if __name__ == "__main__":

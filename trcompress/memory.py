@@ -35,9 +35,9 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | 
         return torch.cuda.max_memory_allocated(device) - before
     if not _reset_peak():
         return None
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     call()
-    return max(0, _status_bytes("VmHWM") - before)
+    return max(0, status_bytes("VmHWM") - before)
 
 
 def _reset_peak() -> bool:
@@ -51,6 +51,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """Read one of the process's own figures from Linux, as "VmHWM", its highest resident memory so far."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024

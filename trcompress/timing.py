@@ -14,6 +14,7 @@ def side_by_side(
     device: torch.device,
     seconds: float,
     rounds: tuple[int, int] = (5, 200),
+    turn_ms: float = 0.5,
 ) -> dict[str, float]:
     """Time calls in turn, round after round, so that a busy moment of the machine meets all of them.
 
@@ -22,6 +23,7 @@ def side_by_side(
         device: where the work happens.
         seconds: time for all of it, warm-up apart.
         rounds: at least and at most so many rounds.
+        turn_ms: in a turn a call is repeated until so much time has passed; its mean counts.
 
     Returns:
         The median of each, in milliseconds.
@@ -33,7 +35,7 @@ def side_by_side(
     repeats = {}
     for name, call in calls.items():
         call()
-        repeats[name] = max(1, round(0.5 / max(_one_ms(call, device), 1e-3)))
+        repeats[name] = max(1, round(turn_ms / max(_one_ms(call, device), 1e-3)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     for done in range(rounds[1]):

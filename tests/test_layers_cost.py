@@ -1,0 +1,95 @@
+"""What ring layers cost: operations, memory that autograd keeps, and which form the cost model takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trcompress.contract.cost import Use, choose, dense_estimate, estimates
+from trcompress.contract.evaluate import DENSE
+from trcompress.layers import TRLSTM, to_dense_module
+from trcompress.plan import Rule
+from trcompress.slots import GATES, WeightSlot
+
+spec = importlib.util.spec_from_file_location(
+    "counting", Path(__file__).resolve().parent.parent / "benchmarks" / "counting.py"
+)
+counting = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(counting)
+FLAGSHIP = "4x2x5x8x6x5x3x2:4x4x2x4x2"
+
+
+@pytest.fixture(scope="module")
+def flagship():
+    torch.manual_seed(0)
+    return TRLSTM(57600, 256, shape=FLAGSHIP, ranks="5,10"), torch.randn(6, 16, 57600)
+
+
+def test_a_training_step_dispatches_few_operations(flagship):
+    layer, x = flagship
+    assert 20 < len(counting.input_side_operations(layer, x)) < 60
+    small, z = nn.LSTM(50, 256), torch.randn(6, 16, 50, requires_grad=True)
+    assert len(counting.operations(layer, x)) - len(counting.operations(small, z)) < 60
+
+
+def test_the_input_is_nearly_all_that_autograd_keeps(flagship):
+    """Beside what PyTorch's own kernel keeps, whatever feeds it: its workspace and states."""
+    layer, x = flagship
+    kernel, z = nn.LSTM(50, 256), torch.randn(6, 16, 50, requires_grad=True)
+    own = counting.saved_bytes(lambda: kernel(z), [z, *kernel.parameters()])
+    kept = counting.saved_bytes(lambda: layer(x), [x, *layer.parameters()])
+    assert 0.005 * x.nbytes < kept - own < 0.025 * x.nbytes
+
+
+def test_merged_cores_are_kept_only_for_an_input_that_wants_its_gradient(flagship):
+    layer, x = flagship
+    without = counting.saved_bytes(lambda: layer(x), [x, *layer.parameters()])
+    x = x.clone().requires_grad_()
+    assert counting.saved_bytes(lambda: layer(x), [x, *layer.parameters()]) > without + 4 * 25 * 1440
+
+
+def plan_of(inputs, hidden, shape, ranks, kind="lstm"):
+    return Rule.parse(shape, ranks).resolve(WeightSlot("weight_ih_l0", kind, inputs, GATES[kind], hidden))
+
+
+@pytest.mark.parametrize("rows", [1, 16, 160, 1600, 25600])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_papers_cnn_setting_is_served_dense(rows, kind):
+    """K = 1,920 of 2,048 inputs: every order of the ring costs more than the dense product."""
+    plan = plan_of(2048, 2048, "64x32:32x64", "40,60,48,48", kind)
+    use = Use(rows, repacks=kind == "lstm")
+    assert choose(plan, use) == DENSE
+    assert all(one.macs > dense_estimate(plan, use).macs for one in estimates(plan, use)[1:])
+
+
+@pytest.mark.parametrize("rows", [1, 96, 1600])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_flagship_never_becomes_dense(rows, training):
+    plan = plan_of(57600, 256, FLAGSHIP, "5,10")
+    assert choose(plan, Use(rows, training, repacks=True)).kind in ("ring", "merged")
+
+
+@pytest.mark.parametrize("rows", [1, 10, 100, 1000, 10000])
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [((40, 32), "5x8:4x8"), ((256, 256), "16x16:16x16"), ((2048, 256), "64x32:16x16"), ((57600, 256), FLAGSHIP)],
+)
+@pytest.mark.parametrize("ranks", ["1", "4", "16"])
+def test_eval_is_never_priced_above_dense(rows, sizes, shape, ranks):
+    plan, use = plan_of(*sizes, shape, ranks), Use(rows, repacks=True)
+    priced = {one.form: one.seconds for one in estimates(plan, use)}
+    assert priced[choose(plan, use)] <= priced[DENSE]
+
+
+def test_eval_materialises_what_is_cheaper_dense():
+    torch.manual_seed(0)
+    layer = TRLSTM(64, 64, shape="8x8:8x8", ranks=9).eval()
+    x = torch.randn(5, 3, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x)[0], to_dense_module(layer)(x)[0], atol=1e-5, rtol=0)
+    assert layer.strategy.chosen == {"weight_ih_l0": "dense"}
+    assert layer.weight_ih_l0.kept_bytes == 4 * 64 * 256
