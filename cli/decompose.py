@@ -85,17 +85,20 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(checkpoint,))
-    plan, warm_starts = choose_plan(dense, given)
+    plan, found = choose_plan(dense, given)
     weights, skipped = _resolve(plan, dense)
-    _echo_plan(weights, skipped)
+    _echo_plan(weights, skipped, found.get("notes", ()))
     if given["dry_run"]:
         _print_dry_run(weights, out, given["format_"])
     else:
-        _run(dense, plan, warm_starts, out, given)
+        _run(dense, plan, found, out, given)
 
 
 def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
-    """Find the plan that the options describe, or search for it; with cores to start from where there are some.
+    """Find the plan that the options describe, or search for it; with what else the search found.
+
+    Returns:
+        The plan, and after a search `warm_starts`, cores to begin from, and `notes`, what was decided in words.
 
     Raises:
         UsageError: the options describe no plan, or two.
@@ -107,7 +110,10 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[st
         )
     if not given["shapes"] and goals:
         found = search(dense, given, layer=given["layers"][0] if len(given["layers"]) == 1 else "*")
-        return found.plan, {one.slot.name: one.cores for one in found.weights}
+        return found.plan, {
+            "warm_starts": {one.slot.name: one.cores for one in found.weights},
+            "notes": found.notes,
+        }
     if goals == ["max_error"]:
         from trcompress.compress import ranks_for_error
 
@@ -116,7 +122,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[st
     return read_plan(given["shapes"], given["ranks"], given["layers"], given["gates"]), {}
 
 
-def _calibration(given: dict[str, Any]) -> dict[str, Any]:
+def _calibration(given: dict[str, Any], notes: tuple[str, ...]) -> dict[str, Any]:
     """Collect what calibration and refinement need; empty without `--calibrate`.
 
     Raises:
@@ -127,7 +133,7 @@ def _calibration(given: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("--refine goes with --calibrate DATA: name the inputs to match the dense network on")
     if data and given["init"] != "tr-als":
         raise UsageError(f"--calibrate chooses among TR-ALS candidates: leave out --init {given['init']}")
-    return data | {"refine_steps": given["refine"]} if data else {}
+    return data | {"refine_steps": given["refine"], "plan_notes": notes} if data else {}
 
 
 def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str) -> Any:
@@ -161,7 +167,7 @@ def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
     return plan.resolve(slots), plan.skipped(slots)
 
 
-def _echo_plan(weights: Any, skipped: Any) -> None:
+def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import count, ratio, remark
     from trcompress.grammar import format_shape
@@ -174,6 +180,8 @@ def _echo_plan(weights: Any, skipped: Any) -> None:
             f"{','.join(map(str, structure.ranks))}: {count(weight.parameters)} parameters, "
             f"{ratio(weight.compression_ratio)}"
         )
+    for note in notes:
+        remark(note)
     for slot, reason in skipped:
         remark(f"{slot.name} stays dense: {reason}")
 
@@ -202,7 +210,7 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
         stdout.print(f"dry run: would write {out}", markup=False)
 
 
-def _run(dense: Checkpoint, plan: Plan, warm_starts: dict[str, Any], out: Path, given: dict[str, Any]) -> None:
+def _run(dense: Checkpoint, plan: Plan, found: dict[str, Any], out: Path, given: dict[str, Any]) -> None:
     import torch
 
     from trcompress.artifact import write_artifact
@@ -211,7 +219,7 @@ def _run(dense: Checkpoint, plan: Plan, warm_starts: dict[str, Any], out: Path, 
     from trcompress.cli.render import print_decomposition
     from trcompress.compress import decompose_checkpoint
 
-    calibration = _calibration(given)
+    calibration = _calibration(given, found.get("notes", ()))
     with progress_bar("decompose") as update:
         artifact = (decompose_calibrated if calibration else decompose_checkpoint)(
             dense,
@@ -222,7 +230,7 @@ def _run(dense: Checkpoint, plan: Plan, warm_starts: dict[str, Any], out: Path, 
             device=options.resolve_device(given["device"]),
             dtype=getattr(torch, given["dtype"]) if given["dtype"] else None,
             command=options.command_line(),
-            warm_starts=warm_starts,
+            warm_starts=found.get("warm_starts"),
             progress=update,
         )
     artifact.path = write_artifact(out, artifact, overwrite=given["overwrite"])

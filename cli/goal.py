@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,13 +18,25 @@ if TYPE_CHECKING:
 GOALS = ("target_ratio", "max_error", "max_params")
 
 _OPTIONS = (
-    click.option("--target-ratio", type=float, metavar="X", help="Eq. 7 that every weight must reach, as in 25."),
+    click.option(
+        "--target-ratio",
+        type=float,
+        metavar="X",
+        help="Eq. 7 of every weight, as in 25; with --calibrate, of all together.",
+    ),
     click.option("--max-error", type=float, metavar="E", help="Largest relative error of a weight, as in 0.05."),
     click.option("--max-params", type=int, metavar="N", help="Most input-to-hidden parameters in all."),
     click.option(
-        "--time-budget", type=float, default=60.0, show_default=True, metavar="S", help="Seconds to search for."
+        "--time-budget",
+        type=float,
+        metavar="S",
+        help="Seconds to search for, measuring included [default: 60, 30 with --calibrate].",
     ),
 )
+
+SECONDS, SECONDS_CALIBRATED = 60.0, 30.0
+SEARCHING = 0.4
+"""Share of the time that goes into the search where its rows are measured at the outputs afterwards."""
 
 
 _CALIBRATION = (
@@ -68,23 +81,38 @@ def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def search(checkpoint: Checkpoint, given: dict[str, Any], layer: str = "*") -> NetworkSearch:
-    """Search as the options ask, with progress on stderr."""
+    """Search as the options ask, with progress on stderr; with calibration data, choose by the outputs."""
     from trcompress.cli.console import progress_bar
     from trcompress.search import rank_by_outputs, search_network
 
     data = calibration_data(given)
-    seconds = given["time_budget"] / (2 if data else 1)
+    seconds = given["time_budget"] or (SECONDS_CALIBRATED if data else SECONDS)
+    end = monotonic() + seconds
     with progress_bar("plan") as update:
         found = search_network(
             checkpoint,
             **{goal: given[goal] for goal in GOALS},
             layer=layer,
             seed=given["seed"],
-            time_budget_s=seconds,
+            time_budget_s=seconds * (SEARCHING if data else 1),
             progress=update,
         )
         if not data:
             return found
         return rank_by_outputs(
-            checkpoint, found, **data, seed=given["seed"], time_budget_s=seconds, progress=update
+            checkpoint,
+            found,
+            **data,
+            budget=_whole_budget(found, given),
+            keep_choice=given["max_error"] is not None,
+            seed=given["seed"],
+            time_budget_s=max(0.0, end - monotonic()),
+            progress=update,
         )
+
+
+def _whole_budget(found: NetworkSearch, given: dict[str, Any]) -> int | None:
+    """Parameters that all weights may have together; None where the goal is an error."""
+    if given["target_ratio"]:
+        return int(sum(one.slot.parameters for one in found.weights) / given["target_ratio"])
+    return given["max_params"]

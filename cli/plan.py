@@ -50,6 +50,8 @@ def _print(found: NetworkSearch) -> None:
 
     for one in found.weights:
         _print_weight(found, one)
+    for note in found.notes:
+        out.print(f"\n{note}", markup=False)
     if len(found.weights) > 1:
         out.print("\nall chosen together:", markup=False)
         out.print(f"  {found.command}", markup=False)

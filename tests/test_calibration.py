@@ -373,8 +373,8 @@ def candidate(metric, score, bias=None):
 
 def test_the_plain_metric_is_left_only_for_enough():
     plain, bias, other = candidate("weights", 1.0), torch.zeros(1), candidate("inputs", 0.6)
-    assert rank([plain, other], least_gain=0.5) == [plain]
-    assert rank([plain, other], least_gain=0.9) == [other, plain]
+    assert rank([plain, other], least=0.5) == [plain]
+    assert rank([plain, other], least=0.9) == [other, plain]
     assert rank([plain, candidate("weights", 0.99, bias)], 0.9) == [plain]
     better = candidate("weights", 0.9, bias)
     assert rank([plain, better], 0.5) == [better, plain]
@@ -481,7 +481,9 @@ def test_ranks_go_where_the_outputs_need_them(tmp_path):
     slots = [slot_of(layer) for layer in checkpoint.layers]
     weights = [(slot, checkpoint.tensor(slot.name)) for slot in slots]
     budget = 44 * 4 + 40 * 4
-    ranks = share_ranks(bench, weights, budget)
+    shared = share_ranks(bench, weights, budget)
+    ranks = shared.ranks
+    assert shared.difference < shared.even_difference
     spent = sum(ranks[slot.name] * (slot.input_size + slot.output_size) for slot in slots)
     assert spent <= budget
     assert ranks["rnn1.weight_ih_l0"] < 3 < ranks["rnn2.weight_ih_l0"]

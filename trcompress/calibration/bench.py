@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from trcompress.weights import CompressedWeight
 
 HELD_OUT = 0.25
 """Share of the examples on which candidates are compared; the rest gives moments and gradients."""
-MOST_HELD_OUT, MOST_FITTED, MOST_PROBED = 2_000, 20_000, 256
-"""Examples used at most: to compare, to fit, to measure sensitivity."""
+MOST_HELD_OUT, MOST_FITTED, MOST_PROBED, MOST_BRIEF = 2_000, 20_000, 256, 400
+"""Examples used at most: to compare, to fit, to measure sensitivity, to compare many ranks."""
 MOST_GATES = 4096
 """Gate rows above which sensitivity is not measured: its second moments would take too much memory."""
 
@@ -72,6 +73,11 @@ class Bench:
         fitted, held = divide(data, seed)
         return cls(network, judge, Exam(judge, held), fitted, seed)
 
+    @cached_property
+    def brief_exam(self) -> Exam:
+        """Some of the held-out examples, for where much is to be compared."""
+        return Exam(self.judge, self.exam.rows[:MOST_BRIEF])
+
     def moments(self, unit: Unit) -> InputMoments:
         """What a unit is fed, over the fitted examples."""
         if unit.name not in self._moments:
@@ -90,22 +96,26 @@ class Bench:
         return self._sensitivity.get(weight)
 
     def choose(
-        self, plain: CompressedWeight | Sequence[CompressedWeight], dense: Any, tell: Progress | None = None
+        self,
+        plain: CompressedWeight | Sequence[CompressedWeight],
+        dense: Any,
+        tell: Progress | None = None,
+        quick: bool = False,
     ) -> Choice:
         """Compare the metrics for one weight, in one structure or several; see `select.choose`."""
         plain = [plain] if isinstance(plain, CompressedWeight) else plain
         name = plain[0].plan.name
         moments, gates = self.moments(self.network.unit(name)), self.sensitivity(name)
-        return choose(self.network, self.exam, plain, dense, moments, gates, seed=self.seed, tell=tell)
+        return choose(self.network, self.exam, plain, dense, moments, gates, seed=self.seed, quick=quick, tell=tell)
 
-    def joint(self, chosen: Sequence[Candidate]) -> float:
+    def joint(self, chosen: Sequence[Candidate], exam: Exam | None = None) -> float:
         """The held-out difference with all these weights in place."""
         modules = {}
         for unit in self.network.units:
             mine = [one for one in chosen if one.found.plan.name in unit.weights]
             if mine:
                 modules[unit.name] = replaced(self.network, unit, mine)
-        return self.exam.score(modules)
+        return (exam or self.exam).score(modules)
 
 
 def divide(data: CalibrationData, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ states of every layer that is compressed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi
 
@@ -14,20 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trcompress.calibration.network import Batch, Network, Unit
-from trcompress.calibration.outputs import KEPT_VALUES, Exam, Judge, relative_difference
+from trcompress.calibration.lessons import Lesson, lessons
+from trcompress.calibration.network import Network, Unit
+from trcompress.calibration.outputs import Exam, Judge, relative_difference
 from trcompress.calibration.select import Candidate, replaced
 from trcompress.calibration.sequences import flat_rows
 from trcompress.layers import CoreWeight
 
-BATCH = 64
-"""Examples in a step."""
-STEP_SIZE = 0.05
+STEP_SIZE = 0.07
 """Learning rate, in units of the root mean square of what moves."""
 LEAST_SIZE = 0.02
 """Root mean square below which a parameter counts as this large."""
-HIDDEN = 5.0
-"""Weight of the hidden states beside the outputs."""
+HIDDEN = 20.0
+"""Weight of the hidden states beside the outputs: they say more than outputs do, so less is learnt by heart."""
 LOOKS = 10
 """How often the held-out difference is measured."""
 
@@ -47,15 +46,6 @@ class Refined:
     before: float
     after: float
     steps: int
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """One batch, and what the dense network makes of it."""
-
-    batch: Batch
-    values: list[Tensor]
-    hidden: list[Tensor]
 
 
 def refine(
@@ -88,11 +78,11 @@ def refine(
     optimizer = torch.optim.Adam([{"params": [one]} for one in moving], betas=(0.9, 0.99))
     before = best = exam.score(modules)
     kept = [parameter.detach().clone() for parameter in moving]
-    lessons = _lessons(network, judge, units, rows, seed)
+    taught = lessons(network, judge, units, rows, seed)
     for step in range(steps):
         for group, size in zip(optimizer.param_groups, sizes, strict=True):
             group["lr"] = size * 0.5 * (1 + cos(pi * step / steps))
-        if not _step(network, judge, units, modules, next(lessons), optimizer):
+        if not _step(network, judge, units, modules, next(taught), optimizer):
             sizes = [size / 2 for size in sizes]  # the last steps were too long: go back
             _copy(kept, moving)
         if (step + 1) % max(1, steps // LOOKS) == 0 or step + 1 == steps:
@@ -110,7 +100,7 @@ def _step(
     judge: Judge,
     units: Sequence[Unit],
     modules: Mapping[str, nn.Module],
-    lesson: _Lesson,
+    lesson: Lesson,
     optimizer: torch.optim.Optimizer,
 ) -> bool:
     """Take one step; False where the loss is not finite any more."""
@@ -132,30 +122,6 @@ def _step(
 def _copy(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
-
-
-def _lessons(
-    network: Network, judge: Judge, units: Sequence[Unit], rows: np.ndarray, seed: int
-) -> Iterator[_Lesson]:
-    """Batches in an order that changes every time round; kept in memory where they are small."""
-    generator = np.random.default_rng(seed)
-    parts = np.array_split(generator.permutation(rows), max(1, round(len(rows) / BATCH)))
-    keep = len(rows) * sum(feed.values for feed in network.data.feeds.values()) <= KEPT_VALUES
-    kept: dict[int, _Lesson] = {}
-    while True:
-        for number in generator.permutation(len(parts)).tolist():
-            lesson = kept.get(number) or _lesson(network, judge, units, parts[number])
-            if keep:
-                kept[number] = lesson
-            yield lesson
-
-
-@torch.no_grad()
-def _lesson(network: Network, judge: Judge, units: Sequence[Unit], rows: np.ndarray) -> _Lesson:
-    batch = network.batch(rows)
-    run = network.run(batch, {})
-    values = [reading.values(run) for reading in judge.readings]
-    return _Lesson(batch, values, [flat_rows(run.outputs[unit.name]) for unit in units])
 
 
 def _of(chosen: Sequence[Candidate], unit: Unit) -> list[Candidate]:

@@ -50,6 +50,7 @@ def calibrate(
     warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None,
     progress: Progress | None = None,
     data_options: Mapping[str, Any] | None = None,
+    plan_notes: Sequence[str] = (),
     **settings: Any,
 ) -> Calibrated:
     """Decompose weights in the metric in which the network's outputs on some data stay closest to the dense ones.
@@ -65,6 +66,7 @@ def calibrate(
         warm_starts: cores to start from, by weight.
         progress: called with (what, fraction done).
         data_options: of `trcompress.data.load_data`.
+        plan_notes: how the structures were chosen, in words, for the report.
         settings: passed on to `trcompress.decompose.decompose` for the plain metric.
 
     Returns:
@@ -93,7 +95,10 @@ def calibrate(
     if not choices:
         listed = ", ".join(names)
         raise UsageError(f"nothing to calibrate: the data feeds none of {listed}; name its arrays by stack")
-    return _finish(checkpoint, bench, choices, unfed, refine_steps, progress)
+    found = _finish(checkpoint, bench, choices, unfed, refine_steps, progress)
+    weights = (replace(one, notes=(*one.notes, *plan_notes)) for one in found.weights)
+    facts = {**found.facts, "notes": [*plan_notes, *found.facts["notes"]]}
+    return replace(found, weights=tuple(weights), facts=facts)
 
 
 def _start(plan: WeightPlan, warm_starts: Mapping[str, Sequence[Tensor] | None] | None) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def choose(
     sensitivity: Tensor | None,
     *,
     seed: int = 0,
+    quick: bool = False,
     tell: Callable[[str, float], None] | None = None,
 ) -> Choice:
     """Try every metric on one weight, all other weights dense.
@@ -121,24 +122,25 @@ def choose(
         moments: of its inputs.
         sensitivity: of its gates.
         seed: of random starts.
+        quick: try one metric of each kind, each for a short time: to compare structures, not to keep the cores.
         tell: called with (what, fraction done).
     """
     unit = network.unit(plain[0].plan.name)
     tried: list[Candidate] = []
     for number, one in enumerate(plain):
         closed = is_two_mode(one.plan) and not one.plan.per_gate
-        slow = not closed and one.plan.slot.parameters > SLOW_VALUES
-        metrics = candidates(moments, sensitivity, ridges=MIDDLE if slow else RIDGES, jointly=closed)
+        few = quick or (not closed and one.plan.slot.parameters > SLOW_VALUES)
+        metrics = candidates(moments, sensitivity, ridges=MIDDLE if few else RIDGES, jointly=closed)
         for done, metric in enumerate(metrics):
             if tell:
                 tell(metric.name, (number + done / len(metrics)) / len(plain))
-            found = solve(one, dense, metric, seed=seed) if done else one
+            found = solve(one, dense, metric, seed=seed, quick=quick) if done else one
             tried += _scored(network, exam, unit, metric, found, dense, moments.mean)
-    worthy = rank(tried, _least_gain(network, unit))
+    worthy = rank(tried, least_gain(network, unit))
     return Choice(tuple(tried), tuple(worthy), worthy[0])
 
 
-def rank(tried: Sequence[Candidate], least_gain: float) -> list[Candidate]:
+def rank(tried: Sequence[Candidate], least: float) -> list[Candidate]:
     """The candidates that may be chosen, best first; the first of `tried` is what the others must beat.
 
     Among candidates that are exact, those that leave the bias alone come first.
@@ -146,7 +148,7 @@ def rank(tried: Sequence[Candidate], least_gain: float) -> list[Candidate]:
     base = tried[0]
 
     def worthy(one: Candidate) -> bool:
-        gain = GAIN_PLAIN if one.metric == base.metric else least_gain
+        gain = GAIN_PLAIN if one.metric == base.metric else least
         return one is base or one.score <= max(gain * base.score, EXACT)
 
     found = [one for one in tried if worthy(one)]
@@ -212,6 +214,7 @@ def _scored(
     return scored
 
 
-def _least_gain(network: Network, unit: Unit) -> float:
+def least_gain(network: Network, unit: Unit) -> float:
+    """The share of the plain difference that must be reached to leave the plain metric, by what the unit is fed."""
     fed_tokens = unit.below is None and isinstance(network.data.feeds[unit.stack], TokenFeed)
     return GAIN_TOKENS if fed_tokens else GAIN_VECTORS

@@ -6,9 +6,11 @@ rank. So one decomposition per weight and metric gives what every rank costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
+from math import inf
+from time import monotonic
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from trcompress.calibration.bench import Bench
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.metrics import MIDDLE, Metric, candidates
+from trcompress.calibration.outputs import Exam
 from trcompress.calibration.select import Candidate, replaced
 from trcompress.calibration.solve import ring_of, two_mode_factors
 from trcompress.decompose import FileMatrix
@@ -25,8 +28,27 @@ from trcompress.plan import Plan, Rule, WeightPlan
 from trcompress.slots import WeightSlot
 from trcompress.weights import CompressedWeight, matrices_of
 
-LOOKS = 10
+LOOKS = 9
 """Ranks at which the cost of a weight is measured; between them it is interpolated."""
+KEPT_METRICS = 2
+"""Metrics that are followed over all ranks: those that do best at a middle one."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Ranks for all weights together.
+
+    Args:
+        ranks: of the two-mode ring of each weight.
+        difference: of the outputs with all of them in place, each under the metric that is best for it alone.
+        even_ranks: what each weight would have in proportion to its size.
+        even_difference: of the outputs with those.
+    """
+
+    ranks: dict[str, int]
+    difference: float
+    even_ranks: dict[str, int]
+    even_difference: float
 
 
 @dataclass(frozen=True)
@@ -57,30 +79,42 @@ class Ladder:
         """The highest rank there is."""
         return max(len(right) for _, right in self.factors.values())
 
-    def at(self, rank: int) -> list[Candidate]:
-        """The weight at one rank, under each metric, its bias corrected."""
+    def at(self, rank: int, metric: str) -> Candidate:
+        """The weight at one rank under a metric, its bias corrected."""
         plan = two_mode(self.slot, rank)
-        found = []
-        for metric, (left, right) in self.factors.items():
-            cores = tuple(split_halves(ring_of(plan), left[:, :rank], right[:rank]))
-            weight = CompressedWeight(plan, cores, 0.0, 0.0, "tr-svd", ())
-            shift = None if self.bias is None else self.bias + bias_shift(plan, self.dense, cores, self.mean)
-            found.append(Candidate(metric, weight, shift, 0.0))
-        return found
+        left, right = self.factors[metric]
+        cores = tuple(split_halves(ring_of(plan), left[:, :rank], right[:rank]))
+        shift = None if self.bias is None else self.bias + bias_shift(plan, self.dense, cores, self.mean)
+        return Candidate(metric, CompressedWeight(plan, cores, 0.0, 0.0, "tr-svd", ()), shift, 0.0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a weight costs at the outputs, all other weights dense.
+
+    Args:
+        values: by rank, from 0; they never rise.
+        metrics: the best one by rank.
+    """
+
+    values: np.ndarray
+    metrics: tuple[str, ...]
 
 
 def share_ranks(
-    bench: Bench, weights: Sequence[tuple[WeightSlot, Tensor | FileMatrix]], budget: int
-) -> dict[str, int]:
+    bench: Bench,
+    weights: Sequence[tuple[WeightSlot, Tensor | FileMatrix]],
+    budget: int,
+    *,
+    deadline: float = inf,
+) -> Shared:
     """Give every weight the rank that serves the outputs best, within a budget for all together.
 
     Args:
         bench: the network on its data.
         weights: those to share between, each with its values; all must be fed.
         budget: most input-to-hidden parameters of all together.
-
-    Returns:
-        For each weight the rank of its two-mode ring; times I + O it is the weight's share of the parameters.
+        deadline: `time.monotonic()` after which nothing is measured that an answer does not need.
 
     Raises:
         UsageError: the budget does not allow rank 1 for each.
@@ -88,10 +122,22 @@ def share_ranks(
     steps = {slot.name: slot.input_size + slot.output_size for slot, _ in weights}
     if budget < sum(steps.values()):
         raise UsageError(f"{budget:,} parameters do not allow rank 1 for each of {', '.join(steps)}")
+    exam = bench.brief_exam
     ladders = {slot.name: _ladder(bench, slot, dense, budget // steps[slot.name]) for slot, dense in weights}
-    costs = {name: _cost(bench, ladder) for name, ladder in ladders.items()}
+    costs = {name: _cost(bench, exam, ladder, deadline) for name, ladder in ladders.items()}
+
+    def joint(ranks: Mapping[str, int]) -> float:
+        placed = [ladders[name].at(rank, costs[name].metrics[rank]) for name, rank in ranks.items()]
+        return bench.joint(placed, exam)
+
+    even = _even(ladders, budget)
+    even_score = joint(even)
     ranks = _greedy(ladders, costs, budget)
-    return _settle(bench, ladders, ranks, budget)
+    score = joint(ranks)
+    if even_score < score:
+        ranks, score = even, even_score
+    ranks, score = _Moves(ladders, joint, budget, deadline).settle(ranks, score)
+    return Shared(ranks, score, even, even_score)
 
 
 def shared_plan(ranks: Mapping[str, int], slots: Sequence[WeightSlot]) -> Plan:
@@ -124,19 +170,37 @@ def _ladder(bench: Bench, slot: WeightSlot, dense: Tensor | FileMatrix, highest:
     )
 
 
-def _cost(bench: Bench, ladder: Ladder) -> np.ndarray:
-    """Difference of the outputs at every rank 0..highest, all other weights dense; it never rises."""
+def _cost(bench: Bench, exam: Exam, ladder: Ladder, deadline: float) -> Cost:
+    """Measure the difference of the outputs at some ranks, the middle and the ends first."""
     unit = bench.network.unit(ladder.slot.name)
 
-    def measured(rank: int) -> float:
-        return min(bench.exam.score({unit.name: replaced(bench.network, unit, [one])}) for one in ladder.at(rank))
+    def measured(rank: int, metric: str) -> float:
+        score = exam.score({unit.name: replaced(bench.network, unit, [ladder.at(rank, metric)])})
+        return max(score, 1e-12)
 
-    looks = np.unique(np.geomspace(1, ladder.highest, LOOKS).round().astype(int))
-    values = np.minimum.accumulate([max(measured(int(rank)), 1e-12) for rank in looks])
-    return np.exp(np.interp(np.arange(ladder.highest + 1), looks, np.log(values)))
+    ranks = [int(rank) for rank in np.unique(np.geomspace(1, ladder.highest, LOOKS).round())]
+    middle = ranks.pop(len(ranks) // 2)
+    first = {metric: measured(middle, metric) for metric in ladder.factors}
+    kept = sorted(first, key=first.__getitem__)[:KEPT_METRICS]
+    looks = {middle: (first[kept[0]], kept[0])}
+    for rank in sorted(ranks, key=lambda rank: rank not in (1, ladder.highest)):
+        if len(looks) < 3 or monotonic() < deadline:
+            looks[rank] = min((measured(rank, metric), metric) for metric in kept)
+    seen = sorted(looks)
+    falling = np.minimum.accumulate([looks[rank][0] for rank in seen])
+    values = np.exp(np.interp(np.arange(ladder.highest + 1), seen, np.log(falling)))
+    nearest = [min(seen, key=lambda look: abs(look - rank)) for rank in range(ladder.highest + 1)]
+    return Cost(values, tuple(looks[look][1] for look in nearest))
 
 
-def _greedy(ladders: Mapping[str, Ladder], costs: Mapping[str, np.ndarray], budget: int) -> dict[str, int]:
+def _even(ladders: Mapping[str, Ladder], budget: int) -> dict[str, int]:
+    """Ranks in proportion to the sizes of the weights: every weight reaches the same ratio."""
+    whole = sum(ladder.slot.parameters for ladder in ladders.values())
+    shares = {name: budget * one.slot.parameters / whole / one.step for name, one in ladders.items()}
+    return {name: max(1, min(int(share), ladders[name].highest)) for name, share in shares.items()}
+
+
+def _greedy(ladders: Mapping[str, Ladder], costs: Mapping[str, Cost], budget: int) -> dict[str, int]:
     """Spend parameters where they lower the sum of costs most, looking ahead over flat stretches."""
     ranks = dict.fromkeys(ladders, 1)
     left = budget - sum(ladder.step for ladder in ladders.values())
@@ -144,8 +208,9 @@ def _greedy(ladders: Mapping[str, Ladder], costs: Mapping[str, np.ndarray], budg
         best: tuple[float, str, int] | None = None
         for name, ladder in ladders.items():
             most = min(ladder.highest, ranks[name] + left // ladder.step)
+            values = costs[name].values
             for rank in range(ranks[name] + 1, most + 1):
-                gain = (costs[name][ranks[name]] - costs[name][rank]) / ((rank - ranks[name]) * ladder.step)
+                gain = (values[ranks[name]] - values[rank]) / ((rank - ranks[name]) * ladder.step)
                 if best is None or gain > best[0]:
                     best = gain, name, rank
         if best is None:
@@ -154,37 +219,32 @@ def _greedy(ladders: Mapping[str, Ladder], costs: Mapping[str, np.ndarray], budg
         ranks[best[1]] = best[2]
 
 
-def _settle(bench: Bench, ladders: Mapping[str, Ladder], ranks: dict[str, int], budget: int) -> dict[str, int]:
-    """Move ranks between pairs of weights as long as that brings the outputs of all together closer."""
+@dataclass(frozen=True)
+class _Moves:
+    """Ranks moved between pairs of weights as long as that brings the outputs of all together closer."""
 
-    def joint(trial: Mapping[str, int]) -> float:
-        return _together(bench, ladders, trial)
+    ladders: Mapping[str, Ladder]
+    joint: Callable[[Mapping[str, int]], float]
+    budget: int
+    deadline: float
 
-    best = joint(ranks)
-    size = max(1, max(ranks.values()) // 4)
-    while size:
-        moved = False
-        for giver, taker in permutations(ladders, 2):
-            trial = _moved(ladders, ranks, giver, taker, size, budget)
-            if trial and (score := joint(trial)) < best:
-                ranks, best, moved = trial, score, True
-        size = size if moved else size // 2
-    return ranks
+    def settle(self, ranks: dict[str, int], score: float) -> tuple[dict[str, int], float]:
+        """Move ranks, many at once first, then single ones."""
+        size = max(1, max(ranks.values()) // 4)
+        while size:
+            moved = False
+            for giver, taker in permutations(self.ladders, 2):
+                trial = self._moved(ranks, giver, taker, size)
+                if trial and monotonic() < self.deadline and (found := self.joint(trial)) < score:
+                    ranks, score, moved = trial, found, True
+            size = size if moved else size // 2
+        return ranks, score
 
-
-def _moved(
-    ladders: Mapping[str, Ladder], ranks: Mapping[str, int], giver: str, taker: str, size: int, budget: int
-) -> dict[str, int] | None:
-    """Ranks after one weight gives `size` of them to another, or None where it cannot."""
-    trial = dict(ranks)
-    trial[giver] -= size
-    spare = budget - sum(rank * ladders[name].step for name, rank in trial.items())
-    gained = min(spare // ladders[taker].step, ladders[taker].highest - trial[taker])
-    trial[taker] += gained
-    return trial if trial[giver] >= 1 and gained >= 1 else None
-
-
-def _together(bench: Bench, ladders: Mapping[str, Ladder], ranks: Mapping[str, int]) -> float:
-    """Difference of the outputs with all weights at these ranks, under the metric that serves them best."""
-    tried = {name: ladder.at(ranks[name]) for name, ladder in ladders.items()}
-    return min(bench.joint([tried[name][k] for name in ladders]) for k in range(min(map(len, tried.values()))))
+    def _moved(self, ranks: Mapping[str, int], giver: str, taker: str, size: int) -> dict[str, int] | None:
+        """Ranks after one weight gives `size` of them to another, or None where it cannot."""
+        trial = dict(ranks)
+        trial[giver] -= size
+        spare = self.budget - sum(rank * self.ladders[name].step for name, rank in trial.items())
+        gained = min(spare // self.ladders[taker].step, self.ladders[taker].highest - trial[taker])
+        trial[taker] += gained
+        return trial if trial[giver] >= 1 and gained >= 1 else None

@@ -21,10 +21,12 @@ from trcompress.weights import CompressedWeight, matrices_of
 
 ALS: dict[str, Any] = {"starts": 2, "sweeps": 100, "restarts": 0}
 """How hard a metric is searched: from the plain cores, and from one start of its own."""
+QUICK_ALS: dict[str, Any] = {"starts": 1, "sweeps": 20, "restarts": 0, "polish": False}
+"""The same where structures are only compared."""
 
 
 def solve(
-    plain: CompressedWeight, dense: Tensor | FileMatrix, metric: Metric, *, seed: int = 0
+    plain: CompressedWeight, dense: Tensor | FileMatrix, metric: Metric, *, seed: int = 0, quick: bool = False
 ) -> CompressedWeight:
     """Find cores in a metric.
 
@@ -33,13 +35,14 @@ def solve(
         dense: the weight (G*H, I).
         metric: what counts.
         seed: of random starts.
+        quick: whether a rough answer will do.
     """
     weight = plain.plan
     matrices = matrices_of(weight, dense)
     if is_two_mode(weight) and not weight.per_gate:
         cores = _two_mode(matrices[0], weight, metric)
     else:
-        cores = _by_als(matrices, plain, metric, seed=seed)
+        cores = _by_als(matrices, plain, metric, seed=seed, **(QUICK_ALS if quick else ALS))
     return replace(plain, cores=cores, error=plain_error(weight, dense, cores))
 
 
@@ -137,7 +140,7 @@ def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple
 
 
 def _by_als(
-    matrices: Sequence[MatrixSource], plain: CompressedWeight, metric: Metric, seed: int
+    matrices: Sequence[MatrixSource], plain: CompressedWeight, metric: Metric, **options: Any
 ) -> tuple[Tensor, ...]:
     weight, padded = plain.plan, _padded(metric, plain.plan)
     weights = padded.gate_weights
@@ -146,7 +149,7 @@ def _by_als(
     for number, (matrix, part) in enumerate(zip(matrices, parts, strict=True)):
         own = SolverMetric(padded.rows, padded.ridge, part)
         start = [core[number] if weight.per_gate else core for core in plain.cores]
-        found.append(decompose(matrix, ring_of(weight), metric=own, warm_start=start, seed=seed, **ALS).cores)
+        found.append(decompose(matrix, ring_of(weight), metric=own, warm_start=start, **options).cores)
     if not weight.per_gate:
         return tuple(found[0])
     return tuple(torch.stack(cores) for cores in zip(*found, strict=True))

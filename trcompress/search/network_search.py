@@ -26,11 +26,13 @@ class NetworkSearch:
         path: the checkpoint.
         model_parameters: of the whole model.
         weights: one search per recurrent weight.
+        notes: what was decided for all of them together, in words.
     """
 
     path: Path
     model_parameters: int
     weights: tuple[WeightSearch, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -57,6 +59,7 @@ class NetworkSearch:
             "checkpoint": str(self.path),
             "model_parameters": self.model_parameters,
             "command": self.command,
+            "notes": list(self.notes),
             "weights": [self._weight_dict(one) for one in self.weights],
         }
 

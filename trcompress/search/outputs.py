@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from torch import Tensor
+
 from trcompress.calibration import Bench, CalibrationData
+from trcompress.calibration.select import Candidate, least_gain
+from trcompress.calibration.share import Shared, share_ranks, two_mode
 from trcompress.checkpoint import Checkpoint
+from trcompress.contract import operations_per_step
+from trcompress.decompose import FileMatrix
+from trcompress.decompose.spectrum import spectrum
+from trcompress.plan import Rule
 from trcompress.progress import Progress, part_of
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.weight_search import PlanRow, WeightSearch
-from trcompress.weights import decompose_weight, dense_weight
+from trcompress.weights import decompose_weight, dense_weight, matrices_of
 
-MOST_ROWS = 6
-"""Rows of one weight that are measured at most: those with the smallest errors, the SVD always among them."""
+SWEEPS = 40
+"""ALS sweeps for a ring that the search did not follow to the end."""
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A weight after measuring: its rows, and the candidate behind the best one."""
+
+    search: WeightSearch
+    best: Candidate | None
 
 
 def rank_by_outputs(
@@ -23,6 +41,8 @@ def rank_by_outputs(
     found: NetworkSearch,
     data: str | Path | CalibrationData,
     *,
+    budget: int | None = None,
+    keep_choice: bool = False,
     seed: int = 0,
     time_budget_s: float = 60.0,
     progress: Progress | None = None,
@@ -30,58 +50,121 @@ def rank_by_outputs(
 ) -> NetworkSearch:
     """Choose among the planner's rows by the network's outputs instead of by the weights.
 
+    With a budget, ranks are first shared out between the weights by what each costs at the outputs. Then rows are
+    measured for as long as there is time: truncated SVDs first, other rings in the order of their errors, of every
+    weight at least one. The shared ranks are taken if they bring the outputs closer than the best rows together.
+
     Args:
         checkpoint: the dense network.
         found: what `search_network` found.
         data: inputs of the network; see `trcompress.calibration.read_calibration`.
+        budget: most input-to-hidden parameters of all weights together; None leaves every weight its own.
+        keep_choice: measure, but choose no other row: for goals that only the chosen rows reach.
         seed: of everything random.
-        time_budget_s: no new row is measured after so many seconds; the first always is.
+        time_budget_s: of everything here.
         progress: called with (what, fraction done).
         options: of `Bench.of`: `head`, `readout`, `data_options`.
 
     Returns:
-        The same search; rows that were measured carry `difference`, and the least of them is chosen. A weight that
-        the data does not feed keeps its choice.
+        The same search; rows that were measured come first, the least difference on top. It is chosen if it is a
+        truncated SVD, or clearly better than that. A weight that the data does not feed keeps its rows and choice.
 
     Raises:
         InputFileError: the data cannot be read, or does not fit the network.
     """
-    bench = Bench.of(checkpoint, data, seed=seed, **options)
     deadline = monotonic() + time_budget_s
-    weights = []
-    for done, one in enumerate(found.weights):
-        tell = part_of(progress, one.slot.name, done, len(found.weights))
-        share = (deadline - monotonic()) / (len(found.weights) - done)
-        weights.append(_ranked(bench, checkpoint, one, monotonic() + share, seed, tell))
-    return replace(found, weights=tuple(weights))
+    bench = Bench.of(checkpoint, data, seed=seed, **options)
+    fed = [one for one in found.weights if bench.network.unit_of(one.slot.name) is not None]
+    shared = None
+    if budget is not None and len(fed) > 1 and not keep_choice:
+        unfed = sum(one.chosen.weight.parameters for one in found.weights if one not in fed)
+        weights = [(one.slot, dense_weight(checkpoint, one.slot)) for one in fed]
+        shared = share_ranks(bench, weights, budget - unfed, deadline=deadline)
+    ranked = []
+    for done, one in enumerate(fed):
+        tell = part_of(progress, one.slot.name, done, len(fed))
+        until = monotonic() + (deadline - monotonic()) / (len(fed) - done)
+        ranked.append(_ranked(bench, checkpoint, one, until, seed, keep_choice, tell))
+    notes: tuple[str, ...] = ()
+    if shared is not None:
+        ranked, notes = _divided(bench, checkpoint, ranked, shared)
+    after = {one.search.slot.name: one.search for one in ranked}
+    return replace(
+        found,
+        weights=tuple(after.get(one.slot.name, one) for one in found.weights),
+        notes=(*found.notes, *notes),
+    )
 
 
 def _ranked(
-    bench: Bench, checkpoint: Checkpoint, one: WeightSearch, deadline: float, seed: int, tell: Progress | None
-) -> WeightSearch:
-    if bench.network.unit_of(one.slot.name) is None:
-        return one
+    bench: Bench,
+    checkpoint: Checkpoint,
+    one: WeightSearch,
+    deadline: float,
+    seed: int,
+    keep_choice: bool,
+    tell: Progress | None,
+) -> _Ranked:
+    """Measure rows of one weight, and order them by what they do at the outputs."""
     dense = dense_weight(checkpoint, one.slot)
     measured: dict[int, PlanRow] = {}
-    for done, row in enumerate(_worth_measuring(one)):
+    found: dict[int, Candidate] = {}
+    order = sorted(one.rows, key=lambda row: (not row.is_svd, row.error))
+    for done, row in enumerate(order):
         if measured and monotonic() > deadline:
             break
         start = {"warm_start": one.cores} if row is one.chosen and one.cores else {}
-        plain = decompose_weight(row.weight, dense, seed=seed, restarts=0, **start)
-        choice = bench.choose(plain, dense)
-        measured[id(row)] = replace(row, difference=choice.chosen.score)
+        plain = decompose_weight(row.weight, dense, seed=seed, starts=1, sweeps=SWEEPS, restarts=0, **start)
+        best = bench.choose(plain, dense, quick=True).chosen
+        measured[id(row)], found[id(row)] = replace(row, difference=best.score), best
         if tell:
-            tell(f"{done + 1} rings measured at the outputs", (done + 1) / MOST_ROWS)
-    rows = tuple(measured.get(id(row), row) for row in one.rows)
-    best = min(measured.values(), key=lambda row: row.difference)  # type: ignore[arg-type, return-value]
-    kept = one.cores if best.rule == one.chosen.rule else None
-    return replace(one, rows=rows, chosen=best, cores=kept)
+            tell(f"{done + 1} rings measured at the outputs", (done + 1) / len(order))
+    rows = [measured.get(id(row), row) for row in one.rows]
+    rows.sort(key=lambda row: inf if row.difference is None else row.difference)
+    if keep_choice:
+        chosen = measured.get(id(one.chosen), one.chosen)
+        return _Ranked(replace(one, rows=tuple(rows), chosen=chosen), found.get(id(one.chosen)))
+    chosen = _worthy(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.slot.name)))
+    kept = one.cores if chosen.rule == one.chosen.rule else None
+    best = next(found[key] for key, row in measured.items() if row is chosen)
+    return _Ranked(replace(one, rows=tuple(rows), chosen=chosen, cores=kept), best)
 
 
-def _worth_measuring(one: WeightSearch) -> list[PlanRow]:
-    """The rows with the smallest errors that use most of the budget, and the best SVD."""
-    full = [row for row in one.rows if row.weight.parameters > 0.6 * one.chosen.weight.parameters]
-    ranked = sorted(full, key=lambda row: row.error)
-    svds = [row for row in ranked if row.is_svd][:1]
-    others = [row for row in ranked if row not in svds]
-    return [*others[: MOST_ROWS - len(svds)], *svds]
+def _worthy(rows: Sequence[PlanRow], least: float) -> PlanRow:
+    """The best row; but to be chosen over the truncated SVD, a ring must do clearly better, as metrics must."""
+    svd = next((row for row in rows if row.is_svd), None)
+    if svd is None or rows[0].difference <= least * svd.difference:  # type: ignore[operator]
+        return rows[0]
+    return svd
+
+
+def _divided(
+    bench: Bench, checkpoint: Checkpoint, ranked: Sequence[_Ranked], shared: Shared
+) -> tuple[list[_Ranked], tuple[str, ...]]:
+    """Take the shared ranks, if they do better than the best row of each weight."""
+    single = bench.joint([one.best for one in ranked if one.best is not None], bench.brief_exam)
+    if shared.difference >= single:
+        return list(ranked), (
+            f"ranks shared evenly: no other division brings the outputs closer than {single:.4g}",
+        )
+    divided = ", ".join(f"{name} {rank}" for name, rank in shared.ranks.items())
+    note = (
+        f"ranks shared out by what each weight costs at the outputs: {divided}; "
+        f"difference {shared.difference:.4g}, shared evenly {single:.4g}"
+    )
+    found = [_with_rank(one, dense_weight(checkpoint, one.search.slot), shared.ranks) for one in ranked]
+    return found, (note,)
+
+
+def _with_rank(one: _Ranked, dense: Tensor | FileMatrix, ranks: Mapping[str, int]) -> _Ranked:
+    """A weight whose chosen row is the two-mode ring of its share."""
+    search = one.search
+    slot, rank = search.slot, ranks[search.slot.name]
+    rule = Rule((slot.input_size,), (slot.output_size,), (1, rank))
+    rows = [row for row in search.rows if row.rule != rule]
+    weight = two_mode(slot, rank)
+    source = matrices_of(weight, dense)[0]
+    norm = source.squared_norm**0.5
+    error = spectrum(source).tail(rank) / norm if norm else 0.0
+    chosen = PlanRow(weight, rule, error, error, operations_per_step(weight), True)
+    return replace(one, search=replace(search, rows=(chosen, *rows), chosen=chosen, cores=None, svd_error=error))
