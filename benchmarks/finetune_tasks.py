@@ -83,8 +83,15 @@ HAPT = Task(
     sample="hapt_windows.npz",
     options={"steps": 8, "standardize": True, "group_key": "subject", "test_groups": (2, 4, 9, 10, 12, 13)},
     hidden=128,
-    readout="final",
-    dense={"epochs": 6, "batch_size": 64, "lr": 1e-3},
+    readout="mean",
+    dense={
+        "epochs": 8,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "dropout": 0.5,
+        "input_dropout": 0.4,
+        "label_smoothing": 0.1,
+    },
     tune={"epochs": 8, "batch_size": 64, "lr": 5e-3, "core_lr_scale": 1.0, "dropout": 0.5, "input_dropout": 0.2},
     structures=(
         Structure("ring", "16x6:32x16", "4"),
@@ -97,6 +104,12 @@ HAPT = Task(
         Goal("ring 12x8:32x16 ranks 3", least=0.88, rival="SVD 96:512 ranks 1"),
     ),
     candidates=(
+        ("dense", "as chosen", {}),
+        (
+            "dense",
+            "no dropout, lr 1e-3, last state",
+            {"readout": "final", "lr": 1e-3, "dropout": 0.0, "input_dropout": 0.0, "label_smoothing": 0.0},
+        ),
         ("tune", "as chosen", {}),
         ("tune", "no dropout", {"dropout": 0.0, "input_dropout": 0.0}),
         ("tune", "dropout 0.5, smoothing 0.1", {"input_dropout": 0.0, "label_smoothing": 0.1}),
@@ -110,7 +123,7 @@ HAPT = Task(
 FLARE = Task(
     name="Flare",
     sample="flare_40x30.npz",
-    options={"group_key": "outfit", "split": "group", "test_fraction": 0.2},
+    options={"group_key": "outfit", "split": "group", "test_fraction": 0.2, "center": True},
     hidden=64,
     readout="final",
     dense={"epochs": 16, "batch_size": 32, "lr": 5e-4, "dropout": 0.3},

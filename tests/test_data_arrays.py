@@ -126,6 +126,18 @@ def test_standardize_is_fitted_on_training_rows_alone():
     assert data.test.batch([0])[0].abs().max() > 100
 
 
+def test_center_shifts_by_training_rows_and_keeps_the_scale():
+    arrays = table(rows=60, groups=6)
+    arrays["x"] = arrays["x"] * np.array([1, 10, 0]) + np.array([5, -3, 2])
+    given = {"group_key": "person", "test_groups": "2", "validation_fraction": 0}
+    plain, centered = from_arrays(arrays, **given), from_arrays(arrays, center=True, **given)
+    rows = np.arange(len(plain.train))
+    before, after = (data.train.batch(rows)[0].double().reshape(-1, 3) for data in (plain, centered))
+    torch.testing.assert_close(after, before - before.mean(0), rtol=0, atol=1e-4)
+    moved = plain.test.batch([0])[0].double() - centered.test.batch([0])[0].double()
+    torch.testing.assert_close(moved, before.mean(0).expand_as(moved), rtol=0, atol=1e-4)
+
+
 def test_variable_lengths_are_returned_and_padding_is_zero():
     x = np.ones((6, 5, 2), np.float32)
     lengths = np.array([5, 3, 1, 5, 2, 4])

@@ -176,7 +176,8 @@ def _feed(
     folded = _folding(x, width, settings)
     source = ArraySource(x, lengths, steps=folded.get("steps", settings.steps), frames=settings.frames)
     rows = np.arange(len(x), dtype=np.int64)
-    source = source.standardized(rows) if settings.standardize else source
+    if settings.standardize or settings.center:
+        source = source.standardized(rows, rescale=settings.standardize)
     feed = VectorFeed(source, rows)
     if feed.width != width:
         raise InputFileError(f"{where}: {_misfit(key, feed.width, stack, file)}")

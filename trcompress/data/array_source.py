@@ -65,8 +65,8 @@ class ArraySource:
         fold = values.shape[1] // self.shape[0]
         return values.reshape(len(rows), *self.shape), -(-lengths // fold)
 
-    def standardized(self, rows: np.ndarray) -> ArraySource:
-        """Return this source with each channel z-scored by its valid steps in `rows`."""
+    def standardized(self, rows: np.ndarray, *, rescale: bool = True) -> ArraySource:
+        """Return this source with each channel z-scored by its valid steps in `rows`, or only shifted."""
         count, mean, square = 0, np.zeros(self.channels), np.zeros(self.channels)
         for chunk in self.chunks(rows):
             values = chunk.astype(np.float64)
@@ -76,7 +76,7 @@ class ArraySource:
             mean += step * len(values) / total
             count = total
         deviation = np.sqrt(square / max(count, 1))
-        scale = np.where(deviation > _FLAT, deviation, 1.0)
+        scale = np.where(rescale & (deviation > _FLAT), deviation, 1.0)
         return self.scaled_by(mean.astype(np.float32), scale.astype(np.float32))
 
     def scaled_by(self, mean: np.ndarray | None, scale: np.ndarray | None) -> ArraySource:

@@ -85,8 +85,8 @@ def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> D
         rows, note, notes = _divide_one(tables[suffixes[0]], options, arrays, spec)
     else:
         rows, note, notes = _divide_parts(tables, options, spec)
-    if options.standardize:
-        rows = _standardized(rows, spec)
+    if options.standardize or options.center:
+        rows = _standardized(rows, spec, rescale=options.standardize)
     return _data_set(spec, classes, rows, note, _file_notes(arrays) + notes)
 
 
@@ -134,12 +134,14 @@ def _divide_parts(
     return rows, "the file's own parts", notes + _shared_groups(tables)
 
 
-def _standardized(rows: _Rows, spec: str) -> _Rows:
-    """Z-score every part by the training rows."""
+def _standardized(rows: _Rows, spec: str, *, rescale: bool) -> _Rows:
+    """Z-score every part by the training rows, or only shift it."""
     table, train = rows["train"]
     if not len(train):
-        raise UsageError(f"{spec}: standardize is fitted on training rows, and there are none; leave it out")
-    fitted = table.source.standardized(train)
+        raise UsageError(
+            f"{spec}: standardize and center are fitted on training rows, and there are none; leave them out"
+        )
+    fitted = table.source.standardized(train, rescale=rescale)
     return {
         name: (replace(table, source=table.source.scaled_by(fitted.mean, fitted.scale)), part)
         for name, (table, part) in rows.items()

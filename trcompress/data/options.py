@@ -59,6 +59,7 @@ class ArrayOptions(SplitOptions):
         steps: fold the time axis into this many steps: (N, 128, 6) with steps=8 becomes (N, 8, 96).
         frames: take this many of the T steps: random (in order) in training, evenly spaced otherwise.
         standardize: subtract the mean and divide by the deviation of each channel, fitted on training rows.
+        center: subtract the mean alone and keep the scale: for pixels, some of which hardly ever change.
         max_bytes: refuse compressed files that would take more memory than this; others are mapped.
     """
 
@@ -67,6 +68,7 @@ class ArrayOptions(SplitOptions):
     steps: Annotated[int, Field(ge=1)] | None = None
     frames: Annotated[int, Field(ge=1)] | None = None
     standardize: bool = False
+    center: bool = False
     max_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
 
 
