@@ -123,7 +123,9 @@ class Forest:
         """
         if self._backward is None:
             levels = reversed(self._by_level)
-            self._backward = [Products([triple for join in joins for triple in join.backward()]) for joins in levels]
+            self._backward = [
+                Products([triple for join in joins for triple in join.backward()]) for joins in levels
+            ]
         for products in self._backward:
             products.run()
         return [leaf.grad_buffer() for leaf in self._leaves]

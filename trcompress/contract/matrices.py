@@ -146,7 +146,10 @@ class _Layout:
         """Put the gradients of the matrices into the `root_views` of the merged cores' gradients."""
         if self._dense:
             W = grads[0].contiguous().view(self._plan.copies, -1, grads[0].shape[1])
-            grads = (W.mT @ self._V, W @ self._S)
+            if self._plan.copies == 1:  # a plain product is issued faster than a batch of one
+                grads = (W[0].T @ self._V[0], W[0] @ self._S[0])
+            else:
+                grads = (W.mT @ self._V, W @ self._S)
         S, V, *Q = (grad.contiguous() for grad in grads)
         torch._foreach_copy_(list(roots[:2]), [self._s_view(S), self._v_view(V)])
         if Q:
