@@ -91,6 +91,10 @@ def refine(
                 tell(f"refine: difference {score:.4f}", (step + 1) / steps)
             if score < best:
                 best, kept = score, [parameter.detach().clone() for parameter in moving]
+            elif score > before:
+                sizes = [size / 4 for size in sizes]  # worse than the start: what was good asks for smaller steps
+                _copy(kept, moving)
+                optimizer.state.clear()
     _copy(kept, moving)
     return Refined(tuple(_read_back(network, modules, one) for one in chosen), before, best, steps)
 

@@ -17,12 +17,11 @@ from trcompress.calibration.share import Shared, share_ranks, two_mode
 from trcompress.checkpoint import Checkpoint
 from trcompress.contract import operations_per_step
 from trcompress.decompose import FileMatrix
-from trcompress.decompose.spectrum import spectrum
 from trcompress.plan import Rule
 from trcompress.progress import Progress, part_of
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.weight_search import PlanRow, WeightSearch
-from trcompress.weights import decompose_weight, dense_weight, matrices_of
+from trcompress.weights import decompose_weight, dense_weight
 
 SWEEPS = 40
 """ALS sweeps for a ring that the search did not follow to the end."""
@@ -119,15 +118,14 @@ def _ranked(
         measured[id(row)], found[id(row)] = replace(row, difference=best.score), best
         if tell:
             tell(f"{done + 1} rings measured at the outputs", (done + 1) / len(order))
-    rows = [measured.get(id(row), row) for row in one.rows]
-    rows.sort(key=lambda row: inf if row.difference is None else row.difference)
+    rows = _by_difference([measured.get(id(row), row) for row in one.rows])
     if keep_choice:
         chosen = measured.get(id(one.chosen), one.chosen)
-        return _Ranked(replace(one, rows=tuple(rows), chosen=chosen), found.get(id(one.chosen)))
+        return _Ranked(replace(one, rows=rows, chosen=chosen), found.get(id(one.chosen)))
     chosen = _worthy(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.slot.name)))
     kept = one.cores if chosen.rule == one.chosen.rule else None
     best = next(found[key] for key, row in measured.items() if row is chosen)
-    return _Ranked(replace(one, rows=tuple(rows), chosen=chosen, cores=kept), best)
+    return _Ranked(replace(one, rows=rows, chosen=chosen, cores=kept), best)
 
 
 def _worthy(rows: Sequence[PlanRow], least: float) -> PlanRow:
@@ -152,19 +150,27 @@ def _divided(
         f"ranks shared out by what each weight costs at the outputs: {divided}; "
         f"difference {shared.difference:.4g}, shared evenly {single:.4g}"
     )
-    found = [_with_rank(one, dense_weight(checkpoint, one.search.slot), shared.ranks) for one in ranked]
+    found = []
+    for one in ranked:
+        dense = dense_weight(checkpoint, one.search.slot)
+        found.append(replace(one, search=_with_rank(bench, one.search, dense, shared.ranks)))
     return found, (note,)
 
 
-def _with_rank(one: _Ranked, dense: Tensor | FileMatrix, ranks: Mapping[str, int]) -> _Ranked:
+def _with_rank(
+    bench: Bench, one: WeightSearch, dense: Tensor | FileMatrix, ranks: Mapping[str, int]
+) -> WeightSearch:
     """A weight whose chosen row is the two-mode ring of its share."""
-    search = one.search
-    slot, rank = search.slot, ranks[search.slot.name]
-    rule = Rule((slot.input_size,), (slot.output_size,), (1, rank))
-    rows = [row for row in search.rows if row.rule != rule]
-    weight = two_mode(slot, rank)
-    source = matrices_of(weight, dense)[0]
-    norm = source.squared_norm**0.5
-    error = spectrum(source).tail(rank) / norm if norm else 0.0
-    chosen = PlanRow(weight, rule, error, error, operations_per_step(weight), True)
-    return replace(one, search=replace(search, rows=(chosen, *rows), chosen=chosen, cores=None, svd_error=error))
+    rule = Rule((one.slot.input_size,), (one.slot.output_size,), (1, ranks[one.slot.name]))
+    weight = two_mode(one.slot, ranks[one.slot.name])
+    plain = decompose_weight(weight, dense, init="tr-svd")
+    score = bench.choose(plain, dense, quick=True).chosen.score
+    cost = operations_per_step(weight)
+    chosen = PlanRow(weight, rule, plain.error, plain.error, cost, is_svd=True, difference=score)
+    rows = [chosen, *(row for row in one.rows if row.rule != rule)]
+    return replace(one, rows=_by_difference(rows), chosen=chosen, cores=None)
+
+
+def _by_difference(rows: Sequence[PlanRow]) -> tuple[PlanRow, ...]:
+    """Rows that were measured, the best first, then the others."""
+    return tuple(sorted(rows, key=lambda row: inf if row.difference is None else row.difference))
