@@ -52,7 +52,7 @@ INPUTS, HIDDEN, BATCHES, STEPS = (40, 256, 2048, 57600), (32, 256, 2048), (1, 16
 RATIOS = (2, 10, 100, 1000, 10000)
 KINDS = {"lstm": (TRLSTM, nn.LSTM), "gru": (TRGRU, nn.GRU)}
 EVAL, TRAIN, SHORT_MS, SLACK_MS = 1.05, 1.10, 2.0, 0.3
-MOST_BYTES, MOST_MACS, MOST_SERIAL = 2 * 10**9, 2 * 10**10, 2 * 10**8
+MOST_BYTES, MOST_MACS, MOST_SERIAL, MOST_MERGING = 2 * 10**9, 5 * 10**10, 2 * 10**8, 10**11
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,12 @@ def too_large(plan: WeightPlan, rows: int, steps: int) -> bool:
     values = rows * slot.input_size + 3 * slot.parameters
     macs = 3 * rows * slot.output_size * (slot.input_size + slot.hidden_size)
     serial = steps * slot.output_size * slot.hidden_size
-    return 4 * values > MOST_BYTES or macs > MOST_MACS or serial > MOST_SERIAL
+    if 4 * values > MOST_BYTES or macs > MOST_MACS or serial > MOST_SERIAL:
+        return True
+    width = plan.structure.bottleneck * plan.copies
+    merging = width * slot.parameters  # once, where K is so large that the weight is materialised
+    factors = width * (slot.input_size + slot.output_size)
+    return 4 * factors > MOST_BYTES or merging > MOST_MERGING
 
 
 def measure(point: Point, device: torch.device, seconds: float) -> dict[str, Any]:
