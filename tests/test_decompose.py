@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trcompress.decompose import INITS, decompose
+from trcompress.decompose import INITS, decompose, threads
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
 
@@ -33,3 +33,30 @@ def test_nan_is_refused():
     weight[1, 2] = float("nan")
     with pytest.raises(InputFileError, match="NaN"):
         decompose(weight, TensorRing((4,), (4,), (2, 2, 2)))
+
+
+def test_small_matrices_are_decomposed_by_one_thread_which_is_taken_back(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+    ring = TensorRing((4, 3), (4, 2), (2, 3, 2, 3, 2))
+
+    def look(what, done):
+        seen.append(torch.get_num_threads())
+
+    def interrupt(what, done):
+        raise KeyboardInterrupt
+
+    try:
+        decompose(torch.ones(8, 12), ring, progress=look)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyboardInterrupt):
+            decompose(torch.ones(8, 12), ring, progress=interrupt)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(threads, "SMALL_VALUES", 95)
+        seen.clear()
+        decompose(torch.ones(8, 12), ring, progress=look)
+        assert set(seen) == {2}
+    finally:
+        torch.set_num_threads(before)

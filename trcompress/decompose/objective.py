@@ -17,6 +17,8 @@ from trcompress.formats.chain import join, merge
 
 FLOAT32_FLOOR = 1e-3
 """Relative error below which large matrices, too, are multiplied in float64."""
+ROUGH_FLOOR = 1e-2
+"""Relative error below which the others are."""
 HUGE_FACTOR = 1 << 25
 """Values of A (I x K) above which it is kept in float32 throughout, to spare memory."""
 
@@ -76,10 +78,10 @@ class Objective:
         factor = self.ring.output_factor(cores)  # (K, O)
         weighed = factor if self.scales is None else factor * self.scales.square()
         target = torch.empty(r0, self.source.shape[0], rn, dtype=dtype, device=factor.device)
-        right = weighed.t().to(dtype).contiguous()
+        left = weighed.to(dtype)
         for first, block in self.source.cast_blocks(dtype):
-            product = (block @ right).view(-1, r0, rn)
-            target[:, first : first + len(block)] = product.transpose(0, 1)
+            product = (left @ block.t()).view(r0, rn, -1)  # in the layout that W is stored in
+            target[:, first : first + len(block)] = product.transpose(1, 2)
         gram = (weighed @ factor.t()).view(r0, rn, r0, rn)
         if self.moment is None:
             return HalfProblem(target, gram)
@@ -167,8 +169,11 @@ class Objective:
     def pass_dtype(self, squared: float) -> torch.dtype:
         """Precision of the next product with W, from the squared error reached so far."""
         huge = self.source.shape[0] * self.ring.bottleneck > HUGE_FACTOR
-        rough = self.relative(squared) > FLOAT32_FLOOR
-        return torch.float32 if huge else self.source.working_dtype if rough else torch.float64
+        error = self.relative(squared)
+        rough = self.source.rough_dtype if error > ROUGH_FLOOR else torch.float64
+        if huge or (error > FLOAT32_FLOOR and self.source.working_dtype == torch.float32):
+            return torch.float32
+        return rough
 
     @property
     def _bonds(self) -> tuple[int, int]:

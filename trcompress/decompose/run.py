@@ -18,6 +18,7 @@ from trcompress.decompose.result import Decomposition
 from trcompress.decompose.search import Settings, Start, search
 from trcompress.decompose.source import InMemoryMatrix, MatrixSource
 from trcompress.decompose.starts import MORE_NOISE, adapted, random_cores, with_noise
+from trcompress.decompose.threads import fitting_threads
 from trcompress.decompose.tr_svd import clamp_notes, is_lossless, tr_svd
 from trcompress.errors import UsageError, nearest
 from trcompress.formats import TensorRing
@@ -110,14 +111,16 @@ def decompose(
     chosen = _settings(init, settings)
     tell = progress or (lambda *_: None)
     inner = InMemoryMatrix(source, device) if isinstance(source, Tensor) else source
-    objective = Objective(inner, ring, metric)
-    generator = torch.Generator().manual_seed(seed)
-    cores, start, sweeps, history, notes = INITS[init](objective, chosen, generator, warm_start, tell)
-    plain = Objective(inner, ring)
-    error = plain.relative(plain.squared_error(cores))
-    tell("lower bound", 0.95)
-    bound = lower_bound(inner, ring)
-    tell("done", 1.0)
+    with fitting_threads(inner):
+        objective = Objective(inner, ring, metric)
+        generator = torch.Generator().manual_seed(seed)
+        cores, start, sweeps, history, notes = INITS[init](objective, chosen, generator, warm_start, tell)
+        plain = Objective(inner, ring)
+        error = plain.relative(plain.squared_error(cores))
+        tell("lower bound", 0.95)
+        bound = lower_bound(inner, ring)
+        tell("done", 1.0)
+        metric_error = error if metric is None else objective.relative(objective.squared_error(cores))
     return Decomposition(
         ring=ring,
         cores=tuple(cores),
@@ -129,7 +132,7 @@ def decompose(
         start=start,
         history=history,
         notes=(*_padding_notes(inner.shape, objective.source.shape), *notes),
-        metric_error=error if metric is None else objective.relative(objective.squared_error(cores)),
+        metric_error=metric_error,
     )
 
 

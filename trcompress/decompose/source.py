@@ -19,7 +19,9 @@ from trcompress.errors import InputFileError, ShapeError
 BLOCK_VALUES = 1 << 21
 """Values of W handled at once: 16 MiB in float64."""
 LARGE_VALUES = 1 << 24
-"""Values of W above which products start in float32: float64 is for the last digits."""
+"""Values of W above which nothing needs to be better than float32 unless W is met closely."""
+ROUGH_VALUES = 1 << 18
+"""Values of W above which ALS begins with products in float32: float64 is for the last digits."""
 
 
 class MatrixSource(ABC):
@@ -43,6 +45,12 @@ class MatrixSource(ABC):
         """Precision in which products need not be better: float32 for large W that has no more digits itself."""
         large = self.shape[0] * self.shape[1] > LARGE_VALUES
         return torch.float32 if large and self.dtype != torch.float64 else torch.float64
+
+    @property
+    def rough_dtype(self) -> torch.dtype:
+        """Precision in which products may be taken while W is not met closely."""
+        many = self.shape[0] * self.shape[1] > ROUGH_VALUES
+        return torch.float32 if many and self.dtype != torch.float64 else torch.float64
 
     @abstractmethod
     def blocks(self, multiple: int = 1) -> Iterator[tuple[int, Tensor]]:

@@ -12,6 +12,9 @@ from trcompress.decompose.source import MatrixSource
 EXACT_WORK = 4e9
 """I * O * min(I, O) up to which W is factorised itself instead of its Gram matrix, which keeps half the digits."""
 
+EXACT_VALUES = 1 << 23
+"""Values of W up to which it is: a factorisation holds several copies."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -42,7 +45,8 @@ def spectrum(source: MatrixSource) -> Spectrum:
 
 def is_small(source: MatrixSource) -> bool:
     """Whether W is small enough to be factorised itself, in float64."""
-    return source.shape[0] * source.shape[1] * min(source.shape) <= EXACT_WORK
+    values = source.shape[0] * source.shape[1]
+    return values <= EXACT_VALUES and values * min(source.shape) <= EXACT_WORK
 
 
 def _exact(source: MatrixSource) -> Spectrum:

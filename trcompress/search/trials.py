@@ -16,6 +16,7 @@ from trcompress.decompose.objective import Objective
 from trcompress.decompose.source import PaddedMatrix
 from trcompress.decompose.spectrum import spectrum
 from trcompress.decompose.starts import adapted, with_noise
+from trcompress.decompose.threads import fitting_threads
 from trcompress.decompose.tr_svd import tr_svd
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
@@ -101,8 +102,11 @@ class Trials:
             raise UsageError(f"the planner searches tensor rings: got a {ring.kind}")
         objective = Objective(self.source(weight), ring)
         generator = torch.Generator().manual_seed(self.seed)
-        cores = with_noise(tr_svd(objective)[0], generator) if start is None else adapted(start, ring, generator)
-        fit = run(objective, Fit(balance(cores), float("inf"), [], "search"), sweeps, tolerance=1e-4)
+        with fitting_threads(objective.source):
+            cores = (
+                with_noise(tr_svd(objective)[0], generator) if start is None else adapted(start, ring, generator)
+            )
+            fit = run(objective, Fit(balance(cores), float("inf"), [], "search"), sweeps, tolerance=1e-4)
         trial = Trial(weight, rule, objective.relative(fit.squared), fit.cores)
         if rule not in self.found or trial.error < self.found[rule].error:
             self.found[rule] = trial
