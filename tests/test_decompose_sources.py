@@ -1,5 +1,7 @@
 """W in memory, in a file, padded: the same products whatever the blocks."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +11,7 @@ from trcompress.decompose import source as source_module
 from trcompress.decompose.source import PaddedMatrix
 from trcompress.errors import InputFileError, ShapeError
 from trcompress.formats import TensorRing
+from trcompress.memory import peak_extra_bytes
 
 
 def _raw_file(path, weight, offset=24):
@@ -129,3 +132,32 @@ def test_products_are_computed_where_they_are_asked_for():
     found = decompose(weight, ring, device="cuda")
     assert found.cores[0].device.type == "cuda"
     assert found.error == pytest.approx(decompose(weight, ring).error, rel=1e-2)
+
+
+def test_a_large_file_is_read_in_small_pieces_and_never_held_whole(tmp_path, monkeypatch):
+    inputs, outputs, read_bytes = 4**8, 256, 1 << 20
+    path = tmp_path / "w"
+    with path.open("wb") as stream:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(outputs):
+            stream.write(torch.randn(inputs, generator=generator).numpy().tobytes())
+    whole_bytes = path.stat().st_size
+    reads, preadv = [], os.preadv
+
+    def counted(descriptor, buffers, offset):
+        reads.append(sum(len(buffer) for buffer in buffers))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    monkeypatch.setattr(source_module, "BLOCK_VALUES", 1 << 18)
+    source = FileMatrix(path, 0, (outputs, inputs), torch.float32, read_bytes=read_bytes)
+    ring = TensorRing((32, 32, 64), (16, 16), (2,) * 6)
+    small = FileMatrix(path, 0, (16, 64), torch.float32)
+    decompose(small, TensorRing((8, 8), (4, 4), (2,) * 5))  # what is imported and allocated once
+    reads.clear()
+    extra = peak_extra_bytes(lambda: decompose(source, ring, starts=1, sweeps=8), torch.device("cpu"))
+    assert max(reads) <= read_bytes
+    assert sum(reads) % whole_bytes == 0
+    assert sum(reads) // whole_bytes >= 3
+    if extra is not None:
+        assert extra < whole_bytes

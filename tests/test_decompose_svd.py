@@ -189,3 +189,44 @@ def test_large_float32_matrices_take_the_float32_way_to_the_same_error(monkeypat
     assert found.error == pytest.approx(expected.error, rel=1e-2)
     assert found.error == pytest.approx(_error(weight, found), rel=1e-5)
     assert found.bound == pytest.approx(expected.bound, rel=1e-4)
+
+
+ODD = [
+    TensorRing((40,), (24,), (1, 1, 1)),
+    TensorRing((40,), (24,), (300, 1, 300)),
+    TensorRing((1, 40, 1), (1, 24), (2, 3, 4, 5, 6, 2)),
+    TensorRing((40,), (2, 3, 4), (2, 9, 1, 200, 2)),
+    TensorRing((2, 2, 2, 5), (24,), (1,) * 6),
+    TensorRing((5, 8), (4, 6), (64,) * 5),
+    TensorRing((2, 1, 2, 1, 2, 5, 1, 1), (2, 3, 2, 2, 1), (3,) * 14),
+]
+
+
+@pytest.mark.parametrize("init", ["tr-svd", "tr-als", "random"])
+@pytest.mark.parametrize("ring", ODD, ids=str)
+def test_odd_rings_are_decomposed_and_what_is_redundant_is_said(ring, init):
+    found = decompose(_noise(24, 40), ring, init=init)
+    assert tuple(tuple(core.shape) for core in found.cores) == ring.core_shapes
+    assert found.bound <= found.error
+    n = len(ring.in_modes)
+    able = [
+        *possible_ranks(ring.in_modes, ring.ranks[: n + 1])[:-1],
+        *possible_ranks(ring.out_modes, ring.ranks[n:]),
+    ]
+    notes = " / ".join(found.notes)
+    assert ("exceeds the smaller side" in notes) == (ring.bottleneck > 24)
+    for k, (asked, most) in enumerate(zip(ring.ranks, able, strict=True)):
+        assert (f"R{k} = {asked:,} exceeds what its bond can hold, {most:,}" in notes) == (asked > most)
+    if init != "random":
+        assert found.error <= 1 + 1e-12
+    if ring.bottleneck >= 24 and init == "tr-als":
+        assert found.error < 1
+
+
+@pytest.mark.parametrize(
+    "modes", [((1, 40), (24,)), ((5, 8), (1, 24, 1)), ((2, 1, 2, 1, 2, 5, 1, 1), (2, 3, 2, 2, 1))]
+)
+def test_ranks_are_picked_by_error_for_odd_modes(modes):
+    ring, found = tr_svd_max_error(_noise(24, 40), *modes, 0.4)
+    assert (ring.in_modes, ring.out_modes) == modes
+    assert found.error <= 0.4
