@@ -19,7 +19,10 @@ def project(x: Tensor, S: Tensor, Q: Tensor | None = None) -> Tensor:
     Returns:
         z (..., K).
     """
-    if x.dim() == 3 and not x.is_contiguous() and x.transpose(0, 1).is_contiguous():
+    if x.is_contiguous():
+        if Q is None:
+            return x @ S
+    elif x.dim() == 3 and x.transpose(0, 1).is_contiguous():
         return project(x.transpose(0, 1), S, Q).transpose(0, 1)
     z = x.reshape(-1, S.shape[0]) @ S  # (N * p, C)
     if Q is not None:
