@@ -67,8 +67,10 @@ def main() -> None:
     given = read_arguments()
     torch.set_num_threads(given.threads)
     record = json.loads(given.out.read_text()) if given.out.exists() else {}
+    line = f"python benchmarks/calibration.py {' '.join(sys.argv[1:])}".strip()
     record |= {
-        "command": f"python benchmarks/calibration.py {' '.join(sys.argv[1:])}".strip(),
+        "commands": sorted({line, *record.get("commands", [])}),
+        "refine_steps": given.refine,
         "version": __version__,
         "machine": this_machine().model_dump(),
         "threads": given.threads,

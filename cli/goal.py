@@ -86,7 +86,9 @@ def search(checkpoint: Checkpoint, given: dict[str, Any], layer: str = "*") -> N
     from trcompress.search import rank_by_outputs, search_network
 
     data = calibration_data(given)
-    seconds = given["time_budget"] or (SECONDS_CALIBRATED if data else SECONDS)
+    seconds = given["time_budget"]
+    if seconds is None:
+        seconds = SECONDS_CALIBRATED if data else SECONDS
     end = monotonic() + seconds
     with progress_bar("plan") as update:
         found = search_network(
