@@ -57,9 +57,9 @@ def write_checkpoint(path: Path, ring: TensorRing, noise: float, seed: int) -> N
         for first in range(0, outputs, BLOCK):
             block = right[:, first : first + BLOCK].t() @ left.t()
             block.add_(torch.randn(block.shape, generator=generator), alpha=noise * scale).mul_(0.05 / scale)
-            stream.write(memoryview(block.numpy()))
+            block.numpy().tofile(stream)
         for shape in small.values():
-            stream.write(memoryview(torch.zeros(shape).numpy()))
+            torch.zeros(shape).numpy().tofile(stream)
 
 
 def _write_header(stream: IO[bytes], shapes: dict[str, tuple[int, ...]]) -> None:

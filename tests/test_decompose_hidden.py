@@ -84,7 +84,9 @@ def test_pure_noise_looks_like_no_ring():
 
 def test_evened_modes_have_orthogonal_slices_of_equal_norm():
     ring, weight, _ = planted("4x5x4:5x6", (4,) * 6, "uniform")
-    there = even_out(Objective(InMemoryMatrix(weight), ring)).objective
+    found = even_out(Objective(InMemoryMatrix(weight), ring))
+    assert found is not None
+    there = found.objective
     tensor = there.source.dense().reshape(there.ring.modes)
     assert float(tensor.norm()) == pytest.approx(1.0)
     for k, size in enumerate(there.ring.modes):
@@ -95,6 +97,7 @@ def test_evened_modes_have_orthogonal_slices_of_equal_norm():
 def test_cores_carried_back_from_evened_modes_make_w():
     ring, weight, cores = planted("7x4:5x6", (2, 2, 3, 2, 2))
     found = even_out(Objective(InMemoryMatrix(weight), ring))
+    assert found is not None
     assert found.objective.ring.modes == (4, 4, 5, 4)  # cut to what two bonds can carry
     ways = [torch.linalg.pinv(back) for back in found.maps]
     there = [torch.einsum("rnq,kn->rkq", core, way) for core, way in zip(cores, ways, strict=True)]

@@ -151,7 +151,7 @@ def test_a_large_file_is_read_in_small_pieces_and_never_held_whole(tmp_path, mon
     monkeypatch.setattr(os, "preadv", counted)
     monkeypatch.setattr(source_module, "BLOCK_VALUES", 1 << 18)
     source = FileMatrix(path, 0, (outputs, inputs), torch.float32, read_bytes=read_bytes)
-    ring = TensorRing((32, 32, 64), (16, 16), (2,) * 6)
+    ring = TensorRing((256, 256), (16, 16), (2,) * 5)
     small = FileMatrix(path, 0, (16, 64), torch.float32)
     decompose(small, TensorRing((8, 8), (4, 4), (2,) * 5))  # what is imported and allocated once
     reads.clear()
