@@ -165,7 +165,7 @@ def test_words_it_never_saw_are_said_well_without_a_gradient_step(ranks, worst, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "worst"), [((21, 11), 15.0), ((9, 7), 24.0)], ids=["12x", "24x"])
 def test_words_are_said_better_after_refining(ranks, worst, pronouncer):
-    """Of all 2,000 words, as truncated SVD's 37 % at 12x are; unseen ones are a point or two worse than seen ones."""
+    """Of all 2,000 words, as truncated SVD's 37 % at 12x are; unseen ones are a little worse."""
     checkpoint, data, _, error_rates = pronouncer
     unseen, every = error_rates(calibrate(checkpoint, pairs(checkpoint, *ranks), data, refine_steps=800))
     assert every <= worst
