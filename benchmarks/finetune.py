@@ -106,7 +106,7 @@ def runs(
     task: Task, data: DataSet, seed: int, folder: Path, record: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train, decompose and fine-tune for one seed; yield each run's figures by its key."""
-    if not missing(task, seed, record):
+    if all(key in record["runs"] for key in keys_of(task, [seed])):
         return
     dense = folder / "dense.safetensors"
     started = time.perf_counter()
@@ -127,10 +127,10 @@ def variants(task: Task) -> list[tuple[Structure, str]]:
     return [(structure, start) for structure in task.structures for start in starts[structure.name]]
 
 
-def missing(task: Task, seed: int, record: dict[str, Any]) -> bool:
-    """Whether a run of this seed is still to be done."""
-    keys = [run_key(task, start, structure, seed) for structure, start in variants(task)]
-    return any(key not in record["runs"] for key in [run_key(task, "dense", None, seed), *keys])
+def keys_of(task: Task, seeds: list[int]) -> list[str]:
+    """Every run of these seeds."""
+    ways = [(None, "dense"), *variants(task)]
+    return [run_key(task, start, structure, seed) for seed in seeds for structure, start in ways]
 
 
 def tuned(task: Task, data: DataSet, dense: Path, structure: Structure, start: str, seed: int) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def result_of(task: Task, data: DataSet, record: dict[str, Any], seeds: list[int
         command=f"python benchmarks/finetune.py --tasks {task.name.lower()}",
         version=__version__,
         machine=this_machine(),
-        seconds=round(sum(run["seconds"] for run in record["runs"].values()), 1),
+        seconds=round(sum(record["runs"][key]["seconds"] for key in keys_of(task, seeds)), 1),
     )
 
 
