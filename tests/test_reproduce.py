@@ -247,6 +247,7 @@ def test_the_machine_is_described_without_names():
 
 def test_the_page_shows_figures_side_by_side_with_commands_and_pictures(tmp_path):
     write_result(_folder(tmp_path / "results" / "b"), result(row="Table 2", recipe="later"))
+    write_result(_folder(tmp_path / "results" / "c"), result(row="none", recipe="benchmarks/a.py Flare"))
     first = _folder(tmp_path / "results" / "a")
     write_result(first, result(row="Figure 5", recipe="sooner", quick=True))
     (first / "p.png").write_bytes(b"")
@@ -254,6 +255,7 @@ def test_the_page_shows_figures_side_by_side_with_commands_and_pictures(tmp_path
     assert page.index("## sooner") < page.index("## later"), "in the paper's order"
     assert "| a\\|b | 0.8 (text), 0.7 (table) | 1,725 |" in page
     assert "**does not hold**: it holds. no." in page
+    assert "[benchmarks/a.py Flare](#benchmarksapy-flare)" in page
     assert "command: `trcompress reproduce r`" in page
     assert "Rehearsal (`--quick`)" in page
     assert page.count("![P](results/a/p.png)") == 1

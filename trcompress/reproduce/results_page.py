@@ -52,10 +52,15 @@ def _contents(found: Sequence[tuple[Path, Result]]) -> Iterator[str]:
     yield from _grid(
         ("recipe", "row", "data", "claims that hold"),
         [
-            (f"[{one.recipe}](#{one.recipe})", one.row, one.findings.data, _score(one.findings.claims))
+            (f"[{one.recipe}](#{_anchor(one.recipe)})", one.row, one.findings.data, _score(one.findings.claims))
             for _, one in found
         ],
     )
+
+
+def _anchor(heading: str) -> str:
+    """What GitHub makes of a heading: letters, digits, - and _ alone, in lower case; spaces become -."""
+    return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
 def _score(claims: Sequence[Claim]) -> str:
