@@ -75,8 +75,8 @@ def _normal_times(objective: Objective, right: Tensor) -> Tensor:
 def _signed(vectors: Tensor) -> Tensor:
     """Turn each column so that its largest entry is positive.
 
-    Where bonds truncate, a fold of the columns is not indifferent to their signs, and a library's SVD leaves them to
-    chance: without a rule, another machine would find another ring.
+    Where bonds truncate, a fold of the columns is not indifferent to their signs, and a library's SVD leaves
+    them to chance: without a rule, another machine would find another ring.
     """
     if vectors.shape[0] == 0:
         return vectors
