@@ -17,6 +17,8 @@ COLOURS = ("#1b6ca8", "#c8553d", "#6a994e", "#8e5ea2", "#b08900", "#4f4f4f", "#d
 """Told apart in print and by the colour-blind; curves also differ in their markers."""
 
 MARKERS = "osD^vPX*"
+_ROUNDING = 1e-10
+"""Values this much smaller than the largest are rounding errors."""
 
 
 class _Strict(BaseModel):
@@ -140,8 +142,16 @@ def _draw_lines(plot: Plot) -> Any:
         axes.set_xscale("symlog", linthresh=_smallest(plot, "x")) if _has_zero(plot) else axes.set_xscale("log")
     if plot.log_y:
         axes.set_yscale("log")
+        _leave_out_rounding(axes, plot)
     axes.legend(frameon=False, fontsize=8)
     return _labelled(figure, axes, plot)
+
+
+def _leave_out_rounding(axes: Any, plot: Plot) -> None:
+    """End a logarithmic axis where values are rounding errors, which would take most of the picture."""
+    values = [y for curve in plot.curves for y in curve.y if y > 0]
+    if values and min(values) < _ROUNDING * max(values):
+        axes.set_ylim(bottom=min(y for y in values if y >= _ROUNDING * max(values)) / 2)
 
 
 def _draw_bars(plot: Plot) -> Any:
