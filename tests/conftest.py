@@ -1,7 +1,12 @@
 """What all tests share."""
 
 import os
+import signal
 
 # Child processes must import the installed package: the checkout's own folder, which lacks `trcompress.cli`, would
 # come first on their path if they were started with `-m` inside it.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# Shells start background jobs with Ctrl-C ignored, and children inherit that; what tests interrupt must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
