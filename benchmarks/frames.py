@@ -16,7 +16,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from trcompress.training.distributed import team
 from trcompress.training.loop import Trainer
 from trcompress.version import __version__
 
+LABELS = {"ring": "TR-LSTM", "dense": "dense LSTM"}
 RECIPES = {"ring": "ucf11-table1-tr", "dense": "ucf11-table1-lstm"}
 CLIPS = {"layout": "ucf11", "classes": 11, "clips_per_group": 4}
 
@@ -107,18 +108,21 @@ def build(recipe: ClassifyRecipe, data: DataSet, seed: int) -> Any:
     return build_classifier(recipe.model, data, dropout=recipe.train.dropout, seed=seed)
 
 
+def rows(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    """Two figures of each network."""
+    for run in runs:
+        label = LABELS[run["name"]]
+        note = f"{run['parameters']:,} input-to-hidden parameters, {run['epochs']} epochs, lr {run['lr']:g}"
+        name = f"accuracy on unseen looks after {run['minutes'][-1]:.1f} min of training: {label}"
+        yield Row(name=name, measured=run["accuracy"][-1], note=note)
+        yield Row(name=f"accuracy on training clips: {label}", measured=run["train_accuracy"])
+
+
 def summarise(runs: Sequence[dict[str, Any]], command: str) -> Result:
     """Put the networks side by side."""
-    label = {"ring": "TR-LSTM", "dense": "dense LSTM"}
-    rows = []
-    for run in runs:
-        note = f"{run['parameters']:,} input-to-hidden parameters, {run['epochs']} epochs, lr {run['lr']:g}"
-        name = f"accuracy on unseen looks after {run['minutes'][-1]:.1f} min of training: {label[run['name']]}"
-        rows.append(Row(name=name, measured=run["accuracy"][-1], note=note))
-        rows.append(Row(name=f"accuracy on training clips: {label[run['name']]}", measured=run["train_accuracy"]))
     last = {run["name"]: run["accuracy"][-1] for run in runs}
     claims = []
-    if set(last) == set(label):
+    if set(last) == set(LABELS):
         claims.append(
             Claim(
                 text="in the same training time the TR-LSTM reaches a higher accuracy than the dense LSTM",
@@ -127,7 +131,7 @@ def summarise(runs: Sequence[dict[str, Any]], command: str) -> Result:
             )
         )
     curves = tuple(
-        Curve(name=label[run["name"]], x=tuple(run["minutes"]), y=tuple(run["accuracy"])) for run in runs
+        Curve(name=LABELS[run["name"]], x=tuple(run["minutes"]), y=tuple(run["accuracy"])) for run in runs
     )
     plot = Plot(
         file="accuracy-over-time",
@@ -144,7 +148,7 @@ def summarise(runs: Sequence[dict[str, Any]], command: str) -> Result:
         quick=False,
         findings=Findings(
             data=f"procedural clips: {counts['train']} to train on, {counts['held out']} held out, 11 motions",
-            rows=tuple(rows),
+            rows=tuple(rows(runs)),
             claims=tuple(claims),
             plots=(plot,),
             notes=(f"held out {runs[0]['data']}; the last epoch is reported, not the best",),
