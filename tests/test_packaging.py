@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each place may import from itself and from those to the left of it, never to the right.
 LAYERS = (
-    ("version", "errors", "slots", "grammar", "progress", "timing", "memory"),
+    ("version", "errors", "slots", "grammar", "progress", "timing", "memory", "threads"),
     ("formats",),
     ("plan", "files"),
     ("checkpoint", "decompose", "contract", "header", "data"),

@@ -34,6 +34,11 @@ class Artifact:
     header: Header
     path: Path | None = field(default=None)
 
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
     def weight_plans(self) -> dict[str, WeightPlan]:
         """The structure of every compressed weight, by its key."""
         return self.header.weight_plans()

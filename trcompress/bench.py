@@ -6,7 +6,6 @@ What a file tells is its recurrent stacks, so these are timed, one at a time, on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from trcompress.layers import CoreWeight
 from trcompress.match import open_pair
 from trcompress.memory import peak_extra_bytes
 from trcompress.reproduce.machine import this_machine
+from trcompress.threads import limited_threads
 from trcompress.timing import side_by_side
 
 BATCHES, STEPS, SECONDS = (1, 16, 64), 16, 2.0
@@ -140,7 +140,7 @@ def bench(
     pair = open_pair(Path(artifact), Path(baseline), **reading)
     place = torch.device(device)
     timings, memory = [], []
-    with _threads(threads):
+    with limited_threads(threads):
         for name in pair.stacks:
             files = {"baseline": pair.dense, "artifact": pair.compressed}
             modules = {side: file.build_stack(name)[0].to(place) for side, file in files.items()}
@@ -224,13 +224,3 @@ def _held_bytes(module: nn.Module) -> int:
 
 def _kept_bytes(module: nn.Module) -> int:
     return sum(one.kept_bytes for one in module.modules() if isinstance(one, CoreWeight))
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

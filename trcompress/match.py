@@ -69,10 +69,7 @@ def open_pair(artifact: Path, baseline: Path, **reading: Any) -> Pair:
         compressed,
         dense,
         {"baseline": checkpoint.size_bytes, "artifact": artifact.stat().st_size},
-        {
-            "baseline": checkpoint.tensor_bytes,
-            "artifact": sum(tensor.nbytes for tensor in read.tensors.values()),
-        },
+        {"baseline": checkpoint.tensor_bytes, "artifact": read.tensor_bytes},
         tuple(_notes(compressed, read, checkpoint)),
     )
 

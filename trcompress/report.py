@@ -113,7 +113,7 @@ def make_report(artifact: str | Path | Artifact, *, baseline: str | Path | None 
         file_bytes_before=measured["file_bytes"] if measured else source.size_bytes if source else None,
         tensor_bytes_before=measured["tensor_bytes"] if measured else source.tensor_bytes if source else None,
         file_bytes_after=artifact.path.stat().st_size if artifact.path else None,
-        tensor_bytes_after=sum(tensor.nbytes for tensor in artifact.tensors.values()),
+        tensor_bytes_after=artifact.tensor_bytes,
         uncompressed_layers=tuple(
             one.slot.layer_name for one in artifact.header.layers if one.keys.get("weight_ih") not in plans
         ),
