@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trcompress.layers import kernels
-
 
 def each(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to the state, or to both halves of an LSTM's."""
+    """Apply `change` to the state, or to both halves of an LSTM's; an omitted one stays omitted."""
+    if state is None:
+        return None
     return tuple(map(change, state)) if isinstance(state, (tuple, list)) else change(state)
 
 
@@ -46,16 +46,16 @@ def check_features(layer: Any, x: Tensor) -> None:
         )
 
 
-def initial_state(layer: Any, x: Tensor, batch: int, hx: Any, batched: bool) -> Any:
-    """Return the initial state, checked, batched and complete.
+def initial_state(layer: Any, batch: int, hx: Any, batched: bool) -> Any:
+    """Return a given initial state, checked and batched; None where it was omitted.
 
     Raises:
         RuntimeError: another number of dimensions or another size than the layer's states have.
     """
+    if hx is None:
+        return None
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     sizes = (rows, batch, layer.hidden_size)
-    if hx is None:
-        return kernels.zero_state(layer.mode, sizes, layer.proj_size, x)
     states = tuple(hx) if layer.mode == "LSTM" else (hx,)
     dims = 3 if batched else 2
     if any(state.dim() != dims for state in states):

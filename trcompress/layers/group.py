@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.bptt import suits, through_time
 from trcompress.layers import arguments, kernels
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ class Group:
         stack: the module.
         x: its input, (T, B, I), (B, T, I) or (values, I).
         batch_sizes: of a PackedSequence, or None.
-        hx: initial states of all layers.
+        hx: initial states of all layers, or None.
         batch_first: whether x is (B, T, I).
     """
 
     def __init__(self, stack: RingStack, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> None:
         self._stack, self._batch_sizes, self._hx, self._batch_first = stack, batch_sizes, hx, batch_first
-        self.x = x
+        self.x = self._input = x
         self.weights: list[Tensor] = []
         self._start = 0
         self._finals: list[list[Tensor]] = []
@@ -57,12 +58,19 @@ class Group:
 
     def _run(self, stop: int) -> None:
         stack, hx = self._stack, self._hx
-        if stop - self._start < stack.num_layers:
-            directions = 2 if stack.bidirectional else 1
+        layers, directions = stop - self._start, 2 if stack.bidirectional else 1
+        if layers < stack.num_layers:
             hx = arguments.each(hx, itemgetter(slice(self._start * directions, stop * directions)))
-        settings = (stack.bias, stop - self._start, stack.dropout, stack.training, stack.bidirectional)
+        settings = (stack.bias, layers, stack.dropout, stack.training, stack.bidirectional)
         x = self.x.transpose(0, 1) if self._batch_first else self.x
         self._batch_first = False
-        self.x, *finals = kernels.run(stack.mode, x, self._batch_sizes, hx, self.weights, settings)
+        if self._batch_sizes is None and suits(stack.mode, x, hx, self.weights, stack.proj_size):
+            self.x, *finals = through_time(stack.mode, x, hx, self.weights, settings)
+        else:
+            if hx is None:
+                batch = x.shape[1] if self._batch_sizes is None else int(self._batch_sizes[0])
+                sizes = (layers * directions, batch, stack.hidden_size)
+                hx = kernels.zero_state(stack.mode, sizes, stack.proj_size, self._input)
+            self.x, *finals = kernels.run(stack.mode, x, self._batch_sizes, hx, self.weights, settings)
         self._finals.append(finals)
         self._start, self.weights = stop, []

@@ -64,7 +64,7 @@ class Ready:
             buffers.share()
         batch_first = layer.batch_first
         batch = x.shape[0 if batch_first else 1]
-        hx = self._start(layer, x, batch) if hx is None else arguments.initial_state(layer, x, batch, hx, True)
+        hx = self._start(layer, x, batch) if hx is None else arguments.initial_state(layer, batch, hx, True)
         if self._entries:
             zs = [project(x, *entry) for entry in self._entries]
             x = zs[0] if len(zs) == 1 else torch.cat(zs, -1)

@@ -79,23 +79,23 @@ class RingStack(Evaluated):
         Returns:
             (output, h_n) or (output, (h_n, c_n)), shaped as torch.nn's.
         """
-        if self._ready is not None and not in_disguise() and self._ready.fits(self, input):
+        if not in_disguise() and self._ready is not None and self._ready.fits(self, input):
             return self._ready.run(self, input, hx)
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         arguments.check_input(self, input, batched_dims=3)
         if input.dim() == 2:
-            hx = arguments.initial_state(self, input, 1, hx, batched=False)
+            hx = arguments.initial_state(self, 1, hx, batched=False)
             output, states = self._stack(input.unsqueeze(1), None, hx, False)
             return output.squeeze(1), arguments.each(states, lambda state: state.squeeze(1))
-        hx = arguments.initial_state(self, input, input.size(0 if self.batch_first else 1), hx, batched=True)
+        hx = arguments.initial_state(self, input.size(0 if self.batch_first else 1), hx, batched=True)
         output, states = self._stack(input, None, hx, self.batch_first)
         return output.transpose(0, 1) if self.batch_first else output, states
 
     def _packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         data, batch_sizes, order, back = packed
         arguments.check_input(self, data, batched_dims=2)
-        hx = arguments.initial_state(self, data, int(batch_sizes[0]), hx, True)
+        hx = arguments.initial_state(self, int(batch_sizes[0]), hx, True)
         if order is not None:
             hx = arguments.each(hx, lambda state: state.index_select(1, order))
         output, states = self._stack(data, batch_sizes, hx, False)
