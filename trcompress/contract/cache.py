@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from threading import RLock
 from typing import Any
 
 import torch
@@ -13,53 +11,12 @@ from torch import Tensor
 
 from trcompress.contract.form import Form
 from trcompress.contract.matrices import Matrices, plain_matrices
+from trcompress.contract.nodes import BUILDING, Merge
 from trcompress.contract.watch import Stamp, watch
 from trcompress.formats import TensorRing
 from trcompress.plan import WeightPlan
 
-_BUILDING = RLock()
 _NOTHING = nullcontext()
-
-
-class _Merge(torch.autograd.Function):
-    """Cores to matrices as one node of the graph.
-
-    The node keeps nothing that a backward pass frees, so one merge serves every forward pass until the cores
-    change: all steps of a cell's loop, all micro-batches of an accumulated gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, matrices: Matrices, plain: Callable[..., tuple[Tensor, ...]], *cores: Tensor) -> Any:
-        ctx.matrices, ctx.plain, ctx.cores = matrices, plain, cores
-        ctx.versions = [core._version for core in cores]
-        found = matrices.run()
-        ctx.run, ctx.lease = matrices.runs, matrices.lend()
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        if [core._version for core in ctx.cores] != ctx.versions or ctx.matrices.runs != ctx.run:
-            raise RuntimeError(
-                "the cores of a ring layer were modified in place between its forward pass and this backward pass; "
-                "run the forward pass again"
-            )
-        if torch.is_grad_enabled():
-            return None, None, *_second_order(ctx.plain, ctx.cores, grads)
-        wanted = ctx.needs_input_grad[2:]
-        with _BUILDING:
-            found = ctx.matrices.backward(grads)
-        if not _keeps_graph():
-            ctx.matrices.give_back()
-        return None, None, *(grad if want else None for grad, want in zip(found, wanted, strict=True))
-
-
-def _second_order(
-    plain: Callable[..., tuple[Tensor, ...]], cores: Sequence[Tensor], grads: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """The same gradients, differentiable once more in the cores and in `grads`."""
-    wanted = [core for core in cores if core.requires_grad]
-    found = iter(torch.autograd.grad(plain(cores), wanted, grads, create_graph=True))
-    return [next(found) if core.requires_grad else None for core in cores]
 
 
 class MatrixCache:
@@ -89,7 +46,7 @@ class MatrixCache:
             if found is not None:
                 return found
             if not cores[0].is_meta:
-                with _BUILDING, _normal_tensors(), _full_precision(cores[0].device.type):
+                with BUILDING, _normal_tensors(), _full_precision(cores[0].device.type):
                     return self._build(form, cores, keep and watch(cores), trained)
         with _full_precision(cores[0].device.type):
             return plain_matrices(self._plan, form, cores)
@@ -115,6 +72,24 @@ class MatrixCache:
             return None
         return self._stamp, found, self._buffers.get(form) if found[0].requires_grad else None
 
+    def filled(self, form: Form, cores: Sequence[Any]) -> Matrices | None:
+        """Return buffers that hold the matrices of the cores as they are now, for a training pass like the last.
+
+        Returns:
+            None where that takes more than filling the buffers of the last pass: `get` sees to it.
+        """
+        stamp, matrices = self._stamp, self._buffers.get(form)
+        if stamp is None or matrices is None:
+            return None
+        with BUILDING:
+            if stamp.holds(cores) and matrices.stamp is stamp:
+                return matrices
+            renewed = stamp.renewed(cores) if watch(cores) and not matrices.lent else None
+            if renewed is not None:
+                self._kept, self._stamp, matrices.stamp = {}, renewed, renewed
+                matrices.fill()
+        return None if renewed is None else matrices
+
     @property
     def kept_bytes(self) -> int:
         """Bytes of the matrices that are remembered."""
@@ -130,9 +105,7 @@ class MatrixCache:
         ring = isinstance(self._plan.structure, TensorRing)
         if not trained:
             with torch.no_grad():
-                found = (
-                    Matrices(self._plan, form, aliases).run() if ring else plain_matrices(self._plan, form, cores)
-                )
+                found = _merged(self._plan, form, aliases) if ring else plain_matrices(self._plan, form, cores)
         elif not ring:
             return plain_matrices(self._plan, form, cores)
         else:
@@ -149,7 +122,9 @@ class MatrixCache:
             matrices = Matrices(self._plan, form, aliases)
         if keep:
             self._buffers[form] = matrices
-        return _Merge.apply(matrices, partial(plain_matrices, self._plan, form), *cores)
+        matrices.stamp = self._stamp if keep else None
+        matrices.fill()
+        return Merge.apply(matrices, *cores)
 
     def _restamp(self, cores: Sequence[Any]) -> list[Tensor]:
         """Forget what was computed from other values; buffers survive where the cores are where they were."""
@@ -163,10 +138,10 @@ class MatrixCache:
         return stamp.aliases
 
 
-def _keeps_graph() -> bool:
-    """Whether the backward pass under way may be run again (`retain_graph=True`)."""
-    asks = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return asks is None or bool(asks())
+def _merged(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    matrices = Matrices(plan, form, cores)
+    matrices.fill()
+    return matrices.typed()
 
 
 def in_disguise() -> bool:

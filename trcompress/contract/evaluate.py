@@ -42,7 +42,7 @@ class Evaluator:
         self._chosen: dict[tuple[str, Use, int], Form] = {}
         self._fixed = self._choose(Use(NOMINAL_ROWS, training=True), "auto")
         self.last: Form | None = None
-        self.clear, self.kept = self._cache.clear, self._cache.kept
+        self.clear, self.kept, self.filled = self._cache.clear, self._cache.kept, self._cache.filled
 
     def form(self, use: Use, strategy: str = "auto") -> Form:
         """Return how the weight is evaluated in this use.

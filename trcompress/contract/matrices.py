@@ -11,6 +11,7 @@ operations, for tracing, for transforms and for second derivatives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from weakref import ref
 
 import torch
@@ -35,10 +36,12 @@ class Matrices:
         plan: the weight; its structure is a ring.
         form: which matrices.
         cores: detached cores that share memory with the parameters.
+
+    `stamp` says which values of the cores the buffers hold; whoever fills them keeps it.
     """
 
     def __init__(self, plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> None:
-        self._cores = list(cores)
+        self._plan, self._form, self._cores = plan, form, list(cores)
         self._direct = cores[0].dtype in EXACT and all(core.is_contiguous() for core in cores)
         leaves = self._cores if self._direct else [_wide(core) for core in cores]
         self._leaves, n = leaves, len(plan.structure.in_modes)
@@ -46,26 +49,39 @@ class Matrices:
         self._forest = Forest([chain for chain in chains if chain])
         self._layout = _Layout(plan, form, leaves[0])
         self._targets, self._sources = zip(*self._layout.pairs(self._forest.roots), strict=True)
+        self.buffers = self._layout.matrices()
         self._targets_back: list[Tensor] | None = None
         self._lease: ref[_Lease] | None = None
         self.runs = 0
+        self.stamp: Any = None
         self._shared = self._returned = False
 
-    def run(self) -> tuple[Tensor, ...]:
-        """Compute the matrices from the cores as they are now; the buffers are overwritten by the next run."""
+    def fill(self) -> None:
+        """Compute the matrices from the cores as they are now; `buffers` are overwritten by the next run."""
         self.runs += 1
+        self._lease = None
         if not self._direct:
             torch._foreach_copy_(self._leaves, self._cores)
         self._forest.run()
         torch._foreach_copy_(self._targets, self._sources)
-        outputs = self._layout.finish()
+        self._layout.finish()
+
+    def typed(self) -> tuple[Tensor, ...]:
+        """Return the matrices in the type of the cores."""
         dtype = self._cores[0].dtype
-        return tuple(out.detach() if out.dtype == dtype else out.to(dtype) for out in outputs)
+        return tuple(out.detach() if out.dtype == dtype else out.to(dtype) for out in self.buffers)
+
+    def plain(self, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the matrices of these cores, in differentiable operations."""
+        return plain_matrices(self._plan, self._form, cores)
 
     def lend(self) -> object:
         """Return a token for one graph: while the graph keeps it, its buffers are `lent`."""
-        lease = _Lease()
-        self._lease, self._shared, self._returned = ref(lease), False, False
+        lease = None if self._lease is None or self._returned else self._lease()
+        self._shared, self._returned = lease is not None, False
+        if lease is None:
+            lease = _Lease()
+            self._lease = ref(lease)
         return lease
 
     def share(self) -> None:
@@ -85,12 +101,10 @@ class Matrices:
         """Carry gradients of the matrices to the cores."""
         if self._targets_back is None:
             self._targets_back = self._layout.root_views(self._forest.root_gradients())
-        wide = [grad.to(self._leaves[0].dtype) for grad in grads]
-        self._layout.backward(wide, self._targets_back)
+        dtype, wide = self._cores[0].dtype, self._leaves[0].dtype
+        self._layout.backward(grads if dtype == wide else [grad.to(wide) for grad in grads], self._targets_back)
         found = self._forest.backward()
-        if self._leaves[0].dtype == self._cores[0].dtype:
-            return tuple(_copies(found))
-        return tuple(grad.to(self._cores[0].dtype) for grad in found)
+        return tuple(_copies(found) if dtype == wide else [grad.to(dtype) for grad in found])
 
 
 class _Lease:
@@ -135,10 +149,14 @@ class _Layout:
             grid = output.view(rn, slot.gates, self._plan.padded_hidden, r0).permute(1, 2, 3, 0)
         return [suffix[:, :, : self._sizes.suffix], grid[:, : slot.hidden_size], *prefix]
 
-    def finish(self) -> list[Tensor]:
-        """Return the matrices of the form, once the copies are made."""
+    def finish(self) -> None:
+        """Complete the matrices of the form, once the copies are made."""
         if self._dense:
             _product(self._V, self._S.mT, self._W.view(self._plan.copies, -1, self._W.shape[1]))
+
+    def matrices(self) -> list[Tensor]:
+        """The matrices of the form."""
+        if self._dense:
             return [self._W]
         return [self._S, self._V] if self._Q is None else [self._S, self._V, self._Q]
 
@@ -177,7 +195,7 @@ class _Layout:
 
 
 def plain_matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return what `Matrices.run` does, in operations that autograd, tracers and transforms understand.
+    """Return what `Matrices` computes, in operations that autograd, tracers and transforms understand.
 
     Paired formats have the dense form alone: (W,).
     """

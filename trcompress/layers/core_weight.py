@@ -164,6 +164,10 @@ class CoreWeight(nn.Module):
         entry = (matrices[0], *matrices[2:]) if len(matrices) > 1 else None
         return Remembered(self.core._parameters, stamp, entry, buffers)
 
+    def filled(self, form: Form) -> Matrices | None:
+        """Return buffers that hold the form's matrices as the cores are now, if a training pass left any."""
+        return self._evaluator.filled(form, self._cores())
+
     def forget(self) -> None:
         """Drop everything computed from the cores; the next use computes it again."""
         self._evaluator.clear()

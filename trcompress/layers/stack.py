@@ -18,6 +18,7 @@ from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
 from trcompress.layers.group import Group
 from trcompress.layers.ready import Ready, prepare
 from trcompress.layers.resolve import module_slots, resolve
+from trcompress.layers.step import Step, prepare_step
 from trcompress.layers.strategy import Evaluated
 from trcompress.plan import WeightPlan
 
@@ -41,7 +42,7 @@ class RingStack(Evaluated):
     dropout: float
     bidirectional: bool
     proj_size: int
-    _ready: Ready | None = None
+    _ready: Ready | Step | None = None
 
     def __init__(self, template: nn.RNNBase, device: Any, dtype: torch.dtype | None, **ring: Any) -> None:
         super().__init__()
@@ -80,7 +81,9 @@ class RingStack(Evaluated):
             (output, h_n) or (output, (h_n, c_n)), shaped as torch.nn's.
         """
         if not in_disguise() and self._ready is not None and self._ready.fits(self, input):
-            return self._ready.run(self, input, hx)
+            found = self._ready.run(self, input, hx)
+            if found is not None:
+                return found
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         arguments.check_input(self, input, batched_dims=3)
@@ -125,8 +128,8 @@ class RingStack(Evaluated):
                 group.weights += [weight, *map(self._get, names)]
         whole = group.weights if group.first else []
         output, states = group.finish()
-        if batch_sizes is None and whole and not self.training and not in_disguise():
-            self.__dict__["_ready"] = prepare(self, x, used, whole)
+        if batch_sizes is None and whole and not in_disguise():
+            self.__dict__["_ready"] = (prepare_step if self.training else prepare)(self, x, used, whole)
         return output, states
 
     def _forms(self, layer: int, weights: Sequence[Any], rows: Any, x: Tensor) -> list[Form] | None:
