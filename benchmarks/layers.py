@@ -126,8 +126,7 @@ def show_memory(report: dict[str, Any]) -> None:
     kernel = report["saved_bytes"][KERNEL]
     table.add_row(KERNEL, f"{kernel / 1e6:,.1f} MB", f"{kernel / x_bytes:.1%}")
     console.print(table)
-    own = report["saved_bytes"][OURS] - kernel
-    console.print(f"beside the kernel, TRLSTM keeps {own / 1e6:.3f} MB, {own / x_bytes:.1%} of x")
+    console.print("kept beside the input and the parameters; the layer's merged cores are the graph's too")
     console.print(f"operations dispatched in a training step: {report['operations']}")
     console.print(f"evaluated as {report['chosen']}")
 

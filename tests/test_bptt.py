@@ -165,6 +165,8 @@ def test_mode_and_context_decide():
         assert not suits("GRU", x, None, weights, 0)
     assert pays("LSTM", 10, 1, 2048)
     assert not pays("LSTM", 100, 16, 256)
+    assert pays("GRU", 100, 64, 256)
+    assert not pays("GRU", 100, 256, 256)
 
 
 @pytest.mark.parametrize(("kind", "hidden", "steps"), [(TRLSTM, 256, 3), (TRLSTM, 128, 1), (TRGRU, 16, 4)])

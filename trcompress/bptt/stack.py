@@ -14,6 +14,7 @@ from trcompress.bptt.single import single
 from trcompress.contract import in_disguise
 
 TYPES = (torch.float32, torch.float64)
+MOST_VALUES = 1_800_000
 
 
 def suits(mode: str, x: Tensor, hx: Any, weights: Sequence[Tensor], proj_size: int) -> bool:
@@ -41,13 +42,16 @@ def suits(mode: str, x: Tensor, hx: Any, weights: Sequence[Tensor], proj_size: i
 def pays(mode: str, steps: int, batch: int, hidden: int) -> bool:
     """Whether a training step is expected to be no slower than PyTorch's; measured on x86-64, 2 threads.
 
-    PyTorch's GRU and RNN only win by one step of a small layer. Its LSTM wins by many steps: it then pays once for
+    Derivatives are taken for all steps at once, which is a loss where these no longer fit the caches. Elsewhere
+    PyTorch's GRU and RNN only win by one step of a small layer. Its LSTM wins by many steps: it pays once for
     rearranging the weights, which for a large layer is the greater part of its time.
 
     Example:
         >>> pays("LSTM", 6, 16, 256), pays("LSTM", 100, 16, 256), pays("GRU", 100, 16, 256)
         (True, False, True)
     """
+    if steps * batch * hidden > MOST_VALUES:
+        return False
     if steps == 1 and mode != "LSTM":
         return batch * hidden**2 >= 2**20
     return mode != "LSTM" or steps <= min(hidden**2 // 10**4, 4 + hidden // 128)
@@ -74,4 +78,6 @@ def through_time(
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         if dropout and at + 1 < layers:
             x = F.dropout(x, dropout, training)
-    return x, *(torch.stack(parts) for parts in zip(*finals, strict=True))
+    return x, *(
+        parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts) for parts in zip(*finals, strict=True)
+    )
