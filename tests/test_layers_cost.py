@@ -48,6 +48,15 @@ def test_merged_cores_are_kept_only_for_an_input_that_wants_its_gradient(flagshi
     assert counting.saved_bytes(lambda: layer(x), [x, *layer.parameters()]) > without + 4 * 25 * 1440
 
 
+def test_what_training_keeps_beside_the_cores_is_told(flagship):
+    layer, x = flagship
+    for _ in range(3):
+        layer(x)[0].sum().backward()
+        with torch.no_grad():
+            layer.weight_ih_l0.core[0].mul_(1.0)
+        assert layer.weight_ih_l0.kept_bytes == 4 * (7200 * 32 + 1024 * 64 + 256 * 64)
+
+
 def plan_of(inputs, hidden, shape, ranks, kind="lstm"):
     return Rule.parse(shape, ranks).resolve(WeightSlot("weight_ih_l0", kind, inputs, GATES[kind], hidden))
 

@@ -92,8 +92,10 @@ class MatrixCache:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the matrices that are remembered."""
-        return sum(tensor.nbytes for found in self._kept.values() for tensor in found)
+        """Bytes of the matrices that are remembered, and of the buffers that training fills again."""
+        remembered = [tensor for found in self._kept.values() for tensor in found]
+        filled = [tensor for matrices in self._buffers.values() for tensor in matrices.buffers]
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in [*remembered, *filled]}.values())
 
     def clear(self) -> None:
         """Forget everything; the next use computes it again."""
