@@ -8,7 +8,7 @@ and what is kept for the backward pass is the gates, the LSTM's cells, and the o
 
     node.py     the node: inputs to pre-activations, the cell over time, gradients of inputs and weights
     lstm.py, gru.py, elman.py
-                one kind of cell each: forward over the steps, and backward
+                one kind of cell each: forward over the steps, and backward (cell.py: what they have in common)
     single.py   one step from an omitted state, where nothing recurs
     stack.py    layers, directions and dropout around nodes; when this way is taken
 """

@@ -129,19 +129,11 @@ def _of_recurrent(D: Tensor, hidden: Tensor, states: Sequence[Tensor], order: Or
     return torch.addmm(found, steps[:, order.first], states[0]) if states else found
 
 
-def plain(
-    mode: str,
-    order: Order,
-    x: Tensor,
-    V: Tensor,
-    W: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    *states: Tensor,
-) -> tuple[Tensor, ...]:
-    """Return what `layer` does, in operations that can be differentiated again."""
+def plain(mode: str, order: Order, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return what the node does with these inputs, in operations that can be differentiated again."""
+    x, V, W, b_ih, b_hh, *states = inputs
     zero = x.new_zeros(x.shape[1], W.shape[1])
-    state: Any = list(states) or [zero] * (2 if mode == "LSTM" else 1)
+    state: Any = states or [zero] * (2 if mode == "LSTM" else 1)
     outputs = []
     for x_t in order.steps(x):
         new = STEP[mode](x_t, state if mode == "LSTM" else state[0], V, W, b_ih, b_hh)
@@ -154,7 +146,7 @@ def _second_order(
     mode: str, order: Order, inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The same gradients, differentiable once more."""
-    outputs = plain(mode, order, *inputs)  # type: ignore[arg-type]
+    outputs = plain(mode, order, inputs)
     given = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
     wanted = [one for one in inputs if one is not None and one.requires_grad]
     targets, weights = zip(*given, strict=True)
