@@ -194,3 +194,11 @@ def test_training_equals_torch_step_by_step(kind, hidden, steps, batch_first, st
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.sub_(1e-2 * parameter.grad)
+
+
+def test_eval_gives_the_same_bits_with_and_without_gradients():
+    torch.manual_seed(0)
+    layer, x = TRGRU(24, 16, shape="4x6:4x4", ranks=2).eval(), torch.randn(4, 3, 24)
+    with torch.no_grad():
+        want = [layer(x)[0] for _ in range(2)]
+    assert all(torch.equal(layer(x)[0], one) for one in want)

@@ -64,7 +64,8 @@ class Group:
         settings = (stack.bias, layers, stack.dropout, stack.training, stack.bidirectional)
         x = self.x.transpose(0, 1) if self._batch_first else self.x
         self._batch_first = False
-        if self._batch_sizes is None and suits(stack.mode, x, hx, self.weights, stack.proj_size):
+        by_hand = stack.training and self._batch_sizes is None  # eval: one kernel, with and without gradients
+        if by_hand and suits(stack.mode, x, hx, self.weights, stack.proj_size):
             self.x, *finals = through_time(stack.mode, x, hx, self.weights, settings)
         else:
             if hx is None:
