@@ -126,7 +126,7 @@ def show_memory(report: dict[str, Any]) -> None:
     kernel = report["saved_bytes"][KERNEL]
     table.add_row(KERNEL, f"{kernel / 1e6:,.1f} MB", f"{kernel / x_bytes:.1%}")
     console.print(table)
-    console.print("kept beside the input and the parameters; the layer's merged cores are the graph's too")
+    console.print("kept beside the input, the parameters, and the layer's own buffers of merged cores")
     console.print(f"operations dispatched in a training step: {report['operations']}")
     console.print(f"evaluated as {report['chosen']}")
 

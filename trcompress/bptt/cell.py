@@ -33,8 +33,6 @@ class Cell(ABC):
     which nothing is multiplied.
     """
 
-    gates: int
-
     @staticmethod
     def bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
         """Return the biases that can be added to all steps at once."""

@@ -12,8 +12,6 @@ from trcompress.bptt.order import Order
 class Tanh(Cell):
     """Keeps nothing but the hidden states."""
 
-    gates = 1
-
     @staticmethod
     def activate_(a: Tensor) -> None:
         """Turn pre-activations into states, in place."""

@@ -15,8 +15,6 @@ from trcompress.bptt.order import Order
 class GRU(Cell):
     """Keeps the gates (T, 3*H, B) and m (T, H, B)."""
 
-    gates = 3
-
     @staticmethod
     def bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
         """Leave out the hidden bias of n, which r multiplies at each step."""

@@ -15,8 +15,6 @@ from trcompress.bptt.order import Order
 class LSTM(Cell):
     """Keeps the gates (T, 4*H, B) and the cells (T, H, B)."""
 
-    gates = 4
-
     @staticmethod
     def forward(a: Tensor, W: Tensor, b_hh: Tensor | None, states: list[Tensor], order: Order) -> Passed:
         """Run over the steps; the pre-activations become the gates."""

@@ -64,8 +64,8 @@ class _ThroughTime(torch.autograd.Function):
         ctx.inputs = Held(*inputs)
         ctx.save_for_backward(*Held.computed(*inputs), passed.hidden, *passed.kept)
         ctx.about = mode, order
-        output = _rows(passed.hidden)
-        return output, output[order.last].clone(), *map(_rows, passed.cells)
+        output = _turned(passed.hidden)
+        return output, output[order.last].clone(), *map(_turned, passed.cells)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -101,9 +101,9 @@ def _pre_activations(x: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
     return all_steps.view(-1, T, B).transpose(0, 1).contiguous()
 
 
-def _rows(columns: Tensor) -> Tensor:
-    """Copy columns (..., H, B) to (..., B, H)."""
-    return columns.mT.clone(memory_format=torch.contiguous_format)
+def _turned(states: Tensor) -> Tensor:
+    """Copy columns (..., H, B) to rows (..., B, H), or back."""
+    return states.mT.clone(memory_format=torch.contiguous_format)
 
 
 def _flat(D: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _flat(D: Tensor) -> Tensor:
 def _of_hidden(hidden: Tensor, grads: Sequence[Tensor | None], order: Order) -> Tensor:
     """Gradients of the hidden states (T, H, B), in memory of their own."""
     output, final = grads[:2]
-    found = torch.zeros_like(hidden) if output is None else output.mT.clone(memory_format=torch.contiguous_format)
+    found = torch.zeros_like(hidden) if output is None else _turned(output)
     if final is not None:
         found[order.last].add_(final.t())
     return found

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from trcompress.bptt.node import layer
 from trcompress.bptt.single import single
 from trcompress.contract import in_disguise
+from trcompress.contract.matrices import EXACT
 
-TYPES = (torch.float32, torch.float64)
 MOST_VALUES = 1_800_000
+"""Hidden states of all steps, beyond which the arrays of a pass no longer fit the caches."""
 
 
 def suits(mode: str, x: Tensor, hx: Any, weights: Sequence[Tensor], proj_size: int) -> bool:
@@ -34,7 +35,7 @@ def suits(mode: str, x: Tensor, hx: Any, weights: Sequence[Tensor], proj_size: i
         return False
     if not torch.is_grad_enabled() or torch._C._is_any_autocast_enabled():
         return False
-    if x.device.type != "cpu" or x.dtype not in TYPES or proj_size or not x.numel():
+    if x.device.type != "cpu" or x.dtype not in EXACT or proj_size or not x.numel():
         return False
     return all(weight.dtype == x.dtype for weight in weights) and any(one.requires_grad for one in (x, *weights))
 

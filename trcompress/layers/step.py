@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trcompress.contract import Form, in_disguise
 from trcompress.contract.evaluate import DENSE
+from trcompress.contract.matrices import EXACT
 from trcompress.contract.nodes import Enter, Merge
 from trcompress.formats import TensorRing
 from trcompress.layers import arguments
@@ -22,8 +23,6 @@ from trcompress.layers.group import Group
 
 if TYPE_CHECKING:
     from trcompress.layers.stack import RingStack
-
-TYPES = (torch.float32, torch.float64)
 
 
 class Step:
@@ -91,7 +90,7 @@ def prepare_step(layer: RingStack, x: Tensor, used: list[tuple[str, Form]], weig
         The prepared pass, or None: with more than one compressed weight, where nothing but the cores is to be kept,
         while tracing, under autocast, with parametrized weights, or for formats other than rings.
     """
-    if len(used) != 1 or layer.strategy == "ring" or x.dim() != 3 or x.dtype not in TYPES or in_disguise():
+    if len(used) != 1 or layer.strategy == "ring" or x.dim() != 3 or x.dtype not in EXACT or in_disguise():
         return None
     (name, form), others = used[0], weights[1:]
     weight = layer._modules[name]
