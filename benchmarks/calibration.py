@@ -29,19 +29,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from trcompress.artifact import read_artifact, write_artifact
-from trcompress.calibration import decompose_calibrated
+from trcompress.artifact.file import read_artifact, write_artifact
 from trcompress.checkpoint import read_checkpoint
-from trcompress.classifier import Wiring
-from trcompress.compress import decompose_checkpoint
-from trcompress.contract import cores_to_dense
 from trcompress.data import DataSet, load_data
-from trcompress.evaluate import evaluate
-from trcompress.files import write_text
-from trcompress.finetune import train_dense
-from trcompress.plan import Plan
-from trcompress.reproduce.machine import this_machine
+from trcompress.layers.evaluation import cores_to_dense
+from trcompress.model.plan import Plan
+from trcompress.network.classifier import Wiring
+from trcompress.passes.calibrated import decompose_calibrated
+from trcompress.passes.compress import decompose_checkpoint
+from trcompress.training.evaluate import evaluate
+from trcompress.training.finetune import train_dense
 from trcompress.training.settings import read_settings
+from trcompress.util.files import write_text
+from trcompress.util.machine import this_machine
 from trcompress.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent

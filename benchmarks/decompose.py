@@ -33,11 +33,11 @@ from rich.table import Table
 from torch import Tensor
 from watched import RESULTS, Watched, console, save, watch
 
-from trcompress.decompose import InMemoryMatrix, Settings, decompose
-from trcompress.decompose import als as tr_als
-from trcompress.decompose.objective import Objective
-from trcompress.decompose.spectrum import spectrum
-from trcompress.decompose.starts import random_cores
+from trcompress.decomposition import InMemoryMatrix, Settings, decompose
+from trcompress.decomposition import als as tr_als
+from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.spectrum import spectrum
+from trcompress.decomposition.starts import random_cores
 from trcompress.formats import TensorRing
 from trcompress.search.tensor_train import TensorTrains
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trcompress.checkpoint import read_checkpoint
 from trcompress.formats import TensorRing
-from trcompress.grammar import parse_shape
+from trcompress.model.grammar import parse_shape
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from samples import find_sample  # the one place that knows where samples are

@@ -27,16 +27,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Page
 
-from trcompress.artifact import write_artifact
-from trcompress.classifier import Wiring
-from trcompress.compress import decompose_checkpoint
+from trcompress.artifact.file import write_artifact
 from trcompress.data import DataSet, load_data
-from trcompress.files import write_text
-from trcompress.finetune import finetune, train_dense
-from trcompress.plan import Plan
-from trcompress.reproduce.machine import this_machine
+from trcompress.model.plan import Plan
+from trcompress.network.classifier import Wiring
+from trcompress.passes.compress import decompose_checkpoint
 from trcompress.reproduce.result import Claim, Findings, Result, Table, write_result
+from trcompress.training.finetune import finetune, train_dense
 from trcompress.training.settings import read_settings
+from trcompress.util.files import write_text
+from trcompress.util.machine import this_machine
 from trcompress.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,12 +16,12 @@ import torch
 from finetune import console, find_sample
 from finetune_tasks import TASKS, Structure, Task
 
-from trcompress.artifact import write_artifact
-from trcompress.classifier import Wiring
-from trcompress.compress import decompose_checkpoint
+from trcompress.artifact.file import write_artifact
 from trcompress.data import DataSet, Split, load_data
-from trcompress.finetune import finetune, train_dense
-from trcompress.plan import Plan
+from trcompress.model.plan import Plan
+from trcompress.network.classifier import Wiring
+from trcompress.passes.compress import decompose_checkpoint
+from trcompress.training.finetune import finetune, train_dense
 from trcompress.training.settings import read_settings
 
 

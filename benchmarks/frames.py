@@ -24,15 +24,15 @@ from typing import Any
 import torch
 
 from trcompress.data import DataSet, load_data, make_clips
-from trcompress.files import write_text
-from trcompress.plots import Curve, Plot, draw, write_numbers
-from trcompress.recipe import read_recipe
-from trcompress.recipe_schema import ClassifyRecipe
-from trcompress.reproduce.machine import this_machine
 from trcompress.reproduce.network import build_classifier, input_parameters
+from trcompress.reproduce.plots import Curve, Plot, draw, write_numbers
+from trcompress.reproduce.recipe import read_recipe
+from trcompress.reproduce.recipe_schema import ClassifyRecipe
 from trcompress.reproduce.result import Claim, Findings, Result, Row, write_result
 from trcompress.training.distributed import team
 from trcompress.training.loop import Trainer
+from trcompress.util.files import write_text
+from trcompress.util.machine import this_machine
 from trcompress.version import __version__
 
 LABELS = {"ring": "TR-LSTM", "dense": "dense LSTM"}

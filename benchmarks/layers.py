@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from trcompress.files import write_text
-from trcompress.memory import peak_extra_bytes, status_bytes
-from trcompress.reproduce.machine import this_machine
-from trcompress.timing import side_by_side
+from trcompress.util.files import write_text
+from trcompress.util.machine import this_machine
+from trcompress.util.memory import peak_extra_bytes, status_bytes
+from trcompress.util.timing import side_by_side
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench-layers.json"
 OURS, DENSE, TEDNET = "TRLSTM", "torch.nn.LSTM", "TedNet TRLSTM"

@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from trcompress.contract.cost import Use, dense_estimate, estimates
-from trcompress.files import write_text
 from trcompress.layers import TRGRU, TRLSTM
-from trcompress.plan import Rule, WeightPlan
-from trcompress.reproduce.machine import this_machine
-from trcompress.slots import GATES, WeightSlot
-from trcompress.timing import side_by_side
+from trcompress.layers.evaluation.cost import Use, dense_estimate, estimates
+from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.slots import GATES, WeightSlot
+from trcompress.util.files import write_text
+from trcompress.util.machine import this_machine
+from trcompress.util.timing import side_by_side
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench-never-slower.json"
 SHOWN = 12

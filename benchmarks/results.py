@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trcompress.files import write_text
-from trcompress.plots import draw, write_numbers
 from trcompress.reproduce.figure7 import figure7
+from trcompress.reproduce.plots import draw, write_numbers
 from trcompress.reproduce.results_page import find_results, results_page
+from trcompress.util.files import write_text
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ def bench(artifact: Path, batch: str, device: str, format_: str, **given: Any) -
 
     Example: trcompress bench model.tr.safetensors --baseline model.pt --batch 1,16,64 --train
     """
-    from trcompress.bench import bench as measure
     from trcompress.cli.console import print_json
     from trcompress.cli.options import resolve_device
+    from trcompress.timing.bench import bench as measure
 
     found = measure(artifact, batches=_numbers(batch), device=resolve_device(device), **given)
     if format_ == "json":

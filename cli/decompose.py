@@ -14,7 +14,7 @@ from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
-    from trcompress.plan import Plan
+    from trcompress.model.plan import Plan
 
 INITS = ("tr-als", "tr-svd", "random")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -79,7 +79,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     Example: trcompress decompose model.pt --shape 4x2x5x8x6x5x3x2:4x4x2x4x2 --ranks 5,10
     """
     from trcompress.checkpoint import read_checkpoint
-    from trcompress.files import check_output
+    from trcompress.util.files import check_output
 
     out = given["out"] or checkpoint.with_name(f"{checkpoint.stem}.tr.safetensors")
     dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
@@ -115,7 +115,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[st
             "notes": found.notes,
         }
     if goals == ["max_error"]:
-        from trcompress.compress import ranks_for_error
+        from trcompress.passes.compress import ranks_for_error
 
         open_plan = read_plan(given["shapes"], ("1",), given["layers"], given["gates"])
         return ranks_for_error(dense, open_plan, given["max_error"]), {}
@@ -142,7 +142,7 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
     Raises:
         UsageError: numbers of shapes, ranks and layers that do not pair.
     """
-    from trcompress.plan import Plan, Rule
+    from trcompress.model.plan import Plan, Rule
 
     if not shapes or not ranks:
         raise UsageError(
@@ -161,7 +161,7 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
 
 
 def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
-    from trcompress.weights import slot_of
+    from trcompress.decomposition.weight import slot_of
 
     slots = [slot_of(layer) for layer in dense.layers]
     return plan.resolve(slots), plan.skipped(slots)
@@ -170,7 +170,7 @@ def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
 def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import count, ratio, remark
-    from trcompress.grammar import format_shape
+    from trcompress.model.grammar import format_shape
 
     for weight in weights:
         structure = weight.structure
@@ -189,7 +189,7 @@ def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
 def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
     from trcompress.cli.console import out as stdout
     from trcompress.cli.console import print_json
-    from trcompress.grammar import format_shape
+    from trcompress.model.grammar import format_shape
 
     rows = [
         {
@@ -213,11 +213,11 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
 def _run(dense: Checkpoint, plan: Plan, found: dict[str, Any], out: Path, given: dict[str, Any]) -> None:
     import torch
 
-    from trcompress.artifact import write_artifact
-    from trcompress.calibration import decompose_calibrated
+    from trcompress.artifact.file import write_artifact
     from trcompress.cli.console import progress_bar
     from trcompress.cli.render import print_decomposition
-    from trcompress.compress import decompose_checkpoint
+    from trcompress.passes.calibrated import decompose_calibrated
+    from trcompress.passes.compress import decompose_checkpoint
 
     calibration = _calibration(given, found.get("notes", ()))
     with progress_bar("decompose") as update:

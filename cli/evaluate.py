@@ -43,8 +43,8 @@ def evaluate(model: Path, **given: Any) -> None:
     Example: trcompress evaluate model.tr.safetensors --data data.npz --baseline model.pt --max-drop 0.01
     """
     from trcompress.errors import UsageError
-    from trcompress.evaluate import check_gates
-    from trcompress.evaluate import evaluate as measure
+    from trcompress.training.evaluate import check_gates
+    from trcompress.training.evaluate import evaluate as measure
 
     if given["max_drop"] is not None and given["baseline"] is None:
         raise UsageError("--max-drop needs the model to compare with: --baseline CKPT")

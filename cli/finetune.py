@@ -93,7 +93,7 @@ def finetune(artifact: Path, **given: Any) -> None:
 
     Example: trcompress finetune model.tr.safetensors --data data.npz --teacher model.pt
     """
-    from trcompress.finetune import finetune as train
+    from trcompress.training.finetune import finetune as train
     from trcompress.training.run_state import RunInterruptedError
 
     settings = settings_from(given)

@@ -28,7 +28,7 @@ def show(name: str, resolved: bool, quick: bool, settings: tuple[str, ...]) -> N
 
     Example: trcompress recipe show synthetic-fig5
     """
-    from trcompress.recipe import read_recipe, write_recipe
+    from trcompress.reproduce.recipe import read_recipe, write_recipe
 
     found = read_recipe(name)
     if resolved or quick or settings:
@@ -44,7 +44,7 @@ def validate(names: tuple[str, ...]) -> None:
 
     Example: trcompress recipe validate mine.toml
     """
-    from trcompress.recipe import read_recipe
+    from trcompress.reproduce.recipe import read_recipe
 
     faults = []
     for name in names:
@@ -67,8 +67,8 @@ def copy(name: str, target: Path | None, overwrite: bool) -> None:
 
     Example: trcompress recipe copy ucf11-table1-tr mine.toml
     """
-    from trcompress.files import check_output, write_text
-    from trcompress.recipe import read_recipe
+    from trcompress.reproduce.recipe import read_recipe
+    from trcompress.util.files import check_output, write_text
 
     found = read_recipe(name)
     path = check_output(target or Path(f"{Path(name).stem}.toml"), overwrite=overwrite)

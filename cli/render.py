@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from trcompress.artifact import Artifact
+from trcompress.artifact.file import Artifact
+from trcompress.artifact.report import Report, WeightReport, make_report
 from trcompress.cli.console import count, out, print_json, ratio, size
-from trcompress.report import Report, WeightReport, make_report
 
 CANDIDATE_COLUMNS = ("chosen", "metric", "bias_corrected", "weight_error", "difference")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from trcompress.bench import Bench
 from trcompress.cli.console import count, out, ratio, remark, size
+from trcompress.timing.bench import Bench
 
 WHAT = {"eval": "eval", "train": "training step"}
 

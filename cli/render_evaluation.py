@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from trcompress.cli.console import count, out, remark
-from trcompress.evaluate import Evaluation
-from trcompress.finetune import FinetuneResult
+from trcompress.training.evaluate import Evaluation
+from trcompress.training.finetune import FinetuneResult
 
 
 def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> None:

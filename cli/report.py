@@ -21,8 +21,8 @@ def report(artifact: Path, baseline: Path | None, format_: str) -> None:
 
     Example: trcompress report model.tr.safetensors --baseline model.pt
     """
+    from trcompress.artifact.report import make_report
     from trcompress.cli.console import print_json
-    from trcompress.report import make_report
 
     result = make_report(artifact, baseline=baseline)
     if format_ == "json":

@@ -11,7 +11,7 @@ from trcompress.cli.options import command_line, dry_run_option, format_option, 
 from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from trcompress.recipe_schema import Recipe
+    from trcompress.reproduce.recipe_schema import Recipe
 
 
 @click.command()
@@ -38,7 +38,7 @@ def reproduce(name: str | None, **given: Any) -> None:
 
     Example: trcompress reproduce synthetic-fig5
     """
-    from trcompress.recipe import read_recipe
+    from trcompress.reproduce.recipe import read_recipe
 
     if given["list_"]:
         _print_list(given["format_"])
@@ -78,7 +78,7 @@ def _print_list(format_: str) -> None:
     from rich.table import Table
 
     from trcompress.cli.console import out, print_json
-    from trcompress.recipe import read_recipe, recipe_names
+    from trcompress.reproduce.recipe import read_recipe, recipe_names
 
     recipes = [read_recipe(name).resolve() for name in recipe_names()]
     needs = [_needs(recipe) for recipe in recipes]
@@ -111,7 +111,7 @@ def _needs(recipe: Recipe) -> str:
 
 def _print_plan(recipe: Recipe, folder: Path, format_: str) -> None:
     from trcompress.cli.console import out, print_json, remark
-    from trcompress.recipe import write_recipe
+    from trcompress.reproduce.recipe import write_recipe
 
     if format_ == "json":
         print_json(

@@ -77,7 +77,7 @@ def read_data_options(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 def read_wiring(given: dict[str, Any]) -> Any:
     """Make the `Wiring` that the options ask for."""
-    from trcompress.classifier import Wiring
+    from trcompress.network.classifier import Wiring
 
     stacks = tuple(name.strip() for name in (given["stacks"] or "").split(",") if name.strip())
     return Wiring(stacks=stacks, head=given["head"], readout=given["readout"], model=given["factory"])

@@ -9,8 +9,8 @@ import torch
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from trcompress.contract import STRATEGIES
 from trcompress.layers import BTLSTM, TRGRU, TRLSTM, TRRNN, TTLSTM, CoreWeight, to_dense_module
+from trcompress.layers.evaluation import STRATEGIES
 
 INPUTS = 24
 RINGS = {

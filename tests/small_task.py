@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from trcompress.artifact import write_artifact
-from trcompress.compress import decompose_checkpoint
+from trcompress.artifact.file import write_artifact
 from trcompress.data import from_arrays
-from trcompress.plan import Plan
+from trcompress.model.plan import Plan
+from trcompress.passes.compress import decompose_checkpoint
 
 CLASSES, STEPS, INPUTS, HIDDEN = 3, 6, 12, 16
 

@@ -10,7 +10,7 @@ from torch import nn
 import trcompress
 from trcompress import Plan
 from trcompress.errors import InputFileError, OutputFileError, UsageError
-from trcompress.header import parse_header
+from trcompress.model.header import parse_header
 
 
 class Tagger(nn.Module):

@@ -10,16 +10,16 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from trcompress.artifact import write_artifact
-from trcompress.bench import bench
+from trcompress.artifact.file import write_artifact
 from trcompress.checkpoint import read_checkpoint
 from trcompress.cli.main import cli
-from trcompress.compress import decompose_checkpoint
 from trcompress.errors import InputFileError, UsageError
 from trcompress.layers import TRLSTM
-from trcompress.memory import peak_extra_bytes
-from trcompress.plan import Plan
-from trcompress.timing import side_by_side
+from trcompress.model.plan import Plan
+from trcompress.passes.compress import decompose_checkpoint
+from trcompress.timing.bench import bench
+from trcompress.util.memory import peak_extra_bytes
+from trcompress.util.timing import side_by_side
 
 
 class Net(nn.Module):

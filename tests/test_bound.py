@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trcompress.decompose import FileMatrix, InMemoryMatrix, decompose, explain, lower_bound
-from trcompress.decompose import bound as bound_module
-from trcompress.decompose import source as source_module
-from trcompress.decompose.bound import arcs
+from trcompress.decomposition import FileMatrix, InMemoryMatrix, decompose, explain, lower_bound
+from trcompress.decomposition import bound as bound_module
+from trcompress.decomposition import source as source_module
+from trcompress.decomposition.bound import arcs
 from trcompress.formats import TensorRing
 
 RING = TensorRing((3, 4, 2), (4, 3, 2), (2, 2, 2, 3, 2, 3, 2))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from trcompress.bptt import suits, through_time
-from trcompress.bptt.stack import pays
 from trcompress.layers import TRGRU, TRLSTM, to_dense_module
+from trcompress.layers.recurrence import suits, through_time
+from trcompress.layers.recurrence.stack import pays
 
 KINDS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
 INPUTS, HIDDEN = 5, 4

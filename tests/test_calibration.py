@@ -10,8 +10,8 @@ from reference import metric_error
 from safetensors.torch import save_file
 from torch import nn
 
-from trcompress.artifact import read_artifact, write_artifact
-from trcompress.calibration import Bench, calibrate, decompose_calibrated, read_calibration
+from trcompress.artifact.file import read_artifact, write_artifact
+from trcompress.calibration import Bench, calibrate, read_calibration
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.metrics import Metric, candidates
 from trcompress.calibration.network import Network
@@ -23,14 +23,15 @@ from trcompress.calibration.share import share_ranks, shared_plan
 from trcompress.calibration.sketch import Sketch, weighted_moments
 from trcompress.calibration.solve import solve, two_mode_factors
 from trcompress.checkpoint import read_checkpoint
-from trcompress.contract import cores_to_dense
-from trcompress.decompose import InMemoryMatrix
+from trcompress.decomposition import InMemoryMatrix
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, slot_of
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
-from trcompress.plan import Plan, WeightPlan
-from trcompress.slots import WeightSlot
-from trcompress.training.model_file import of_checkpoint
-from trcompress.weights import CompressedWeight, decompose_weight, slot_of
+from trcompress.layers.evaluation import cores_to_dense
+from trcompress.model.plan import Plan, WeightPlan
+from trcompress.model.slots import WeightSlot
+from trcompress.network.model_file import of_checkpoint
+from trcompress.passes.calibrated import decompose_calibrated
 
 CALIBRATED = ("rnn.bias_ih_l0", "rnn.bias_ih_l1")
 

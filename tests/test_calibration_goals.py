@@ -11,12 +11,13 @@ from samples import sample
 from test_calibration import narrow_inputs, plans_of, save_network
 from torch import nn
 
-from trcompress.artifact import read_artifact
-from trcompress.calibration import calibrate, decompose_calibrated
+from trcompress.artifact.file import read_artifact
+from trcompress.calibration import calibrate
 from trcompress.checkpoint import read_checkpoint
 from trcompress.cli.main import cli
-from trcompress.contract import cores_to_dense
-from trcompress.plan import Plan
+from trcompress.layers.evaluation import cores_to_dense
+from trcompress.model.plan import Plan
+from trcompress.passes.calibrated import decompose_calibrated
 
 
 def loud_network(path, inputs=24, hidden=16, layers=2):

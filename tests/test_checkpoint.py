@@ -29,8 +29,8 @@ from torch import nn
 
 from trcompress.checkpoint import Checkpoint, check_finite, inspect, is_artifact, read_checkpoint, refuse_artifact
 from trcompress.errors import InputFileError, UsageError
-from trcompress.plan import Rule
-from trcompress.slots import WeightSlot
+from trcompress.model.plan import Rule
+from trcompress.model.slots import WeightSlot
 
 CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from trcompress.classifier import READOUTS, Wiring, dense_classifier, read_classifier
 from trcompress.errors import InputFileError, UsageError
-from trcompress.training.model_file import open_model
+from trcompress.network.classifier import READOUTS, Wiring, dense_classifier
+from trcompress.network.model_file import open_model
+from trcompress.network.read_classifier import read_classifier
 
 
 def batch(seed=0, rows=5):

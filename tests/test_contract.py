@@ -6,11 +6,11 @@ import pytest
 import torch
 from reference import tensor_ring_dense
 
-from trcompress.contract.cache import MatrixCache
-from trcompress.contract.form import Form
-from trcompress.contract.matrices import plain_matrices
-from trcompress.plan import Plan
-from trcompress.slots import WeightSlot
+from trcompress.layers.evaluation.cache import MatrixCache
+from trcompress.layers.evaluation.form import Form
+from trcompress.layers.evaluation.matrices import plain_matrices
+from trcompress.model.plan import Plan
+from trcompress.model.slots import WeightSlot
 
 
 def weight_plan(shape="3x2x4:2x3", ranks="2,3,4,2,3", gates="fused", slot=None):

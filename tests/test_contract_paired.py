@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trcompress.contract import cores_to_dense
-from trcompress.contract.paired import paired_macs, paired_product
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing, TensorTrain
-from trcompress.plan import WeightPlan
-from trcompress.slots import WeightSlot
+from trcompress.layers.evaluation import cores_to_dense
+from trcompress.layers.evaluation.paired import paired_macs, paired_product
+from trcompress.model.plan import WeightPlan
+from trcompress.model.slots import WeightSlot
 
 
 def cores_of(plan):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from trcompress.data import extract, find_clips, load_data, make_clips
-from trcompress.data.backbones import NORMALIZATIONS, open_backbone
+from trcompress.data.backbones import NORMALIZATIONS
 from trcompress.data.decode import DecodeSettings, decode_clip
+from trcompress.data.open_backbone import open_backbone
 from trcompress.errors import InputFileError, MissingExtraError, OutputFileError, UsageError
 
 pytest.importorskip("av", reason="needs the extra [video]")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trcompress.decompose import INITS, decompose, threads
+from trcompress.decomposition import INITS, decompose, threads
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trcompress.decompose import InMemoryMatrix, als, decompose, gauss_newton
-from trcompress.decompose.als import Fit
-from trcompress.decompose.objective import InputRows, Objective
-from trcompress.decompose.starts import random_cores, ring_squared_norm
+from trcompress.decomposition import InMemoryMatrix, als, decompose, gauss_newton
+from trcompress.decomposition.als import Fit
+from trcompress.decomposition.objective import InputRows, Objective
+from trcompress.decomposition.starts import random_cores, ring_squared_norm
 from trcompress.formats import TensorRing
 
 PLANTED = [
@@ -80,7 +80,7 @@ def test_one_core_update_is_the_least_squares_solution(k):
 
 
 def _sweep_only(half, chain, place):
-    from trcompress.decompose import half as module
+    from trcompress.decomposition import half as module
     from trcompress.formats.chain import merge
 
     target, gram = half.target, half.gram

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from trcompress.decompose import InMemoryMatrix, decompose, evened
-from trcompress.decompose.als import Fit
-from trcompress.decompose.evened import even_out
-from trcompress.decompose.hidden import looks_hidden
-from trcompress.decompose.objective import Objective
+from trcompress.decomposition import InMemoryMatrix, decompose, evened
+from trcompress.decomposition.als import Fit
+from trcompress.decomposition.evened import even_out
+from trcompress.decomposition.hidden import looks_hidden
+from trcompress.decomposition.objective import Objective
 from trcompress.formats import TensorRing
-from trcompress.grammar import parse_shape
+from trcompress.model.grammar import parse_shape
 
 
 def planted(shape, ranks, kind="normal", seed=0):
@@ -107,7 +107,7 @@ def test_cores_carried_back_from_evened_modes_make_w():
 
 
 def test_large_weighed_and_zero_matrices_are_not_evened(monkeypatch):
-    from trcompress.decompose import Metric
+    from trcompress.decomposition import Metric
 
     ring, weight, _ = planted("4x5:5x6", (2,) * 5)
     assert even_out(Objective(InMemoryMatrix(weight * 0), ring)) is None

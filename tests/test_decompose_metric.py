@@ -6,10 +6,10 @@ import reference
 import torch
 from samples import sample
 
-from trcompress.decompose import InMemoryMatrix, Metric, als, decompose
-from trcompress.decompose import weighted as weighted_module
-from trcompress.decompose.objective import Objective
-from trcompress.decompose.starts import random_cores
+from trcompress.decomposition import InMemoryMatrix, Metric, als, decompose
+from trcompress.decomposition import weighted as weighted_module
+from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.starts import random_cores
 from trcompress.errors import InputFileError, ShapeError, UsageError
 from trcompress.formats import TensorRing
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trcompress.decompose import FileMatrix, InMemoryMatrix, decompose
-from trcompress.decompose import source as source_module
-from trcompress.decompose.source import PaddedMatrix
+from trcompress.decomposition import FileMatrix, InMemoryMatrix, decompose
+from trcompress.decomposition import source as source_module
+from trcompress.decomposition.source import PaddedMatrix
 from trcompress.errors import InputFileError, ShapeError
 from trcompress.formats import TensorRing
-from trcompress.memory import peak_extra_bytes
+from trcompress.util.memory import peak_extra_bytes
 
 
 def _raw_file(path, weight, offset=24):

@@ -4,11 +4,11 @@ import pytest
 import tensorly as tl
 import torch
 
-from trcompress.decompose import InMemoryMatrix, decompose, linalg, tr_svd_max_error
-from trcompress.decompose import source as source_module
-from trcompress.decompose import spectrum as spectrum_module
-from trcompress.decompose.spectrum import spectrum
-from trcompress.decompose.tt_svd import open_tt_svd, possible_ranks
+from trcompress.decomposition import InMemoryMatrix, decompose, linalg, tr_svd_max_error
+from trcompress.decomposition import source as source_module
+from trcompress.decomposition import spectrum as spectrum_module
+from trcompress.decomposition.spectrum import spectrum
+from trcompress.decomposition.tt_svd import open_tt_svd, possible_ranks
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
 

@@ -9,12 +9,12 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from trcompress.classifier import read_classifier
 from trcompress.cli.main import cli
 from trcompress.data import from_arrays
 from trcompress.errors import InputFileError, QualityGateError, UsageError
-from trcompress.evaluate import Evaluation, check_gates, describe, evaluate
+from trcompress.network.read_classifier import read_classifier
 from trcompress.training.distributed import Team
+from trcompress.training.evaluate import Evaluation, check_gates, describe, evaluate
 from trcompress.training.tally import Tally
 
 TEAM = Team(0, 1, torch.device("cpu"))
@@ -165,7 +165,7 @@ def test_command_refuses_a_gate_without_a_baseline(files):
 def test_users_own_network_is_measured(files, monkeypatch):
     monkeypatch.syspath_prepend(str(small_task.__file__).rpartition("/")[0])
     plain = evaluate(files["ring"], files["data"])
-    from trcompress.classifier import Wiring
+    from trcompress.network.classifier import Wiring
 
     own = evaluate(files["ring"], files["data"], wiring=Wiring(model="small_task:Network"))
     assert own.confusion == plain.confusion
@@ -181,7 +181,7 @@ class Narrow(nn.Module):
 
 
 def test_wrong_keys_of_the_users_network_are_named_with_the_nearest(files):
-    from trcompress.classifier import Wiring
+    from trcompress.network.classifier import Wiring
 
     wiring = Wiring(model="test_evaluate:Narrow")
     for path in (files["ring"], files["dense"]):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from trcompress.errors import OutputFileError
-from trcompress.files import atomic_path, check_output, write_text
+from trcompress.util.files import atomic_path, check_output, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -51,7 +51,7 @@ def test_output_is_refused_before_the_work(tmp_path):
 def test_a_full_disk_is_a_clear_error(tmp_path):
     code = """
 import sys
-from trcompress.files import atomic_path
+from trcompress.util.files import atomic_path
 with atomic_path(sys.argv[1]) as temporary:
     with open("/dev/full", "w") as full:
         full.write("x" * 100000)

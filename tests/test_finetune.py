@@ -11,15 +11,16 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
 
-from trcompress.artifact import read_artifact
-from trcompress.classifier import Wiring, read_classifier
+from trcompress.artifact.file import read_artifact
 from trcompress.cli.main import cli
 from trcompress.data import from_arrays
 from trcompress.errors import InputFileError, OutputFileError, UsageError
-from trcompress.evaluate import evaluate
-from trcompress.finetune import finetune, train_dense
+from trcompress.network.classifier import Wiring
+from trcompress.network.read_classifier import read_classifier
 from trcompress.training.batches import ordered_requests, read_batches, shuffled_requests
 from trcompress.training.distributed import Team
+from trcompress.training.evaluate import evaluate
+from trcompress.training.finetune import finetune, train_dense
 from trcompress.training.learner import Learner, class_weights
 from trcompress.training.parameters import select_parameters
 from trcompress.training.schedule import lr_factor, make_optimizer, set_lr
@@ -173,7 +174,7 @@ def test_patience_stops_early(tune):
 
 def test_half_precision_artifacts_keep_their_dtype(files, tune, tmp_path):
     artifact = read_artifact(files["ring"])
-    from trcompress.artifact import Artifact, write_artifact
+    from trcompress.artifact.file import Artifact, write_artifact
 
     half = {key: value.bfloat16() for key, value in artifact.tensors.items()}
     write_artifact(tmp_path / "half.safetensors", Artifact(half, artifact.header))

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from layer_cases import Case, assert_close, cases, compare
 from torch import nn
 
-from trcompress.contract import STRATEGIES
 from trcompress.layers import (
     BTLSTM,
     TRGRU,
@@ -26,7 +25,8 @@ from trcompress.layers import (
     slots_of,
     to_dense_module,
 )
-from trcompress.plan import Plan
+from trcompress.layers.evaluation import STRATEGIES
+from trcompress.model.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 PAIRS = [(TRLSTM, nn.LSTM), (TRGRU, nn.GRU), (TRRNN, nn.RNN)]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from trcompress.contract.cost import Use, choose, dense_estimate, estimates
-from trcompress.contract.evaluate import DENSE
 from trcompress.layers import TRLSTM, to_dense_module
-from trcompress.plan import Rule
-from trcompress.slots import GATES, WeightSlot
+from trcompress.layers.evaluation.cost import Use, choose, dense_estimate, estimates
+from trcompress.layers.evaluation.evaluate import DENSE
+from trcompress.model.plan import Rule
+from trcompress.model.slots import GATES, WeightSlot
 
 spec = importlib.util.spec_from_file_location(
     "counting", Path(__file__).resolve().parent.parent / "benchmarks" / "counting.py"

@@ -9,8 +9,8 @@ import torch
 from layer_cases import assert_close
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from trcompress.contract import STRATEGIES
 from trcompress.layers import TRGRU, TRLSTM, TRRNN, TTLSTM, TRLinear, TRLSTMCell, to_dense_module
+from trcompress.layers.evaluation import STRATEGIES
 
 pytestmark = [
     pytest.mark.gpu,

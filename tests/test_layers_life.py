@@ -14,9 +14,9 @@ from layer_cases import assert_close, tensors
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from trcompress.contract import STRATEGIES
 from trcompress.errors import ShapeError, UsageError
 from trcompress.layers import BTLSTM, TRGRU, TRLSTM, TRRNN, TTLSTM, TRLinear, TRLSTMCell, to_dense_module
+from trcompress.layers.evaluation import STRATEGIES
 
 
 def small(kind=TRLSTM, **options):

@@ -1,6 +1,5 @@
-"""The package as a stranger gets it: what a wheel holds, which way imports point, how fast --help answers."""
+"""The package as a stranger gets it: what a wheel holds, how fast --help answers."""
 
-import ast
 import subprocess
 import sys
 import zipfile
@@ -9,47 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-
-# Each place may import from itself and from those to the left of it, never to the right.
-LAYERS = (
-    ("version", "errors", "slots", "grammar", "progress", "timing", "memory", "threads"),
-    ("formats",),
-    ("plan", "files"),
-    ("checkpoint", "decompose", "contract", "header", "data"),
-    ("artifact", "bptt"),
-    ("layers",),
-    ("stacks", "save_load"),
-    ("weights", "report"),
-    ("compress",),
-    ("classifier", "training", "distill", "finetune", "evaluate", "match"),
-    ("calibration", "search"),
-    ("recipe_fields", "recipe_schema", "recipe"),
-    ("reproduce", "plots", "bench"),
-)
-
-
-def imports_of(path):
-    """Yield the trcompress modules a file imports at its top level."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("trcompress"):
-            yield node.module.removeprefix("trcompress").removeprefix(".") or "__init__"
-
-
-def place(name):
-    return next((level for level, names in enumerate(LAYERS) if name.split(".")[0] in names), None)
-
-
-def test_imports_point_one_way():
-    wrong = []
-    for path in sorted((ROOT / "trcompress").rglob("*.py")):
-        own = path.relative_to(ROOT / "trcompress").with_suffix("").parts[0]
-        if own in ("__init__", "__main__"):
-            continue
-        assert place(own) is not None, f"{own} has no place in the order of imports; give it one"
-        wrong += [
-            f"{path.name} <- {name}" for name in imports_of(path) if place(name) is None or place(name) > place(own)
-        ]
-    assert wrong == []
 
 
 def test_help_does_not_import_torch():

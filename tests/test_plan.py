@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from trcompress.errors import ShapeError, UsageError
 from trcompress.formats import TensorRing
-from trcompress.grammar import format_shape, parse_ranks, parse_shape
-from trcompress.plan import Plan, Rule, ring_ranks
-from trcompress.slots import WeightSlot
+from trcompress.model.grammar import format_shape, parse_ranks, parse_shape
+from trcompress.model.plan import Plan, Rule, ring_ranks
+from trcompress.model.slots import WeightSlot
 
 UCF11 = "4x2x5x8x6x5x3x2:4x4x2x4x2"
 

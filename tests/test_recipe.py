@@ -13,7 +13,8 @@ from trcompress.cli.main import cli
 from trcompress.cli.recipe import recipe as recipe_group
 from trcompress.cli.reproduce import reproduce as reproduce_verb
 from trcompress.errors import InputFileError, OutputFileError, UsageError
-from trcompress.recipe import (
+from trcompress.reproduce import RUNNERS
+from trcompress.reproduce.recipe import (
     faults_of,
     merged,
     parse_setting,
@@ -21,8 +22,7 @@ from trcompress.recipe import (
     recipe_names,
     write_recipe,
 )
-from trcompress.recipe_schema import RECIPE_KINDS
-from trcompress.reproduce import RUNNERS
+from trcompress.reproduce.recipe_schema import RECIPE_KINDS
 
 PAPER_ROWS = {
     "synthetic-fig5",

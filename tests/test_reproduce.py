@@ -16,18 +16,17 @@ from hypothesis import strategies as st
 
 from trcompress.errors import InputFileError, OutputFileError
 from trcompress.formats import BlockTerm, TensorRing, TensorTrain
-from trcompress.plots import Curve, Matrix, MatrixPlot, Plot, draw, write_numbers
-from trcompress.recipe import read_recipe
-from trcompress.recipe_fields import Reading
 from trcompress.reproduce import read_result, reproduce
 from trcompress.reproduce.complexity import run_complexity
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.counting import PeakMemory, cost_of
 from trcompress.reproduce.figure7 import figure7
 from trcompress.reproduce.formulas import ORDERS
-from trcompress.reproduce.machine import this_machine
 from trcompress.reproduce.paper_order import apply_in_order
+from trcompress.reproduce.plots import Curve, Matrix, MatrixPlot, Plot, draw, write_numbers
 from trcompress.reproduce.random_features import random_network
+from trcompress.reproduce.recipe import read_recipe
+from trcompress.reproduce.recipe_fields import Reading
 from trcompress.reproduce.regression import Samples, adam, als, core_design, linear_regression, random_cores
 from trcompress.reproduce.result import Claim, Findings, Result, Row, Table, write_result
 from trcompress.reproduce.results_page import find_results, results_page
@@ -39,6 +38,7 @@ from trcompress.reproduce.synthetic import (
     structure_of,
     true_weight,
 )
+from trcompress.util.machine import this_machine
 
 STRUCTURES = (
     TensorRing((3, 2), (2, 4), (2, 3, 2, 3, 2)),
@@ -359,7 +359,7 @@ def test_without_matplotlib_numbers_are_kept_and_the_result_says_so(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from pathlib import Path\n"
-        "from trcompress.recipe import read_recipe\n"
+        "from trcompress.reproduce.recipe import read_recipe\n"
         "from trcompress.reproduce import reproduce\n"
         "recipe = read_recipe('synthetic-fig6').resolve(quick=True)\n"
         "done = reproduce(recipe, sys.argv[1])\n"

@@ -8,10 +8,10 @@ from small_task import arrays
 
 from trcompress.data import load_data, make_clips
 from trcompress.errors import InputFileError, UsageError
-from trcompress.recipe import read_recipe, recipe_names
 from trcompress.reproduce import read_result, reproduce
 from trcompress.reproduce.network import build_classifier, input_parameters
 from trcompress.reproduce.random_features import with_random_features
+from trcompress.reproduce.recipe import read_recipe, recipe_names
 
 VIDEO = [name for name in recipe_names() if getattr(read_recipe(name).resolve(), "data", None)]
 VIDEO = [name for name in VIDEO if read_recipe(name).resolve().data.video]

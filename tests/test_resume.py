@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from trcompress.errors import InputFileError, OutputFileError, UsageError
-from trcompress.finetune import finetune, train_dense
 from trcompress.training.display import NoDisplay
+from trcompress.training.finetune import finetune, train_dense
 from trcompress.training.run_state import RunFolder, RunInterruptedError, RunState
 from trcompress.training.settings import FinetuneSettings
 
@@ -112,7 +112,7 @@ def test_a_stop_after_training_but_before_writing_is_resumed(files, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("trcompress.finetune.write_artifact", stop)
+        patch.setattr("trcompress.training.finetune.write_artifact", stop)
         with pytest.raises(RunInterruptedError):
             tune(files, out)
     assert tune(files, out, resume=True).metrics == whole.metrics

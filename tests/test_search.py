@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from samples import sample
 
 from trcompress.checkpoint import read_checkpoint
-from trcompress.contract import operations_per_step
-from trcompress.decompose import InMemoryMatrix, decompose
+from trcompress.decomposition import InMemoryMatrix, decompose
+from trcompress.decomposition.weight import slot_of
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.plan import Plan, Rule
+from trcompress.layers.evaluation import operations_per_step
+from trcompress.model.plan import Plan, Rule
+from trcompress.model.slots import WeightSlot
 from trcompress.search import search_network, search_weight, tensor_train
 from trcompress.search.modes import factorizations, mode_choices
 from trcompress.search.rank_profiles import clamp, neighbours, rings_within
 from trcompress.search.tensor_train import TensorTrains
-from trcompress.slots import WeightSlot
-from trcompress.weights import slot_of
 
 
 @given(st.integers(2, 5000), st.integers(1, 5))

@@ -3,7 +3,6 @@
 reading -> network -> sketch, sensitivity -> metrics -> solve -> select -> share, refine
 """
 
-from trcompress.calibration.artifact import decompose_calibrated
 from trcompress.calibration.bench import Bench
 from trcompress.calibration.reading import CalibrationData, read_calibration
 from trcompress.calibration.run import Calibrated, calibrate
@@ -13,6 +12,5 @@ __all__ = [
     "Calibrated",
     "CalibrationData",
     "calibrate",
-    "decompose_calibrated",
     "read_calibration",
 ]

@@ -21,9 +21,9 @@ from trcompress.calibration.sensitivity import gate_sensitivity, unit_input
 from trcompress.calibration.sequences import flat_rows
 from trcompress.calibration.sketch import InputMoments, Sketch, weighted_moments
 from trcompress.checkpoint import Checkpoint
-from trcompress.progress import Progress
-from trcompress.training.model_file import of_checkpoint
-from trcompress.weights import CompressedWeight
+from trcompress.decomposition.weight import CompressedWeight
+from trcompress.network.model_file import of_checkpoint
+from trcompress.util.progress import Progress
 
 HELD_OUT = 0.25
 """Share of the examples on which candidates are compared; the rest gives moments and gradients."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trcompress.contract import ring_factors
-from trcompress.decompose import FileMatrix
-from trcompress.plan import WeightPlan
+from trcompress.decomposition import FileMatrix
+from trcompress.layers.evaluation import ring_factors
+from trcompress.model.plan import WeightPlan
 
 
 def bias_shift(weight: WeightPlan, dense: Tensor | FileMatrix, cores: Sequence[Tensor], mean: Tensor) -> Tensor:

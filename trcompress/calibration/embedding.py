@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import takewhile
 
 from trcompress.errors import InputFileError, nearest
-from trcompress.training.find_head import bias_of, input_size
-from trcompress.training.model_file import ModelFile
+from trcompress.network.find_head import bias_of, input_size
+from trcompress.network.model_file import ModelFile
 
 
 def find_embedding(file: ModelFile, stack: str, highest: int, key: str | None = None) -> str:

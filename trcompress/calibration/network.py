@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from trcompress.calibration.reading import CalibrationData
 from trcompress.calibration.sequences import Sequences, flat_rows, on_rows, packed
 from trcompress.errors import InputFileError, UsageError
-from trcompress.header import Layer
-from trcompress.plan import WeightPlan
-from trcompress.stacks import build_stack, load_stack
-from trcompress.training.find_head import find_chain, input_size, output_size
-from trcompress.training.model_file import ModelFile
+from trcompress.layers.stacks import build_stack, load_stack
+from trcompress.model.header import Layer
+from trcompress.model.plan import WeightPlan
+from trcompress.network.find_head import find_chain, input_size, output_size
+from trcompress.network.model_file import ModelFile
 
 BATCH_VALUES = 1 << 24
 """Numbers of input that are read at once."""

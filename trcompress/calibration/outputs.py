@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, linear, log_softmax
 from trcompress.calibration.feeds import TokenFeed
 from trcompress.calibration.network import Batch, Network, Run, Unit
 from trcompress.errors import InputFileError, UsageError
-from trcompress.training.find_head import find_head
+from trcompress.network.find_head import find_head
 
 READOUTS = ("final", "every")
 KEPT_VALUES = 1 << 26

@@ -19,8 +19,8 @@ from trcompress.data.array_source import ArraySource
 from trcompress.data.load import kind_of, load_data
 from trcompress.data.options import ArrayOptions, read_options
 from trcompress.errors import InputFileError, UsageError, nearest
-from trcompress.training.find_head import find_chain, input_size
-from trcompress.training.model_file import ModelFile
+from trcompress.network.find_head import find_chain, input_size
+from trcompress.network.model_file import ModelFile
 
 _MAIN = ("x_train", "x")
 _PREFIXES = ("x_", "length_", "state_", "embedding_")

@@ -16,11 +16,11 @@ from trcompress.calibration.refine import refine
 from trcompress.calibration.select import Candidate, Choice, settle
 from trcompress.calibration.solve import plain_error
 from trcompress.checkpoint import Checkpoint
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, dense_weight
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.plan import WeightPlan
-from trcompress.progress import Progress, part_of
-from trcompress.weights import CompressedWeight, decompose_weight, dense_weight
+from trcompress.model.plan import WeightPlan
+from trcompress.util.progress import Progress, part_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def calibrate(
         progress: called with (what, fraction done).
         data_options: of `trcompress.data.load_data`.
         plan_notes: how the structures were chosen, in words, for the report.
-        settings: passed on to `trcompress.decompose.decompose` for the plain metric.
+        settings: passed on to `trcompress.decomposition.decompose` for the plain metric.
 
     Returns:
         The weights, the biases that changed, and what was decided.

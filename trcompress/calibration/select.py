@@ -15,9 +15,9 @@ from trcompress.calibration.network import Network, Unit
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.sketch import InputMoments
 from trcompress.calibration.solve import is_two_mode, ring_of, solve
-from trcompress.decompose import FileMatrix
-from trcompress.grammar import format_shape
-from trcompress.weights import CompressedWeight
+from trcompress.decomposition import FileMatrix
+from trcompress.decomposition.weight import CompressedWeight
+from trcompress.model.grammar import format_shape
 
 GAIN_PLAIN = 0.95
 """Another candidate in the plain metric (a corrected bias, another structure) must have at most this share of the

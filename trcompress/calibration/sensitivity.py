@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.calibration.network import Batch, Network, Run, Unit
 from trcompress.calibration.sequences import Sequences, on_rows
-from trcompress.slots import GATES
+from trcompress.model.slots import GATES
 
 Probe = Callable[[Run], Tensor]
 """A random scalar function of what the network gives; its mean squared gradient is the sensitivity."""

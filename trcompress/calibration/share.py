@@ -21,12 +21,12 @@ from trcompress.calibration.metrics import MIDDLE, Metric, candidates
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.select import Candidate, replaced
 from trcompress.calibration.solve import ring_of, two_mode_factors
-from trcompress.decompose import FileMatrix
-from trcompress.decompose.tr_svd import split_halves
+from trcompress.decomposition import FileMatrix
+from trcompress.decomposition.tr_svd import split_halves
+from trcompress.decomposition.weight import CompressedWeight, matrices_of
 from trcompress.errors import UsageError
-from trcompress.plan import Plan, Rule, WeightPlan
-from trcompress.slots import WeightSlot
-from trcompress.weights import CompressedWeight, matrices_of
+from trcompress.model.plan import Plan, Rule, WeightPlan
+from trcompress.model.slots import WeightSlot
 
 LOOKS = 9
 """Ranks at which the cost of a weight is measured; between them it is interpolated."""

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from trcompress.calibration.metrics import Metric
-from trcompress.contract import ring_factors
-from trcompress.decompose import FileMatrix, InMemoryMatrix, MatrixSource, decompose
-from trcompress.decompose import Metric as SolverMetric
-from trcompress.decompose.tr_svd import split_halves
+from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
+from trcompress.decomposition import Metric as SolverMetric
+from trcompress.decomposition.tr_svd import split_halves
+from trcompress.decomposition.weight import CompressedWeight, matrices_of
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.plan import WeightPlan
-from trcompress.weights import CompressedWeight, matrices_of
+from trcompress.layers.evaluation import ring_factors
+from trcompress.model.plan import WeightPlan
 
 ALS: dict[str, Any] = {"starts": 2, "sweeps": 100, "restarts": 0}
 """How hard a metric is searched: from the plain cores, and from one start of its own."""

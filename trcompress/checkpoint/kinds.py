@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from trcompress.errors import InputFileError, UsageError, nearest
-from trcompress.slots import GATES
+from trcompress.model.slots import GATES
 
 _KIND_OF_GATES = {gates: kind for kind, gates in GATES.items()}
 _NAMED = re.compile(r"(lstm|gru|rnn)", re.IGNORECASE)

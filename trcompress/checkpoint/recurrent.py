@@ -15,7 +15,7 @@ from trcompress.checkpoint.names import RecurrentName, parse_recurrent
 from trcompress.checkpoint.statedicts import ModuleHint
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
 from trcompress.errors import InputFileError, UsageError
-from trcompress.slots import GATES
+from trcompress.model.slots import GATES
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trcompress.checkpoint.recurrent import RnnLayer
 from trcompress.formats import TensorRing
-from trcompress.grammar import format_shape
-from trcompress.plan import ring_ranks
+from trcompress.model.grammar import format_shape
+from trcompress.model.plan import ring_ranks
 
 _TYPICAL_MODE = 5
 _LARGEST_PRIME = 13  # a larger prime cannot be a mode of moderate size, so the size is padded instead

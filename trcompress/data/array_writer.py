@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from trcompress.errors import UsageError
-from trcompress.files import atomic_path
+from trcompress.util.files import atomic_path
 
 SUFFIXES = (".npz", ".safetensors")
 _DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "uint8": "U8"}

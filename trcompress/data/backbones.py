@@ -1,16 +1,14 @@
-"""Networks that turn frames into feature vectors: what they have in common, and how users name them."""
+"""Networks that turn frames into feature vectors: what they have in common."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from trcompress.errors import InputFileError, UsageError, nearest
+from trcompress.errors import InputFileError
 
 # name -> (mean, deviation) of pixels in 0..255
 NORMALIZATIONS = {
@@ -38,36 +36,6 @@ class Backbone(Protocol):
 
     def features(self, frames: np.ndarray) -> np.ndarray:
         """Map (N, height, width, 3) uint8 to (N, F) float32."""
-
-
-def open_backbone(backbone: str | Path, weights: str | Path | None, normalize: str) -> Backbone:
-    """Open a backbone by what a user types for it.
-
-    Args:
-        backbone: a .onnx file, or `torchvision:NAME`.
-        weights: the state dict for torchvision's; nothing is ever downloaded.
-        normalize: a key of `NORMALIZATIONS`: how the network was trained to see pixels.
-
-    Raises:
-        UsageError: neither kind, or weights are missing or superfluous.
-        InputFileError: a file is missing, damaged or not such a network.
-        MissingExtraError: onnxruntime or torchvision is not installed.
-    """
-    if normalize not in NORMALIZATIONS:
-        known = ", ".join(NORMALIZATIONS)
-        raise UsageError(
-            f"normalize must be one of {known}: got {normalize!r}{nearest(normalize, tuple(NORMALIZATIONS))}"
-        )
-    kind, colon, name = str(backbone).partition(":")
-    if colon and kind == "torchvision":
-        open_: Callable[..., Backbone] = import_module("trcompress.data.backbone_torchvision").open_torchvision
-        return open_(name, weights, normalize)
-    if not str(backbone).lower().endswith(".onnx"):
-        raise UsageError(f"a backbone must be a .onnx file or torchvision:NAME: got {str(backbone)!r}")
-    if weights is not None:
-        raise UsageError(f"{backbone} has its weights in it: leave the weights out")
-    open_ = import_module("trcompress.data.backbone_onnx").open_onnx
-    return open_(Path(backbone), normalize)
 
 
 def normalized(frames: np.ndarray, normalize: str) -> np.ndarray:

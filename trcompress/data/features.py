@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from trcompress.data.array_writer import SUFFIXES, Rows, write_arrays
-from trcompress.data.backbones import Backbone, open_backbone
+from trcompress.data.backbones import Backbone
 from trcompress.data.frame_cache import entry_path, open_cache
 from trcompress.data.load import Progress
+from trcompress.data.open_backbone import open_backbone
 from trcompress.data.options import SplitOptions, VideoOptions, read_options
 from trcompress.data.sampling import pick_frames
 from trcompress.data.video import ClipFacts, bad_clip_notes, check_bad_clips, missing_faults
 from trcompress.data.video_cache import FrameStore, open_store
 from trcompress.data.video_tree import ClipFile, VideoTree, find_clips, official_split
 from trcompress.errors import InputFileError, UsageError
-from trcompress.files import atomic_path, check_output
+from trcompress.util.files import atomic_path, check_output
 
 _CHUNK = 64
 

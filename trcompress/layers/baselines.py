@@ -6,7 +6,7 @@ from typing import Any
 
 from trcompress.layers.recurrent import TRLSTM
 from trcompress.layers.resolve import Shape, rule_of
-from trcompress.plan import Plan
+from trcompress.model.plan import Plan
 
 
 class TTLSTM(TRLSTM):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.contract import Use
 from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
 from trcompress.layers.resolve import module_slots, resolve
 from trcompress.layers.stack import build_parameters, reset

@@ -14,8 +14,8 @@ from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
 from trcompress.layers.resolve import module_slots
 from trcompress.layers.stack import RingStack
-from trcompress.plan import WeightPlan
-from trcompress.slots import WeightSlot
+from trcompress.model.plan import WeightPlan
+from trcompress.model.slots import WeightSlot
 
 RING_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: TRLSTM,

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trcompress.contract import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
-from trcompress.contract.cache import in_disguise
-from trcompress.contract.matrices import Matrices
-from trcompress.contract.norm import mean_square
-from trcompress.contract.watch import Stamp
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing
-from trcompress.plan import WeightPlan
+from trcompress.layers.evaluation import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
+from trcompress.layers.evaluation.cache import in_disguise
+from trcompress.layers.evaluation.matrices import Matrices
+from trcompress.layers.evaluation.norm import mean_square
+from trcompress.layers.evaluation.watch import Stamp
+from trcompress.model.plan import WeightPlan
 
 
 class Remembered(NamedTuple):
@@ -45,7 +45,7 @@ class CoreWeight(nn.Module):
 
     Example:
         >>> from trcompress import Plan
-        >>> from trcompress.slots import WeightSlot
+        >>> from trcompress.model.slots import WeightSlot
         >>> plan, = Plan.of("4x5:4x8", "3").resolve([WeightSlot("weight_ih_l0", "gru", 20, 3, 32)])
         >>> weight = CoreWeight(plan)
         >>> weight.reset_parameters(variance=0.01)
@@ -128,7 +128,7 @@ class CoreWeight(nn.Module):
         return any(core.requires_grad for core in self._cores())
 
     def form(self, use: Use, strategy: str) -> Form:
-        """Return how the weight is evaluated in this use; see `trcompress.contract`."""
+        """Return how the weight is evaluated in this use; see `trcompress.layers.evaluation`."""
         if in_disguise():
             return self._evaluator.fixed_form(strategy)
         return self._evaluator.form(use, strategy)

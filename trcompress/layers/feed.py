@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trcompress.contract import Form, Use
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.evaluation import Form, Use
 
 Weight = CoreWeight | Tensor
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.bptt import suits, through_time
 from trcompress.layers import arguments, kernels
+from trcompress.layers.recurrence import suits, through_time
 
 if TYPE_CHECKING:
     from trcompress.layers.stack import RingStack

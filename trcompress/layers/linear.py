@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trcompress.contract import Use
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import rounded
 from trcompress.layers.resolve import Ranks, Shape, rule_of
 from trcompress.layers.strategy import Evaluated
-from trcompress.slots import WeightSlot
+from trcompress.model.slots import WeightSlot
 
 
 class TRLinear(Evaluated):

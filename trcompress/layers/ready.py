@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trcompress.contract import Form, in_disguise, project
-from trcompress.contract.evaluate import DENSE
 from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight, Remembered
+from trcompress.layers.evaluation import Form, in_disguise, project
+from trcompress.layers.evaluation.evaluate import DENSE
 from trcompress.layers.feed import bucket
 
 if TYPE_CHECKING:

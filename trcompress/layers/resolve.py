@@ -9,8 +9,8 @@ from torch import nn
 
 from trcompress.errors import ShapeError, UsageError, nearest
 from trcompress.formats import FORMATS
-from trcompress.plan import GATE_MODES, Plan, Rule, WeightPlan
-from trcompress.slots import GATES, WeightSlot
+from trcompress.model.plan import GATE_MODES, Plan, Rule, WeightPlan
+from trcompress.model.slots import GATES, WeightSlot
 
 Shape = str | tuple[Sequence[int], Sequence[int]]
 Ranks = str | int | Sequence[int]
@@ -21,7 +21,7 @@ def rule_of(shape: Shape, ranks: Ranks, gates: str = "fused", format: str = "ten
 
     Args:
         shape: "4x2x5:4x4", or ((4, 2, 5), (4, 4)).
-        ranks: "5,10", 5, or (5, 10); see `trcompress.plan.Rule`.
+        ranks: "5,10", 5, or (5, 10); see `trcompress.model.plan.Rule`.
         gates: "fused" or "per-gate".
         format: a key of `trcompress.formats.FORMATS`.
         blocks: number of Tucker terms of the block-term format.

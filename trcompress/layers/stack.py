@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.contract import Form, Use, in_disguise
-from trcompress.contract.evaluate import DENSE
 from trcompress.layers import arguments
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.evaluation import Form, Use, in_disguise
+from trcompress.layers.evaluation.evaluate import DENSE
 from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
 from trcompress.layers.group import Group
 from trcompress.layers.ready import Ready, prepare
 from trcompress.layers.resolve import module_slots, resolve
 from trcompress.layers.step import Step, prepare_step
 from trcompress.layers.strategy import Evaluated
-from trcompress.plan import WeightPlan
+from trcompress.model.plan import WeightPlan
 
 
 class RingStack(Evaluated):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trcompress.contract import Form, in_disguise
-from trcompress.contract.evaluate import DENSE
-from trcompress.contract.matrices import EXACT
-from trcompress.contract.nodes import Enter, Merge
 from trcompress.formats import TensorRing
 from trcompress.layers import arguments
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.evaluation import Form, in_disguise
+from trcompress.layers.evaluation.evaluate import DENSE
+from trcompress.layers.evaluation.matrices import EXACT
+from trcompress.layers.evaluation.nodes import Enter, Merge
 from trcompress.layers.feed import bucket
 from trcompress.layers.group import Group
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from trcompress.contract import check_strategy
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.evaluation import check_strategy
 
 
 class Strategy(str):
@@ -33,7 +33,7 @@ class Evaluated(nn.Module):
     def strategy(self) -> Strategy:
         """How the compressed weights are evaluated; may be set to
 
-        * "auto": the cheapest way for the batch at hand, by the cost model of `trcompress.contract.cost`;
+        * "auto": the cheapest way for the batch at hand, by the cost model of `trcompress.layers.evaluation.cost`;
         * "ring": from the cores at each call, so that nothing but the cores stays in memory;
         * "merged": with the input cores merged into one matrix;
         * "dense": with the weight materialised.

@@ -10,18 +10,18 @@ from statistics import fmean, stdev
 from typing import Any
 
 from trcompress.data import DataSet
-from trcompress.files import write_text
-from trcompress.plots import Curve, Plot
-from trcompress.progress import Progress, part_of
-from trcompress.recipe_schema import ClassifyRecipe
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import build_classifier, input_parameters
+from trcompress.reproduce.plots import Curve, Plot
+from trcompress.reproduce.recipe_schema import ClassifyRecipe
 from trcompress.reproduce.result import Findings, Row, Table
 from trcompress.reproduce.sequences import open_sequences
 from trcompress.training.display import Progress as EpochProgress
 from trcompress.training.distributed import team
 from trcompress.training.loop import Trainer
 from trcompress.training.measure import measure
+from trcompress.util.files import write_text
+from trcompress.util.progress import Progress, part_of
 
 SPLIT_WORDS = {
     "auto": "the data's own split",

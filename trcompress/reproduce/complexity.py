@@ -15,13 +15,13 @@ from torch import Tensor
 
 from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
 from trcompress.layers import TRLinear
-from trcompress.plots import Curve, Plot
-from trcompress.recipe_fields import Complexity
-from trcompress.recipe_schema import ComplexityRecipe
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.counting import Cost, cost_of
 from trcompress.reproduce.formulas import ORDERS, Sizes
 from trcompress.reproduce.paper_order import apply_in_order
+from trcompress.reproduce.plots import Curve, Plot
+from trcompress.reproduce.recipe_fields import Complexity
+from trcompress.reproduce.recipe_schema import ComplexityRecipe
 from trcompress.reproduce.result import Claim, Findings, Row, Table
 
 OURS = "TR-RNN, trcompress"

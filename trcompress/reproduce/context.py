@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trcompress.progress import Progress
+from trcompress.util.progress import Progress
 
 
 def silent(what: str, share: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trcompress.plots import Curve, Plot
+from trcompress.reproduce.plots import Curve, Plot
 from trcompress.reproduce.result import Result
 
 RATIO = "compression ratio (Eq. 7)"

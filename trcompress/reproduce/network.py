@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from trcompress.classifier import Chain, Classifier
 from trcompress.data import DataSet
 from trcompress.errors import UsageError
 from trcompress.layers import RING_OF
-from trcompress.recipe_schema import Model
+from trcompress.network.classifier import Chain, Classifier
+from trcompress.reproduce.recipe_schema import Model
 
 Dense = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
 DENSE_LAYERS: dict[str, Dense] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}

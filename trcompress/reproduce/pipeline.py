@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from trcompress.artifact import Artifact, write_artifact
+from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.artifact.report import Report, make_report
 from trcompress.checkpoint import read_checkpoint
-from trcompress.classifier import Wiring
-from trcompress.compress import decompose_checkpoint
 from trcompress.data import DataSet
-from trcompress.evaluate import evaluate
-from trcompress.finetune import finetune, train_dense
-from trcompress.plots import Curve, Plot
-from trcompress.progress import Progress, part_of
-from trcompress.recipe_schema import Compression, PipelineRecipe
-from trcompress.report import Report, make_report
+from trcompress.network.classifier import Wiring
+from trcompress.passes.compress import decompose_checkpoint
 from trcompress.reproduce.classify import SPLIT_WORDS, ShareDisplay, how_chosen
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import check_input_size
+from trcompress.reproduce.plots import Curve, Plot
+from trcompress.reproduce.recipe_schema import Compression, PipelineRecipe
 from trcompress.reproduce.result import Findings, Row, Table
 from trcompress.reproduce.sequences import open_sequences
 from trcompress.search import search_network
+from trcompress.training.evaluate import evaluate
+from trcompress.training.finetune import finetune, train_dense
+from trcompress.util.progress import Progress, part_of
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trcompress.errors import InputFileError
-from trcompress.files import write_text
-from trcompress.plots import MatrixPlot, Plot
+from trcompress.reproduce.plots import MatrixPlot, Plot
+from trcompress.util.files import write_text
+from trcompress.util.machine import Machine
 
 RESULT_FILE = "result.json"
 Figure = float | str | dict[str, float | str]
@@ -53,18 +54,6 @@ class Table(_Strict):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
-
-
-class Machine(_Strict):
-    """Where it ran: enough to judge timings, nothing that names a person or a place."""
-
-    cpu: str
-    cores: int
-    memory_gib: float
-    accelerator: str
-    system: str
-    python: str
-    torch: str
 
 
 class Findings(_Strict):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trcompress.reproduce.result import RESULT_FILE, Claim, Figure, Machine, Result, Row, Table, read_result
+from trcompress.reproduce.result import RESULT_FILE, Claim, Figure, Result, Row, Table, read_result
+from trcompress.util.machine import Machine
 
 _VERDICTS = {True: "holds", False: "**does not hold**", None: "cannot be told"}
 _MOST_ROWS = 40

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.errors import MissingExtraError, OutputFileError, UsageError
-from trcompress.files import write_text
-from trcompress.plots import Matrix, draw, write_numbers
-from trcompress.progress import Progress
-from trcompress.recipe import write_recipe
-from trcompress.recipe_schema import Data, Recipe
 from trcompress.reproduce.context import Context, silent
-from trcompress.reproduce.machine import this_machine
+from trcompress.reproduce.plots import Matrix, draw, write_numbers
+from trcompress.reproduce.recipe import write_recipe
+from trcompress.reproduce.recipe_schema import Data, Recipe
 from trcompress.reproduce.result import RESULT_FILE, Findings, Result, write_result
+from trcompress.util.files import write_text
+from trcompress.util.machine import this_machine
+from trcompress.util.progress import Progress
 from trcompress.version import __version__
 
 RUNNERS = {
@@ -52,7 +52,7 @@ def reproduce(
     """Run a resolved recipe.
 
     Args:
-        recipe: from `trcompress.recipe.read_recipe(...).resolve(...)`.
+        recipe: from `trcompress.reproduce.recipe.read_recipe(...).resolve(...)`.
         out: folder for everything that comes of it; made if it is not there.
         quick: says in the result that this was a rehearsal.
         overwrite: replace an earlier result in the folder.

@@ -8,9 +8,9 @@ from typing import Any
 from trcompress.data import DataSet, extract, load_data
 from trcompress.data.load import kind_of
 from trcompress.errors import UsageError
-from trcompress.progress import Progress
-from trcompress.recipe_schema import Data, Features, VideoFields
 from trcompress.reproduce.random_features import with_random_features
+from trcompress.reproduce.recipe_schema import Data, Features, VideoFields
+from trcompress.util.progress import Progress
 
 RANDOM = "random"
 FEATURE_FILE = "features.npz"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from trcompress.formats import Format, TensorRing, TensorTrain
-from trcompress.plots import Curve, Matrix, MatrixPlot, Plot
-from trcompress.recipe_fields import Reading, Synthetic
-from trcompress.recipe_schema import SyntheticRecipe
 from trcompress.reproduce.context import Context
+from trcompress.reproduce.plots import Curve, Matrix, MatrixPlot, Plot
+from trcompress.reproduce.recipe_fields import Reading, Synthetic
+from trcompress.reproduce.recipe_schema import SyntheticRecipe
 from trcompress.reproduce.regression import Fit, Samples, adam, als, linear_regression
 from trcompress.reproduce.result import Claim, Findings, Row, Table
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, permutations, product
 
-from trcompress.plan import Rule
+from trcompress.model.plan import Rule
+from trcompress.model.slots import WeightSlot
 from trcompress.search.modes import mode_choices
 from trcompress.search.rank_profiles import neighbours, rings_within
 from trcompress.search.trials import Trial, Trials
-from trcompress.slots import WeightSlot
 
 QUICK, LONGER, LAST = 4, 40, 8
 """ALS sweeps of a first look, of a promising ring, and of one moved rank."""

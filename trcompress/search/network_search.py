@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.checkpoint import Checkpoint
+from trcompress.decomposition.weight import dense_weight, slot_of
 from trcompress.errors import UsageError
-from trcompress.grammar import format_shape
-from trcompress.plan import Plan, Rule
-from trcompress.progress import Progress, part_of
+from trcompress.model.grammar import format_shape
+from trcompress.model.plan import Plan, Rule
+from trcompress.model.slots import WeightSlot, glob_matches
 from trcompress.search.weight_search import PlanRow, WeightSearch, search_weight
-from trcompress.slots import WeightSlot, glob_matches
-from trcompress.weights import dense_weight, slot_of
+from trcompress.util.progress import Progress, part_of
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from trcompress.calibration import Bench, CalibrationData
 from trcompress.calibration.select import Candidate, least_gain
 from trcompress.calibration.share import Shared, share_ranks, two_mode
 from trcompress.checkpoint import Checkpoint
-from trcompress.contract import operations_per_step
-from trcompress.decompose import FileMatrix
-from trcompress.plan import Rule
-from trcompress.progress import Progress, part_of
+from trcompress.decomposition import FileMatrix
+from trcompress.decomposition.weight import decompose_weight, dense_weight
+from trcompress.layers.evaluation import operations_per_step
+from trcompress.model.plan import Rule
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.weight_search import PlanRow, WeightSearch
-from trcompress.weights import decompose_weight, dense_weight
+from trcompress.util.progress import Progress, part_of
 
 SWEEPS = 40
 """ALS sweeps for a ring that the search did not follow to the end."""

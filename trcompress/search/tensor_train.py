@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from trcompress.decompose.linalg import svd
-from trcompress.decompose.source import MatrixSource
+from trcompress.decomposition.linalg import svd
+from trcompress.decomposition.source import MatrixSource
 from trcompress.search.modes import mode_choices
 
 Modes = tuple[int, ...]
@@ -27,7 +27,7 @@ class TensorTrains:
         source: W (I, O).
 
     Example:
-        >>> from trcompress.decompose import InMemoryMatrix
+        >>> from trcompress.decomposition import InMemoryMatrix
         >>> TensorTrains(InMemoryMatrix(torch.ones(24, 12))).error(100) < 1e-6
         True
     """

@@ -10,21 +10,21 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from trcompress.decompose import FileMatrix, MatrixSource
-from trcompress.decompose.als import Fit, balance, run
-from trcompress.decompose.objective import Objective
-from trcompress.decompose.source import PaddedMatrix
-from trcompress.decompose.spectrum import spectrum
-from trcompress.decompose.starts import adapted, with_noise
-from trcompress.decompose.threads import fitting_threads
-from trcompress.decompose.tr_svd import tr_svd
+from trcompress.decomposition import FileMatrix, MatrixSource
+from trcompress.decomposition.als import Fit, balance, run
+from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.source import PaddedMatrix
+from trcompress.decomposition.spectrum import spectrum
+from trcompress.decomposition.starts import adapted, with_noise
+from trcompress.decomposition.threads import fitting_threads
+from trcompress.decomposition.tr_svd import tr_svd
+from trcompress.decomposition.weight import matrices_of
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.plan import Rule, WeightPlan
-from trcompress.progress import Progress
+from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.slots import WeightSlot
 from trcompress.search.tensor_train import TensorTrains
-from trcompress.slots import WeightSlot
-from trcompress.weights import matrices_of
+from trcompress.util.progress import Progress
 
 
 @dataclass

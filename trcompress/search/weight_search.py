@@ -12,14 +12,14 @@ from time import monotonic
 
 from torch import Tensor
 
-from trcompress.contract import operations_per_step
-from trcompress.decompose import FileMatrix, explain, lower_bound
+from trcompress.decomposition import FileMatrix, explain, lower_bound
 from trcompress.errors import UsageError
-from trcompress.plan import Rule, WeightPlan
-from trcompress.progress import Progress
+from trcompress.layers.evaluation import operations_per_step
+from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.slots import WeightSlot
 from trcompress.search.explore import explore
 from trcompress.search.trials import Trial, Trials
-from trcompress.slots import WeightSlot
+from trcompress.util.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trcompress.classifier import Chain
 from trcompress.data import Split
 from trcompress.errors import UsageError
+from trcompress.network.classifier import Chain
 from trcompress.training.batches import Batch, Request, read_batches, shuffled_requests
 from trcompress.training.display import Display, Progress
 from trcompress.training.distributed import Team

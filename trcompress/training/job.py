@@ -13,10 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trcompress.classifier import Classifier, Wiring
 from trcompress.data import DataSet
 from trcompress.errors import OutputFileError, UsageError
-from trcompress.files import check_output, write_text
+from trcompress.network.classifier import Classifier, Wiring
 from trcompress.training.display import Display
 from trcompress.training.distributed import Team
 from trcompress.training.loop import Trainer
@@ -24,6 +23,7 @@ from trcompress.training.measure import measure
 from trcompress.training.run_state import RunFolder, RunInterruptedError, RunState, check_identity
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher
+from trcompress.util.files import check_output, write_text
 
 
 @dataclass(frozen=True)

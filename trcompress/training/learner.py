@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trcompress.classifier import Classifier
 from trcompress.data import Split
-from trcompress.distill import GateInputs, Recorder, hidden_distance, ring_weights, softened_divergence
 from trcompress.errors import UsageError, nearest
+from trcompress.network.classifier import Classifier
 from trcompress.training.batches import Batch
+from trcompress.training.distill import GateInputs, Recorder, hidden_distance, ring_weights, softened_divergence
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher, View
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from trcompress.classifier import Classifier
 from trcompress.data import DataSet
 from trcompress.errors import UsageError
+from trcompress.network.classifier import Classifier
 from trcompress.training.display import Display, NoDisplay
 from trcompress.training.distributed import Team
 from trcompress.training.epoch import Passes, Phase, own_randomness

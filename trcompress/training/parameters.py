@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trcompress.classifier import Classifier
-from trcompress.distill import ring_weights
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
+from trcompress.network.classifier import Classifier
+from trcompress.training.distill import ring_weights
 
 
 def select_parameters(

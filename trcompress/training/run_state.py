@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trcompress.errors import InputFileError, OutputFileError, UsageError
-from trcompress.files import atomic_path
+from trcompress.util.files import atomic_path
 
 METADATA_KEY = "trcompress-run"
 VERSION = 1

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trcompress.classifier import Classifier
 from trcompress.data import Split
-from trcompress.distill import Recorder, Sequence, padded
+from trcompress.network.classifier import Classifier
 from trcompress.training.batches import Batch, ordered_requests, read_batches
+from trcompress.training.distill import Recorder, Sequence, padded
 from trcompress.training.distributed import Team
 
 MAX_REMEMBERED_BYTES = 2**29

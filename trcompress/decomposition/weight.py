@@ -1,0 +1,121 @@
+"""One dense weight, wherever it lies, to the cores that stand for it: one ring, or one per gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trcompress.checkpoint import Checkpoint, RnnLayer, check_finite
+from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
+from trcompress.errors import UsageError
+from trcompress.formats import TensorRing
+from trcompress.model.plan import WeightPlan
+from trcompress.model.slots import WeightSlot
+
+STREAM_FROM_BYTES = 2**26
+"""Weights from this size on are streamed from the file: pages that are mapped would count as memory."""
+
+
+@dataclass(frozen=True)
+class CompressedWeight:
+    """One weight after decomposition.
+
+    Args:
+        plan: its structure.
+        cores: as the layer keeps them; with a leading gate dimension where each gate has its own ring.
+        error: ||W - W_hat|| / ||W||, Frobenius.
+        bound: no structure of these ranks has a smaller error.
+        init: the algorithm.
+        notes: what was padded or clamped, and where the bound comes from, in words.
+        candidates: what calibration compared, a plain row each; empty without calibration.
+    """
+
+    plan: WeightPlan
+    cores: tuple[Tensor, ...]
+    error: float
+    bound: float
+    init: str
+    notes: tuple[str, ...]
+    candidates: tuple[dict[str, Any], ...] = ()
+
+
+def slot_of(layer: RnnLayer) -> WeightSlot:
+    """The input-to-hidden weight of a checkpoint's layer, as plans name it."""
+    return WeightSlot(
+        name=layer.keys["weight_ih"],
+        kind=layer.kind,
+        input_size=layer.input_size,
+        gates=layer.gates,
+        hidden_size=layer.hidden_size,
+        stack=layer.stack,
+        layer=layer.layer,
+        reverse=layer.reverse,
+    )
+
+
+def dense_weight(checkpoint: Checkpoint, slot: WeightSlot) -> Tensor | FileMatrix:
+    """A weight of a checkpoint, (G*H, I): read, or left in the file to be streamed where it is large."""
+    region = checkpoint.file_region(slot.name)
+    if region is not None and slot.parameters * region[3].itemsize >= STREAM_FROM_BYTES:
+        path, offset, _, dtype = region
+        return FileMatrix(path, offset, (slot.output_size, slot.input_size), dtype)
+    return checkpoint.tensor(slot.name)
+
+
+def matrices_of(weight: WeightPlan, dense: Tensor | FileMatrix) -> list[MatrixSource]:
+    """The matrices to decompose: all gates stacked, or one per gate; hidden units padded where the modes ask."""
+    gates, hidden = weight.slot.gates, weight.slot.hidden_size
+    parts = gates if weight.per_gate else 1
+    if isinstance(dense, FileMatrix):
+        if weight.padded_hidden == hidden:
+            return list(dense.split(parts))
+        dense = dense.dense(dense.dtype).t()
+    check_finite(dense, weight.name)
+    dense = dense.detach()
+    if weight.padded_hidden != hidden:
+        stacked = dense.reshape(gates, hidden, -1)
+        dense = nn.functional.pad(stacked, (0, 0, 0, weight.padded_hidden - hidden)).flatten(0, 1)
+    return [InMemoryMatrix(part) for part in dense.chunk(parts)]
+
+
+def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: Any) -> CompressedWeight:
+    """Find the cores of one weight: one ring, or one per gate.
+
+    Args:
+        weight: its structure.
+        dense: the weight (G*H, I) as PyTorch stores it, or the same streamed from a file.
+        options: of `trcompress.decomposition.decompose`.
+
+    Raises:
+        UsageError: the plan gives the weight another format than a tensor ring.
+        InputFileError: the weight holds NaN or Inf.
+    """
+    ring = weight.structure
+    if not isinstance(ring, TensorRing):
+        raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}")
+    matrices = matrices_of(weight, dense)
+    parts = [decompose(matrix, ring, **options) for matrix in matrices]
+    scales = [matrix.squared_norm for matrix in matrices]
+    stacked = tuple(torch.stack(cores) for cores in zip(*(part.cores for part in parts), strict=True))
+    notes = (*weight.notes, *(note for part in parts for note in part.notes))
+    return CompressedWeight(
+        plan=weight,
+        cores=stacked if weight.per_gate else tuple(parts[0].cores),
+        error=_joint([part.error for part in parts], scales),
+        bound=_joint([part.bound for part in parts], scales),
+        init=parts[0].init,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _joint(errors: Sequence[float], scales: Sequence[float]) -> float:
+    """Relative error of stacked matrices from the relative errors of each."""
+    whole = sum(scales)
+    return (
+        sqrt(sum(error**2 * scale for error, scale in zip(errors, scales, strict=True)) / whole) if whole else 0.0
+    )

@@ -1,0 +1,1 @@
+"""What is compressed, described: layers, weights, plans, and the header of an artifact."""

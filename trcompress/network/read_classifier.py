@@ -1,0 +1,110 @@
+"""A classifier found in a file: recurrent stacks, one feeding the next, and a linear head.
+
+Dense checkpoints become torch.nn modules, artifacts become ring modules; the names in the module's state are the
+keys in the file wherever PyTorch allows it, and `Classifier.keys` holds the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trcompress.model.header import Layer
+from trcompress.network.classifier import Chain, Classifier, Wiring
+from trcompress.network.find_head import find_chain, find_head, input_size, output_size
+from trcompress.network.model_file import ModelFile, open_model
+from trcompress.network.user_model import build_user_model
+
+
+def read_classifier(
+    path: str | Path | ModelFile,
+    wiring: Wiring | None = None,
+    *,
+    classes: int | None = None,
+    dropout: float = 0.0,
+) -> Classifier:
+    """Find and build the classifier in an artifact or a dense checkpoint, in float32.
+
+    Args:
+        path: the file.
+        wiring: which stacks, which head, what the head sees.
+        classes: rows the head must have, where the data tells.
+        dropout: of what enters the head, and between layers and stacks.
+
+    Raises:
+        InputFileError: the file is damaged, or nothing in it could be the head.
+        UsageError: the order of the stacks or the head is ambiguous, or `wiring` does not fit the file.
+    """
+    file = path if isinstance(path, ModelFile) else open_model(path)
+    wiring = wiring or Wiring()
+    if wiring.model is not None:
+        return build_user_model(file, wiring)
+    order, how = find_chain(file, wiring.stacks)
+    features = output_size(file.stacks[order[-1]])
+    head = find_head(file, features, classes, wiring.head)
+    notes = _describe(file, order, how, f"{head.weight}: {head.note}", wiring.readout)
+    linear = _load_head(file, head.weight, head.bias)
+    built = {}
+    for name in order:
+        depth = file.stacks[name][-1].layer
+        built[name] = file.build_stack(name, dropout=dropout if depth else 0.0)
+    chain = Chain(
+        {name: module for name, (module, _) in built.items()},
+        linear,
+        head.weight.rpartition(".")[0] or "head",
+        dropout=dropout,
+        readout=wiring.readout,
+    )
+    keys: dict[str, str] = {}
+    for module, local in built.values():
+        place = chain.path_of(module)
+        keys |= {f"{place}.{name}": key for name, key in local.items()}
+    place = chain.path_of(linear)
+    head_keys = {f"{place}.weight": head.weight} | ({f"{place}.bias": head.bias} if head.bias else {})
+    classifier = Classifier(
+        module=chain,
+        keys=keys | head_keys,
+        recurrent={name: module for name, (module, _) in built.items()},
+        head=tuple(head_keys),
+        input_size=input_size(file.stacks[order[0]]),
+        classes=linear.out_features,
+        notes=notes,
+    )
+    return replace(classifier, notes=(*notes, *_unused(file, classifier)))
+
+
+def _load_head(file: ModelFile, weight: str, bias: str | None) -> nn.Linear:
+    rows, columns = file.shapes[weight]
+    linear = nn.utils.skip_init(nn.Linear, columns, rows, bias=bias is not None)  # draws no random numbers
+    with torch.no_grad():
+        linear.weight.copy_(file.tensor(weight))
+        if bias is not None:
+            linear.bias.copy_(file.tensor(bias))
+    return linear
+
+
+def _describe(file: ModelFile, order: Sequence[str], how: str, head: str, readout: str) -> tuple[str, ...]:
+    stacks = " -> ".join(f"{name or '(root)'} ({_sizes(file.stacks[name])})" for name in order)
+    return (f"classifier: {stacks}; {how}", f"head: {head}; reads the {readout} output")
+
+
+def _sizes(layers: Sequence[Layer]) -> str:
+    first = layers[0]
+    words = [first.kind, f"{first.input_size:,} -> {first.hidden_size:,}"]
+    if layers[-1].layer:
+        words.append(f"x {layers[-1].layer + 1} layers")
+    if any(layer.reverse for layer in layers):
+        words.append("bidirectional")
+    return " ".join(words)
+
+
+def _unused(file: ModelFile, classifier: Classifier) -> tuple[str, ...]:
+    rest = sorted(set(file.shapes) - set(classifier.keys.values()))
+    if not rest:
+        return ()
+    more = f" and {len(rest) - 6} more" if len(rest) > 6 else ""
+    return (f"not part of the classifier, kept as they are: {', '.join(rest[:6])}{more}",)

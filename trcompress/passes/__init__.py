@@ -1,0 +1,1 @@
+"""From a dense network to a compressed one."""

@@ -1,0 +1,203 @@
+"""Pictures of results, each with the numbers behind it: PNG (extra `[plots]`) and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from trcompress.errors import MissingExtraError
+from trcompress.util.files import atomic_path, write_text
+
+COLOURS = ("#1b6ca8", "#c8553d", "#6a994e", "#8e5ea2", "#b08900", "#4f4f4f", "#d17ab0", "#2a9d8f")
+"""Told apart in print and by the colour-blind; curves also differ in their markers."""
+
+MARKERS = "osD^vPX*"
+_ROUNDING = 1e-10
+"""Values this much smaller than the largest are rounding errors."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Curve(_Strict):
+    """One line of a picture."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    spread: tuple[float, ...] = ()
+
+
+class Plot(_Strict):
+    """One picture of curves or bars; `file` is the stem of its PNG and CSV.
+
+    Attributes:
+        kind: "lines" or "bars"; bars have one point per curve.
+    """
+
+    file: str
+    title: str
+    x_label: str
+    y_label: str
+    curves: tuple[Curve, ...]
+    kind: str = "lines"
+    log_x: bool = False
+    log_y: bool = False
+
+
+class Matrix(_Strict):
+    """One picture of a matrix."""
+
+    title: str
+    values: tuple[tuple[float, ...], ...]
+
+
+class MatrixPlot(_Strict):
+    """Matrices side by side on one scale; `file` is the stem of its PNG and CSVs."""
+
+    file: str
+    title: str
+    matrices: tuple[Matrix, ...]
+
+
+def write_numbers(folder: Path, plots: Iterable[Plot], matrix_plots: Iterable[MatrixPlot] = ()) -> list[Path]:
+    """Write the numbers of every picture as CSV; needs no extra.
+
+    Returns:
+        The files: `<plot.file>.csv` with a line per point, `<plot.file>-<k>.csv` per matrix.
+    """
+    paths = []
+    for plot in plots:
+        rows = [
+            (curve.name, x, y, curve.spread[k] if curve.spread else "")
+            for curve in plot.curves
+            for k, (x, y) in enumerate(zip(curve.x, curve.y, strict=True))
+        ]
+        header = ("curve", plot.x_label, plot.y_label, "standard deviation")
+        paths.append(_write_csv(folder / f"{plot.file}.csv", [header, *rows]))
+    for pictures in matrix_plots:
+        for number, matrix in enumerate(pictures.matrices):
+            rounded = [tuple(f"{value:.6g}" for value in row) for row in matrix.values]
+            paths.append(_write_csv(folder / f"{pictures.file}-{number}.csv", rounded))
+    return paths
+
+
+def draw(folder: Path, plots: Iterable[Plot], matrix_plots: Iterable[MatrixPlot] = ()) -> list[Path]:
+    """Draw every picture as `<plot.file>.png`.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figures = [(plot.file, _draw_bars(plot) if plot.kind == "bars" else _draw_lines(plot)) for plot in plots]
+    figures += [(pictures.file, _draw_matrices(pictures)) for pictures in matrix_plots]
+    paths = []
+    for name, figure in figures:
+        path = folder / f"{name}.png"
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+        paths.append(path)
+    return paths
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> Path:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+    return path
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return an empty figure that needs no display and leaves the user's matplotlib settings alone."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("pictures need matplotlib: run `pip install trcompress[plots]`") from error
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_lines(plot: Plot) -> Any:
+    figure = _figure(7, 4.3)
+    axes = figure.add_subplot()
+    for k, curve in enumerate(plot.curves):
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        marked = marker if len(curve.x) <= 40 else None
+        style = "--" if curve.name.endswith("formula") else "-"
+        axes.plot(
+            curve.x, curve.y, style, color=colour, marker=marked, markersize=4, linewidth=1.5, label=curve.name
+        )
+        if any(curve.spread):
+            low = [y - s for y, s in zip(curve.y, curve.spread, strict=True)]
+            high = [y + s for y, s in zip(curve.y, curve.spread, strict=True)]
+            axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if plot.log_x:
+        axes.set_xscale("symlog", linthresh=_smallest(plot, "x")) if _has_zero(plot) else axes.set_xscale("log")
+    if plot.log_y:
+        axes.set_yscale("log")
+        _leave_out_rounding(axes, plot)
+    axes.legend(frameon=False, fontsize=8)
+    return _labelled(figure, axes, plot)
+
+
+def _leave_out_rounding(axes: Any, plot: Plot) -> None:
+    """End a logarithmic axis where values are rounding errors, which would take most of the picture."""
+    values = [y for curve in plot.curves for y in curve.y if y > 0]
+    if values and min(values) < _ROUNDING * max(values):
+        axes.set_ylim(bottom=min(y for y in values if y >= _ROUNDING * max(values)) / 2)
+
+
+def _draw_bars(plot: Plot) -> Any:
+    figure = _figure(7, 1.3 + 0.42 * len(plot.curves))
+    axes = figure.add_subplot()
+    names, values = [curve.name for curve in plot.curves], [curve.y[0] for curve in plot.curves]
+    bars = axes.barh(names, values, color=[COLOURS[k % len(COLOURS)] for k in range(len(values))])
+    axes.bar_label(bars, labels=[f" {value:,.4g}" for value in values], fontsize=8)
+    if plot.log_y:
+        axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_title(plot.title, fontsize=10)
+    axes.set_xlabel(plot.y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_matrices(pictures: MatrixPlot) -> Any:
+    count = len(pictures.matrices)
+    figure = _figure(2.6 * count, 3.2)
+    first = pictures.matrices[0].values
+    low, high = min(map(min, first)), max(map(max, first))
+    grid = figure.subplots(1, count, squeeze=False)[0]
+    for axes, matrix in zip(grid, pictures.matrices, strict=True):
+        shown = axes.imshow(matrix.values, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+        axes.set_title(matrix.title, fontsize=8)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.colorbar(shown, ax=list(grid), fraction=0.012, pad=0.01)
+    figure.suptitle(pictures.title, fontsize=10, y=0.93)
+    return figure
+
+
+def _labelled(figure: Any, axes: Any, plot: Plot) -> Any:
+    axes.set_title(plot.title, fontsize=10)
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(plot.y_label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _has_zero(plot: Plot) -> bool:
+    return any(x == 0 for curve in plot.curves for x in curve.x)
+
+
+def _smallest(plot: Plot, axis: str) -> float:
+    return min(value for curve in plot.curves for value in getattr(curve, axis) if value > 0)

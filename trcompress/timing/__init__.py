@@ -1,0 +1,1 @@
+"""A compressed network and its dense original, timed beside each other."""

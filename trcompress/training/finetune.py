@@ -1,0 +1,271 @@
+"""Training a compressed model end to end, or a dense one from scratch: files in, files out.
+
+The loop itself is `trcompress.training.loop`; what is trained for is `trcompress.training.learner`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.data import DataSet, load_data
+from trcompress.errors import UsageError
+from trcompress.model.header import Step
+from trcompress.network.classifier import Classifier, Wiring, dense_classifier
+from trcompress.network.model_file import ModelFile, open_model
+from trcompress.network.read_classifier import read_classifier
+from trcompress.training.display import Display
+from trcompress.training.distributed import Team, choose_device, team
+from trcompress.training.evaluate import check_fits
+from trcompress.training.job import Job, Outputs, describe_run, file_sha256, resumable
+from trcompress.training.learner import hidden_misfit
+from trcompress.training.loop import total_epochs
+from trcompress.training.parameters import redraw
+from trcompress.training.run_state import RunState, write_tensors
+from trcompress.training.settings import FinetuneSettings
+from trcompress.training.teacher import Teacher
+from trcompress.version import __version__
+
+CORE_LR_SCALE = 5.0
+"""Learning rate of an artifact's cores relative to the weights that stayed dense.
+
+JapaneseVowels at rank 2, 30 epochs with hidden states, accuracy on held-out training rows: 83 % at 1, 88 % at 3,
+89 % at 10.
+"""
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a training run came to.
+
+    Args:
+        out: the trained model.
+        metrics_path: all figures, settings and the record of every epoch.
+        run_folder: the run's log.
+        epochs: epochs done.
+        best_epoch: the epoch that was kept, 0 for the weights given.
+        stopped: "epochs" or "patience".
+        metrics: what the artifact carries along: accuracy before and after, of the teacher, and on what.
+        notes: how the classifier was found, how the data was divided, how the epoch was chosen.
+    """
+
+    out: Path
+    metrics_path: Path
+    run_folder: Path
+    epochs: int
+    best_epoch: int
+    stopped: str
+    metrics: dict[str, Any]
+    history: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as JSON values."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+def finetune(
+    artifact: str | Path,
+    data: str | Path | DataSet,
+    out: str | Path | None = None,
+    *,
+    teacher: str | Path | None = None,
+    settings: FinetuneSettings | None = None,
+    wiring: Wiring | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+    display: Display | None = None,
+    **data_options: Any,
+) -> FinetuneResult:
+    """Train a compressed model end to end; write the best by validation, never by test.
+
+    Under torchrun every process calls this alike; they train together and one writes.
+
+    Args:
+        artifact: the compressed model; it is not changed.
+        data: what `trcompress.data.load_data` takes, or a data set.
+        out: the trained artifact; default: `ARTIFACT` with the ending `.tuned.safetensors`.
+        teacher: the dense checkpoint to learn from.
+        settings: how to train.
+        wiring: how the file's parts form a classifier, where the file does not tell.
+        resume: go on where an interrupted run to the same `out` stopped.
+        overwrite: replace `out`, and the state of an interrupted run.
+        command: how the user asked for this, kept in the lineage.
+        display: what is shown meanwhile.
+        **data_options: of `load_data`.
+
+    Raises:
+        UsageError: settings, model, teacher and data do not fit together.
+        InputFileError: a file cannot be read.
+        OutputFileError: an output exists or cannot be written; the run's last good state remains.
+        RunInterruptedError: Ctrl-C or SIGTERM; whole epochs are saved.
+
+    Example:
+        >>> finetune("model.tr.safetensors", "data.npz", teacher="model.pt").metrics  # doctest: +SKIP
+        {'accuracy_after': 0.975, ...}
+    """
+    settings, artifact = settings or FinetuneSettings(), Path(artifact)
+    outputs = Outputs(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
+    inputs = [artifact, *([Path(teacher)] if teacher else [])]
+    outputs.check(inputs, resume=resume, overwrite=overwrite)
+    with resumable(outputs), team(settings.device) as crew:
+        data = data if isinstance(data, DataSet) else load_data(data, **data_options)
+        file = open_model(artifact)
+        if file.artifact is None:
+            raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
+        student = _classifier(file, data, wiring, crew, dropout=settings.dropout)
+        if settings.start == "scratch":
+            redraw(student, settings.seed)
+        guide = None if teacher is None else _teacher(teacher, data, wiring, settings, crew)
+        settings = _filled_in(settings, student, guide)
+        identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
+        job = Job(student, data, settings, crew, outputs, identity, guide, resume, display)
+        state = job.train()
+        metrics = job.metrics(state, _classifier(file, data, wiring, crew))
+        if crew.writes:
+            step = _step(settings, identity, command)
+            write_artifact(outputs.model, _updated(file.artifact, student, step, metrics), overwrite=True)
+        return _close(job, state, metrics)
+
+
+def train_dense(
+    data: str | Path | DataSet,
+    out: str | Path,
+    *,
+    kind: str = "lstm",
+    hidden_size: int = 128,
+    layers: int = 1,
+    bidirectional: bool = False,
+    readout: str = "final",
+    settings: FinetuneSettings | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    **data_options: Any,
+) -> FinetuneResult:
+    """Train a dense classifier from scratch: `rnn` (torch.nn.LSTM, GRU or RNN) and `fc`, by the same loop.
+
+    Args:
+        data: what `trcompress.data.load_data` takes, or a data set.
+        out: the checkpoint, a `.safetensors` file of plain tensors.
+        kind: "lstm", "gru" or "rnn".
+        hidden_size: hidden units per direction.
+        layers: recurrent layers.
+        bidirectional: both directions.
+        readout: what the head sees, see `Wiring`; it is not kept in the file.
+        settings: how to train; distillation and starts do not apply.
+        resume: go on where an interrupted run to the same `out` stopped.
+        overwrite: replace `out`, and the state of an interrupted run.
+        display: what is shown meanwhile.
+        **data_options: of `load_data`.
+
+    Raises:
+        UsageError, InputFileError, OutputFileError, RunInterruptedError: see `finetune`.
+    """
+    settings, outputs = settings or FinetuneSettings(), Outputs(Path(out))
+    outputs.check([], resume=resume, overwrite=overwrite)
+    shape = {"kind": kind, "hidden_size": hidden_size, "layers": layers, "bidirectional": bidirectional}
+    wiring = Wiring(readout=readout)
+    with resumable(outputs), team(settings.device) as crew:
+        data = data if isinstance(data, DataSet) else load_data(data, **data_options)
+        student = dense_classifier(
+            data.input_size,
+            len(data.classes),
+            kind=kind,
+            hidden_size=hidden_size,
+            layers=layers,
+            bidirectional=bidirectional,
+            dropout=settings.dropout,
+            readout=readout,
+        )
+        redraw(student, settings.seed)
+        student.module.to(crew.device)
+        identity = describe_run(settings, data, wiring) | {"network": shape}
+        job = Job(student, data, settings, crew, outputs, identity, None, resume, display)
+        state = job.train()
+        metrics = job.metrics(state)
+        if crew.writes:
+            write_tensors(outputs.model, student.file_tensors(), {"format": "pt"})
+        return _close(job, state, metrics)
+
+
+def _filled_in(settings: FinetuneSettings, student: Classifier, guide: Teacher | None) -> FinetuneSettings:
+    """Decide the settings that depend on the start and on the teacher."""
+    rate, distill = settings.core_lr_scale, settings.distill
+    if rate is None:
+        rate = 1.0 if settings.start == "scratch" else CORE_LR_SCALE
+    if distill.hidden is None:
+        alike = guide is not None and hidden_misfit(student, guide) is None
+        distill = distill.model_copy(update={"hidden": 1.0 if alike else 0.0})
+    return settings.model_copy(update={"core_lr_scale": rate, "distill": distill})
+
+
+def _classifier(
+    path: str | Path | ModelFile,
+    data: DataSet,
+    wiring: Wiring | None,
+    crew: Team,
+    *,
+    dropout: float = 0.0,
+    what: str = "the model",
+) -> Classifier:
+    found = read_classifier(path, wiring, classes=len(data.classes), dropout=dropout)
+    check_fits(found, data, what)
+    found.module.to(crew.device)
+    return found
+
+
+def _teacher(
+    path: str | Path, data: DataSet, wiring: Wiring | None, settings: FinetuneSettings, crew: Team
+) -> Teacher:
+    device = crew.device if settings.teacher_device == "same" else choose_device(settings.teacher_device)
+    return Teacher(_classifier(path, data, wiring, crew, what="the teacher"), device)
+
+
+def _step(settings: FinetuneSettings, identity: dict[str, Any], command: str) -> Step:
+    return Step(
+        verb="finetune",
+        command=command,
+        seed=settings.seed,
+        version=__version__,
+        parent_sha256=identity["inputs"][0],
+        settings=identity,
+    )
+
+
+def _updated(artifact: Artifact, student: Classifier, step: Step, metrics: dict[str, Any]) -> Artifact:
+    """Put trained values, in the file's own dtypes, in place of the ones given; all else stays as it is."""
+    trained = student.file_tensors()
+    for group in artifact.header.shared:
+        source = next((key for key in group if key in trained), None)
+        if source is not None:
+            trained |= dict.fromkeys(group, trained[source])
+    tensors = artifact.tensors | {key: value.to(artifact.tensors[key].dtype) for key, value in trained.items()}
+    header = artifact.header.model_copy(
+        update={
+            "lineage": (*artifact.header.lineage, step),
+            "metrics": {**artifact.header.metrics, **metrics},
+        }
+    )
+    return Artifact(tensors, header)
+
+
+def _close(job: Job, state: RunState, metrics: dict[str, Any]) -> FinetuneResult:
+    how = "kept the best epoch by validation" if job.data.validation else "no validation part: kept the last epoch"
+    notes = (*job.student.notes, job.data.split_note, *job.data.notes, how)
+    job.close(state, metrics, notes)
+    best = state.best or {}
+    return FinetuneResult(
+        out=job.outputs.model,
+        metrics_path=job.outputs.metrics,
+        run_folder=job.outputs.run,
+        epochs=state.epoch,
+        best_epoch=best.get("epoch", 0),
+        stopped="patience" if state.epoch < total_epochs(job.settings) else "epochs",
+        metrics=metrics,
+        history=tuple(state.history),
+        notes=notes,
+    )

@@ -1,0 +1,1 @@
+"""What every part may use: files, threads, clocks, progress. Nothing here knows of networks."""
