@@ -6,15 +6,22 @@ The two differ by orders of magnitude, so both are always shown.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from math import prod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from trcompress.artifact.against import Against, measure_against
 from trcompress.artifact.file import Artifact, read_artifact
+from trcompress.artifact.parts import PartReport, TensorReport, part_reports, tensor_reports
+from trcompress.artifact.results import read_measured
 from trcompress.model.grammar import format_shape
 from trcompress.model.header import Weight
 from trcompress.model.plan import WeightPlan
+
+SCHEMA_VERSION = 1
+"""Of the report's JSON; it rises when a key goes or changes its meaning."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,6 @@ class WeightReport:
 
 
 @dataclass(frozen=True)
-class TensorReport:
-    """One tensor of the dense model, and what is kept of it."""
-
-    name: str
-    before: int
-    after: int
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything `trcompress report` prints.
 
@@ -57,89 +55,116 @@ class Report:
         model_ratio: parameters of the whole model, before over after.
         file_bytes_before: the checkpoint file as it was, optimizer state and all; None if unknown.
         tensor_bytes_before: the model tensors in it alone; None if unknown.
+        other_bytes_before: the difference: what the file held beside the model; None if unknown.
         file_bytes_after: the artifact file; None if it was never written.
+        bytes_ratio: model tensors before over the whole artifact file after (its tensors, if never written).
+        parts: where parameters and bytes sit, by part of the network.
+        evaluations: by role ("dense", "decomposed", "compressed"): accuracy, figures per class, confusion.
+        curves: the epochs of fine-tuning.
+        latency: the benchmark against the dense model.
     """
 
+    schema_version: int
     artifact: str
     weights: tuple[WeightReport, ...]
     tensors: tuple[TensorReport, ...]
+    parts: tuple[PartReport, ...]
     parameters_before: int
     parameters_after: int
     compression_ratio: float
     model_ratio: float
     file_bytes_before: int | None
     tensor_bytes_before: int | None
+    other_bytes_before: int | None
     file_bytes_after: int | None
     tensor_bytes_after: int
+    bytes_ratio: float | None
     uncompressed_layers: tuple[str, ...]
     metrics: dict[str, Any]
     source: dict[str, Any] | None
     lineage: tuple[dict[str, Any], ...]
     baseline: dict[str, Any] | None = None
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: tuple[dict[str, Any], ...] = ()
+    latency: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; figures that are not finite become None."""
+        return finite(asdict(self))
 
 
-def make_report(artifact: str | Path | Artifact, *, baseline: str | Path | None = None) -> Report:
+def make_report(
+    artifact: str | Path | Artifact,
+    *,
+    baseline: str | Path | None = None,
+    results: Iterable[str | Path] = (),
+) -> Report:
     """Report on an artifact.
 
     Args:
         artifact: the artifact or its path.
         baseline: the dense checkpoint; with it, sizes and errors are measured on it instead of remembered.
+        results: JSON files of `evaluate`, `bench` or `finetune` to show with it; what `finetune` wrote beside the
+            artifact is read without being named.
 
     Raises:
-        InputFileError: either file cannot be read, or the baseline lacks a weight that was compressed.
+        InputFileError: a file cannot be read, or the baseline lacks a weight that was compressed.
     """
     if not isinstance(artifact, Artifact):
         artifact = read_artifact(artifact)
     plans = artifact.weight_plans()
-    tensors = _tensor_reports(artifact, plans)
-    before, after = sum(one.before for one in tensors), sum(one.after for one in tensors)
+    against = measure_against(artifact, baseline) if baseline is not None else None
     source = artifact.header.source
-    measured = _measure(artifact, baseline) if baseline is not None else None
-    errors = measured["errors"] if measured else {}
     return Report(
+        schema_version=SCHEMA_VERSION,
         artifact=str(artifact.path or "(not written)"),
         weights=tuple(
-            _weight_report(one, plans[one.name], errors.get(one.name)) for one in artifact.header.weights
+            _weight_report(one, plans[one.name], against.errors[one.name] if against else None)
+            for one in artifact.header.weights
         ),
-        tensors=tensors,
-        parameters_before=before,
-        parameters_after=after,
-        compression_ratio=_ratio(plans),
-        model_ratio=before / after,
-        file_bytes_before=measured["file_bytes"] if measured else source.size_bytes if source else None,
-        tensor_bytes_before=measured["tensor_bytes"] if measured else source.tensor_bytes if source else None,
-        file_bytes_after=artifact.path.stat().st_size if artifact.path else None,
-        tensor_bytes_after=artifact.tensor_bytes,
+        **_counts(artifact, plans, against),
         uncompressed_layers=tuple(
             one.slot.layer_name for one in artifact.header.layers if one.keys.get("weight_ih") not in plans
         ),
         metrics=dict(artifact.header.metrics),
         source=source.model_dump(mode="json") if source else None,
         lineage=tuple(step.model_dump(mode="json") for step in artifact.header.lineage),
-        baseline={key: value for key, value in measured.items() if key != "errors"} if measured else None,
+        baseline=against.to_dict() if against else None,
+        **read_measured(artifact.path, artifact.header, results).model_dump(mode="json"),
     )
+
+
+def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against | None) -> dict[str, Any]:
+    """Parameters, bytes and ratios."""
+    tensors = tensor_reports(artifact, plans, against.weight_bytes if against else None)
+    before, after = sum(one.before for one in tensors), sum(one.after for one in tensors)
+    source = artifact.header.source
+    file_before, model_before = (
+        (against.file_bytes, against.tensor_bytes)
+        if against
+        else (source.size_bytes, source.tensor_bytes)
+        if source
+        else (None, None)
+    )
+    file_after = artifact.path.stat().st_size if artifact.path else None
+    return {
+        "tensors": tensors,
+        "parts": part_reports(tensors),
+        "parameters_before": before,
+        "parameters_after": after,
+        "compression_ratio": _ratio(plans),
+        "model_ratio": before / after,
+        "file_bytes_before": file_before,
+        "tensor_bytes_before": model_before,
+        "other_bytes_before": max(0, file_before - model_before) if file_before and model_before else None,
+        "file_bytes_after": file_after,
+        "tensor_bytes_after": artifact.tensor_bytes,
+        "bytes_ratio": model_before / (file_after or artifact.tensor_bytes) if model_before else None,
+    }
 
 
 def _ratio(plans: dict[str, WeightPlan]) -> float:
     return sum(plan.slot.parameters for plan in plans.values()) / sum(plan.parameters for plan in plans.values())
-
-
-def _tensor_reports(artifact: Artifact, plans: dict[str, WeightPlan]) -> tuple[TensorReport, ...]:
-    cores = {f"{name}.core.{k}" for name, plan in plans.items() for k in range(len(plan.structure.core_shapes))}
-    aliases = {alias for group in artifact.header.shared for alias in group[1:]}
-    kept = [
-        TensorReport(key, tensor.numel(), tensor.numel())
-        for key, tensor in artifact.tensors.items()
-        if key not in cores and key not in aliases
-    ]
-    return (
-        *(TensorReport(name, plan.slot.parameters, plan.parameters) for name, plan in plans.items()),
-        *kept,
-    )
 
 
 def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) -> WeightReport:
@@ -163,23 +188,15 @@ def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) ->
     )
 
 
-def _measure(artifact: Artifact, baseline: str | Path) -> dict[str, Any]:
-    """Compare with the dense checkpoint itself: its sizes, its identity, and today's error of every weight."""
-    from trcompress.checkpoint import read_checkpoint
-    from trcompress.layers import cores_to_dense
+def finite(value: Any) -> Any:
+    """Replace figures that JSON has no word for by None, at any depth.
 
-    checkpoint = read_checkpoint(baseline)
-    errors = {}
-    for name, plan in artifact.weight_plans().items():
-        dense = checkpoint.tensor(name).double()
-        rebuilt = cores_to_dense(plan, [core.double() for core in artifact.cores(name)])
-        errors[name] = float((dense - rebuilt).norm() / dense.norm())
-    source = artifact.header.source
-    return {
-        "file": str(baseline),
-        "is_the_source": source is not None and checkpoint.sha256 == source.sha256,
-        "file_bytes": checkpoint.size_bytes,
-        "tensor_bytes": checkpoint.tensor_bytes,
-        "parameters": sum(prod(shape) for shape in checkpoint.shapes.values()),
-        "errors": errors,
-    }
+    Example:
+        >>> finite({"loss": float("nan"), "epochs": (1, 2.5)})
+        {'loss': None, 'epochs': [1, 2.5]}
+    """
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value

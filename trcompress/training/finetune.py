@@ -19,7 +19,7 @@ from trcompress.network.read_classifier import read_classifier
 from trcompress.training.display import Display
 from trcompress.training.distributed import Team, choose_device, team
 from trcompress.training.evaluate import check_fits
-from trcompress.training.job import Job, Outputs, describe_run, file_sha256, resumable
+from trcompress.training.job import Evaluations, Job, Outputs, describe_run, file_sha256, resumable
 from trcompress.training.learner import hidden_misfit
 from trcompress.training.loop import total_epochs
 from trcompress.training.parameters import redraw
@@ -124,11 +124,11 @@ def finetune(
         identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
         job = Job(student, data, settings, crew, outputs, identity, guide, resume, display)
         state = job.train()
-        metrics = job.metrics(state, _classifier(file, data, wiring, crew))
+        metrics, evaluations = job.metrics(state, _classifier(file, data, wiring, crew))
         if crew.writes:
             step = _step(settings, identity, command)
             write_artifact(outputs.model, _updated(file.artifact, student, step, metrics), overwrite=True)
-        return _close(job, state, metrics)
+        return _close(job, state, metrics, evaluations)
 
 
 def train_dense(
@@ -186,10 +186,10 @@ def train_dense(
         identity = describe_run(settings, data, wiring) | {"network": shape}
         job = Job(student, data, settings, crew, outputs, identity, None, resume, display)
         state = job.train()
-        metrics = job.metrics(state)
+        metrics, evaluations = job.metrics(state)
         if crew.writes:
             write_tensors(outputs.model, student.file_tensors(), {"format": "pt"})
-        return _close(job, state, metrics)
+        return _close(job, state, metrics, evaluations)
 
 
 def _filled_in(settings: FinetuneSettings, student: Classifier, guide: Teacher | None) -> FinetuneSettings:
@@ -253,10 +253,10 @@ def _updated(artifact: Artifact, student: Classifier, step: Step, metrics: dict[
     return Artifact(tensors, header)
 
 
-def _close(job: Job, state: RunState, metrics: dict[str, Any]) -> FinetuneResult:
+def _close(job: Job, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:
     how = "kept the best epoch by validation" if job.data.validation else "no validation part: kept the last epoch"
     notes = (*job.student.notes, job.data.split_note, *job.data.notes, how)
-    job.close(state, metrics, notes)
+    job.close(state, metrics, evaluations, notes)
     best = state.best or {}
     return FinetuneResult(
         out=job.outputs.model,

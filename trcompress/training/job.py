@@ -18,12 +18,16 @@ from trcompress.errors import OutputFileError, UsageError
 from trcompress.network.classifier import Classifier, Wiring
 from trcompress.training.display import Display
 from trcompress.training.distributed import Team
+from trcompress.training.evaluate import describe
 from trcompress.training.loop import Trainer
 from trcompress.training.measure import measure
 from trcompress.training.run_state import RunFolder, RunInterruptedError, RunState, check_identity
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher
 from trcompress.util.files import check_output, write_text
+
+Evaluations = dict[str, dict[str, Any]]
+"""Of the networks "before", "after" and "teacher", where there are such: an `Evaluation` as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,15 @@ class Job:
         trainer.state = state or RunState(identity=self.identity)
         return trainer.run()
 
-    def metrics(self, state: RunState, before: Classifier | None = None) -> dict[str, Any]:
+    def metrics(self, state: RunState, before: Classifier | None = None) -> tuple[dict[str, Any], Evaluations]:
         """Measure the trained network once, on the test part if there is one, else on the validation part.
 
         Args:
             state: of the finished run.
             before: the network as it was.
+
+        Returns:
+            Totals for the artifact's header, and what each network does with every class, for the metrics file.
         """
         start, best = state.history[0], state.best or {}
         found: dict[str, Any] = {"best_epoch": best.get("epoch", 0)}
@@ -128,7 +135,8 @@ class Job:
             found["validation_accuracy_after"] = best["validation_accuracy"]
         part = self.data.splits.get("test") or self.data.splits.get("validation")
         if part is None:
-            return found
+            return found, {}
+        evaluations: Evaluations = {}
         networks = {"before": before, "after": self.student, "teacher": self.teacher and self.teacher.classifier}
         for name, network in networks.items():
             if network is not None:
@@ -140,13 +148,21 @@ class Job:
                     batch_size=self.settings.batch_size,
                 )
                 found |= {f"accuracy_{name}": figures.accuracy, f"loss_{name}": figures.loss}
-        return found | {"measured_on": f"{part.name} part of {self.data.name}, {len(part):,} sequences"}
+                evaluations[name] = describe(figures, self.outputs.model.name, self.data, part.name).to_dict()
+        where = f"{part.name} part of {self.data.name}, {len(part):,} sequences"
+        return found | {"measured_on": where}, evaluations
 
-    def close(self, state: RunState, metrics: dict[str, Any], notes: Sequence[str]) -> None:
+    def close(
+        self, state: RunState, metrics: dict[str, Any], evaluations: Evaluations, notes: Sequence[str]
+    ) -> None:
         """Write the metrics file and let go of the saved state, which is of no more use."""
         if self.team.writes:
             record = {
+                "schema_version": 1,
+                "result": "finetune",
+                "model": self.outputs.model.name,
                 "metrics": metrics,
+                "evaluations": evaluations,
                 "settings": self.settings.model_dump(mode="json"),
                 "identity": self.identity,
                 "notes": list(notes),

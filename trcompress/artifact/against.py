@@ -1,0 +1,76 @@
+"""An artifact held against the dense checkpoint itself: sizes, identity, and today's error of every weight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trcompress.artifact.file import Artifact
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a comparison with the dense checkpoint tells.
+
+    Args:
+        file: the checkpoint.
+        is_the_source: whether it is, byte for byte, the file that was compressed.
+        file_bytes: of the file.
+        tensor_bytes: of the model tensors in it.
+        parameters: values in it.
+        errors: of every compressed weight, relative to the dense one; None where the dense weight is all zero and
+            the cores are not.
+        weight_bytes: of every compressed weight in the checkpoint.
+    """
+
+    file: str
+    is_the_source: bool
+    file_bytes: int
+    tensor_bytes: int
+    parameters: int
+    errors: dict[str, float | None]
+    weight_bytes: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without those that stand with each weight."""
+        return {name: value for name, value in asdict(self).items() if name not in ("errors", "weight_bytes")}
+
+
+def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
+    """Compare an artifact with a dense checkpoint.
+
+    Raises:
+        InputFileError: the checkpoint cannot be read, or lacks a weight that was compressed.
+    """
+    from trcompress.checkpoint import read_checkpoint
+    from trcompress.layers import cores_to_dense
+
+    checkpoint = read_checkpoint(baseline)
+    errors, weight_bytes = {}, {}
+    for name, plan in artifact.weight_plans().items():
+        dense = checkpoint.tensor(name)
+        weight_bytes[name] = dense.nbytes
+        rebuilt = cores_to_dense(plan, [core.double() for core in artifact.cores(name)])
+        errors[name] = _relative_error(dense.double(), rebuilt)
+    source = artifact.header.source
+    return Against(
+        file=str(baseline),
+        is_the_source=source is not None and checkpoint.sha256 == source.sha256,
+        file_bytes=checkpoint.size_bytes,
+        tensor_bytes=checkpoint.tensor_bytes,
+        parameters=sum(prod(shape) for shape in checkpoint.shapes.values()),
+        errors=errors,
+        weight_bytes=weight_bytes,
+    )
+
+
+def _relative_error(dense: Tensor, rebuilt: Tensor) -> float | None:
+    """||W - W'|| / ||W||; of a zero weight 0 if it was met, else None."""
+    distance, norm = float((dense - rebuilt).norm()), float(dense.norm())
+    if norm == 0:
+        return 0.0 if distance == 0 else None
+    return distance / norm
