@@ -22,8 +22,20 @@ def print_json(value: Any) -> None:
 
 
 def remark(text: str) -> None:
-    """Print a line on stderr."""
-    err.print(text, markup=False)
+    """Print a line on stderr; arguments that it names are spelled as options."""
+    err.print(spelled(text), markup=False)
+
+
+def say(text: str) -> None:
+    """Print a sentence of the library on stdout; arguments that it names are spelled as options."""
+    out.print(spelled(text), markup=False)
+
+
+def spelled(text: str) -> str:
+    """Spell the arguments that a message names as options of the verb that runs."""
+    from trcompress.cli.wording import as_options
+
+    return as_options(text, sys.argv[1] if len(sys.argv) > 1 else "")
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def finetune(artifact: Path, **given: Any) -> None:
 
     Example: trcompress finetune model.tr.safetensors --data data.npz --teacher model.pt
     """
+    from trcompress.cli.console import spelled
     from trcompress.training.finetune import finetune as train
     from trcompress.training.run_state import RunInterruptedError
 
@@ -111,7 +112,7 @@ def finetune(artifact: Path, **given: Any) -> None:
             display=_display(settings, given["tensorboard"]),
         )
     except RunInterruptedError as stop:
-        click.echo(f"\n{stop}", err=True)
+        click.echo(f"\n{spelled(str(stop))}", err=True)
         sys.exit(130)
     _print(result, given["format_"])
 

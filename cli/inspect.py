@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trcompress.cli.lines import plan_line
 from trcompress.cli.options import format_option, kind_option, path_argument, skip_objects_option
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str
     """List the recurrent layers of a checkpoint, and what else is in it.
 
     Reads .pt, .pth, .safetensors and .npz without running any code from the file, and suggests a
-    `decompose` line.
+    `plan` line.
 
     Example: trcompress inspect model.pt
     """
@@ -32,7 +33,7 @@ def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str
 
     found = look(read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects))
     if format_ == "json":
-        print_json(found.to_dict())
+        print_json(found.to_dict() | {"suggestion": plan_line(found.path, found.suggested_ratio)})
     else:
         _print_layers(found)
         _print_rest(found)
@@ -42,7 +43,7 @@ def _print_layers(found: Inspection) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from trcompress.cli.console import count, out, size
+    from trcompress.cli.console import count, out, say, size
 
     out.print(
         f"{found.path}: {found.format}, {size(found.size_bytes)}, {count(found.parameters)} parameters",
@@ -66,11 +67,11 @@ def _print_layers(found: Inspection) -> None:
         )
     out.print(table)
     for sentence in dict.fromkeys(layer.decided_by for layer in found.layers):
-        out.print(f"kind: {sentence}", markup=False)
+        say(f"kind: {sentence}")
 
 
 def _print_rest(found: Inspection) -> None:
-    from trcompress.cli.console import count, out
+    from trcompress.cli.console import count, out, say
 
     largest = ", ".join(f"{one.name} {tuple(one.shape)}" for one in found.largest_other)
     out.print(
@@ -79,9 +80,9 @@ def _print_rest(found: Inspection) -> None:
         markup=False,
     )
     for name, reason in found.ignored.items():
-        out.print(f"ignored: {name} ({reason})", markup=False)
+        say(f"ignored: {name} ({reason})")
     for group in found.shared:
         out.print(f"tied: {' = '.join(group)}", markup=False)
     for note in found.notes:
-        out.print(f"note: {note}", markup=False)
-    out.print(f"\ntry:\n  {found.suggestion}", markup=False)
+        say(f"note: {note}")
+    out.print(f"\ntry:\n  {plan_line(found.path, found.suggested_ratio)}", markup=False)

@@ -11,23 +11,9 @@ from importlib import import_module
 
 import click
 
+from trcompress.cli.verbs import VERBS
 from trcompress.errors import TrcompressError, nearest
 from trcompress.version import __version__
-
-# verb -> (module, what `trcompress --help` says of it), in the order of use
-VERBS = {
-    "inspect": ("trcompress.cli.inspect", "List the recurrent layers of a checkpoint."),
-    "plan": ("trcompress.cli.plan", "Search shapes and ranks under a budget."),
-    "decompose": ("trcompress.cli.decompose", "Turn a dense checkpoint into a tensor-ring artifact."),
-    "finetune": ("trcompress.cli.finetune", "Train an artifact end to end on the target data."),
-    "evaluate": ("trcompress.cli.evaluate", "Measure an artifact or a checkpoint on data."),
-    "bench": ("trcompress.cli.bench", "Time an artifact against its dense original on this machine."),
-    "report": ("trcompress.cli.report", "Report counts, ratios, errors, accuracy and lineage."),
-    "data": ("trcompress.cli.data", "Make and extract data sets."),
-    "reproduce": ("trcompress.cli.reproduce", "Reproduce one row of the paper's tables and figures."),
-    "recipe": ("trcompress.cli.recipe", "Show, check and copy the recipes."),
-    "demo": ("trcompress.cli.demo", "Run the whole way once, on data that ships with trcompress."),
-}
 
 
 class VerbGroup(click.Group):
@@ -85,6 +71,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
+    from trcompress.cli.console import spelled
+
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    click.echo(spelled(message), err=True)
     return code

@@ -9,6 +9,7 @@ import click
 
 from trcompress.cli import options
 from trcompress.cli.goal import calibration_options, goal_options
+from trcompress.cli.lines import chosen_line, row_line, search_with_lines
 
 if TYPE_CHECKING:
     from trcompress.search import NetworkSearch, WeightSearch
@@ -40,7 +41,7 @@ def plan(checkpoint: Path, **given: Any) -> None:
     dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
     found = search(dense, given, layer=given["layer"])
     if given["format_"] == "json":
-        print_json(found.to_dict())
+        print_json(search_with_lines(found))
     else:
         _print(found)
 
@@ -54,7 +55,7 @@ def _print(found: NetworkSearch) -> None:
         out.print(f"\n{note}", markup=False)
     if len(found.weights) > 1:
         out.print("\nall chosen together:", markup=False)
-        out.print(f"  {found.command}", markup=False)
+        out.print(f"  {chosen_line(found)}", markup=False)
 
 
 def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
@@ -92,4 +93,4 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
     )
     out.print("  TT: error of TensorLy's tensor train (tensor_train_matrix) of the same count", markup=False)
     for row in one.rows:
-        out.print(f"  {found.line(row)}", markup=False)
+        out.print(f"  {row_line(found, row)}", markup=False)

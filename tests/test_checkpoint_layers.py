@@ -41,7 +41,7 @@ def test_shapes_decide_whatever_the_name_says(kind, cls, read):
 
 @pytest.mark.parametrize("wish", ["gru", "rnn"])
 def test_an_override_against_the_shapes_is_an_error(wish, read):
-    with pytest.raises(InputFileError, match=rf"--kind {wish} contradicts the shapes of stack 'rnn'.*48 rows"):
+    with pytest.raises(InputFileError, match=rf"`kind={wish}` contradicts the shapes of stack 'rnn'.*48 rows"):
         read({f"rnn.{key}": tensor for key, tensor in nn.LSTM(6, 12).state_dict().items()}, kind=wish)
 
 
@@ -63,10 +63,10 @@ def test_without_weight_hh_the_decision_is_told_and_can_be_overridden(name, rows
     (layer,) = read(state).layers
     assert layer.kind == kind
     assert said in layer.decided_by
-    assert "--kind overrides" in layer.decided_by
+    assert "`kind` overrides" in layer.decided_by
     (layer,) = read(state, kind="rnn").layers
     assert (layer.kind, layer.hidden_size) == ("rnn", rows)
-    assert "--kind says so" in layer.decided_by
+    assert "`kind` says so" in layer.decided_by
 
 
 def test_a_pickled_module_without_weight_hh_is_told_by_its_class(read):
@@ -78,7 +78,7 @@ def test_a_pickled_module_without_weight_hh_is_told_by_its_class(read):
 
 
 def test_override_must_divide_the_rows(read):
-    with pytest.raises(InputFileError, match=r"--kind lstm contradicts .* 9 rows do not divide by 4 gates"):
+    with pytest.raises(InputFileError, match=r"`kind=lstm` contradicts .* 9 rows do not divide by 4 gates"):
         read(weights(9), kind="lstm")
 
 

@@ -159,7 +159,7 @@ def test_unrelated_stacks_need_the_users_word(tmp_path):
     torch.manual_seed(0)
     parts = {"a": nn.LSTM(12, 8), "b": nn.LSTM(12, 8), "fc": nn.Linear(8, 3)}
     torch.save(nn.ModuleDict(parts).state_dict(), tmp_path / "m.pt")
-    with pytest.raises(UsageError, match=r"a 12 -> 8, b 12 -> 8; name the ones .* --stacks"):
+    with pytest.raises(UsageError, match=r"a 12 -> 8, b 12 -> 8; name the ones .* `stacks=A,B`"):
         read_classifier(tmp_path / "m.pt")
     assert read_classifier(tmp_path / "m.pt", Wiring(stacks=("b",))).recurrent.keys() == {"b"}
     with pytest.raises(UsageError, match="each stack must take what the one before gives"):
@@ -176,7 +176,7 @@ def write_parts(path, **modules):
 
 def test_ambiguous_heads_are_listed_and_head_decides(tmp_path):
     path = write_parts(tmp_path / "m.pt", one=nn.Linear(16, 3), two=nn.Linear(16, 5))
-    with pytest.raises(UsageError, match=r"one.weight 3 x 16, two.weight 5 x 16; name one with --head"):
+    with pytest.raises(UsageError, match=r"one.weight 3 x 16, two.weight 5 x 16; name one with `head`"):
         read_classifier(path)
     assert read_classifier(path, classes=5).classes == 5
     for key in ("one", "one.weight"):
@@ -201,9 +201,9 @@ def test_a_head_without_bias_is_found(tmp_path):
 
 
 def test_no_head_and_wrong_class_counts_say_what_to_do(tmp_path):
-    with pytest.raises(InputFileError, match=r"no classifier head .* takes their 16 outputs.*--model"):
+    with pytest.raises(InputFileError, match=r"no classifier head .* takes their 16 outputs.*`model=package"):
         read_classifier(write_parts(tmp_path / "none.pt", fc=nn.Linear(15, 3)))
-    with pytest.raises(InputFileError, match=r"one row a class: fc.weight 3 x 16 for data of 4 classes.*--model"):
+    with pytest.raises(InputFileError, match=r"fc.weight 3 x 16 for data of 4 classes.*`model=package"):
         read_classifier(write_parts(tmp_path / "three.pt", fc=nn.Linear(16, 3)), classes=4)
 
 

@@ -198,7 +198,7 @@ def test_a_second_compression_is_refused(checkpoint, tmp_path):
 def test_inspect_lists_layers_and_what_was_ignored(checkpoint):
     done = run("inspect", checkpoint)
     assert done.returncode == 0
-    for text in ("rnn.weight_ih_l0", "rnn.weight_ih_l1", "optimizer", "epoch", "trcompress decompose"):
+    for text in ("rnn.weight_ih_l0", "rnn.weight_ih_l1", "optimizer", "epoch", "trcompress plan"):
         assert text in done.stdout
     found = json.loads(run("inspect", checkpoint, "--format", "json").stdout)
     assert [layer["kind"] for layer in found["layers"]] == ["lstm", "lstm"]

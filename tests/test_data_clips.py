@@ -150,7 +150,7 @@ def test_only_its_own_folders_are_replaced(tmp_path):
             make_clips(foreign, overwrite=overwrite, **SMALL)
     assert (foreign / "thesis.txt").read_text() == "years of work"
     make_clips(tmp_path / "tree", **SMALL)
-    with pytest.raises(OutputFileError, match="or allow --overwrite"):
+    with pytest.raises(OutputFileError, match="or allow `overwrite=True`"):
         make_clips(tmp_path / "tree", **SMALL)
     made = make_clips(tmp_path / "tree", overwrite=True, **(SMALL | {"groups": 3}))
     assert len(find_clips(tmp_path / "tree").clips) == made.clips == 12

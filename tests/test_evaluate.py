@@ -123,13 +123,13 @@ def figure(accuracy):
 
 def test_gates():
     check_gates(figure(0.9), min_accuracy=0.9, baseline=figure(0.91), max_drop=0.01)
-    with pytest.raises(QualityGateError, match=r"0.8900 is below --min-accuracy 0.9"):
+    with pytest.raises(QualityGateError, match=r"0.8900 is below `min_accuracy=0.9`"):
         check_gates(figure(0.89), min_accuracy=0.9)
-    with pytest.raises(QualityGateError, match=r"0.0200 below the baseline's 0.9100, more than --max-drop 0.01"):
+    with pytest.raises(QualityGateError, match=r"0.0200 below the baseline's 0.9100, more than `max_drop=0.01`"):
         check_gates(figure(0.89), baseline=figure(0.91), max_drop=0.01)
-    with pytest.raises(QualityGateError, match=r"--min-accuracy.*; .*--max-drop"):
+    with pytest.raises(QualityGateError, match=r"min_accuracy.*; .*max_drop"):
         check_gates(figure(0.5), min_accuracy=0.9, baseline=figure(0.91), max_drop=0.01)
-    with pytest.raises(UsageError, match="--baseline"):
+    with pytest.raises(UsageError, match="`baseline`"):
         check_gates(figure(0.5), max_drop=0.1)
 
 

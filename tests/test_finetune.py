@@ -146,7 +146,7 @@ def test_without_validation_the_last_epoch_is_kept_and_said(tune):
 
 
 def test_patience_needs_a_validation_part(tune):
-    with pytest.raises(UsageError, match=r"--patience 3 needs a validation part .*validation_fraction"):
+    with pytest.raises(UsageError, match=r"`patience=3` needs a validation part .*validation_fraction"):
         tune(small_task.data_set(validation_fraction=0), settings={"patience": 3})
 
 
@@ -447,7 +447,7 @@ def test_settings_read_text_as_the_command_line_gives_it():
 def test_faults_name_the_remedy(files, tune, tmp_path):
     with pytest.raises(UsageError, match="dense checkpoint: decompose it first"):
         tune(ring=files["dense"])
-    with pytest.raises(UsageError, match=r"--start layerwise .* --teacher CKPT"):
+    with pytest.raises(UsageError, match=r"`start=layerwise` .* `teacher`"):
         tune(settings={"start": "layerwise"})
     with pytest.raises(OutputFileError, match="must not replace the input"):
         finetune(files["ring"], small_task.data_set(), files["ring"], overwrite=True)
@@ -515,7 +515,7 @@ def test_what_the_users_network_froze_stays_frozen(files, tune):
 
 
 def test_head_of_the_users_network_is_named_by_the_user(files, tune):
-    with pytest.raises(UsageError, match="name it with --head KEY"):
+    with pytest.raises(UsageError, match="name it with `head`"):
         tune(wiring=Wiring(model="small_task:Network"), settings={"freeze": "head"})
     wiring = Wiring(model="small_task:Network", head="classify")
     after = load_file(tune(wiring=wiring, settings={"freeze": "head"}, overwrite=True).out)

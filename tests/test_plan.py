@@ -75,7 +75,7 @@ def test_bad_shapes_say_the_rule_and_the_text(text):
 
 @pytest.mark.parametrize("text", ["", "0", "5,", "5,-1", "x", "5;10", "1e3"])
 def test_bad_ranks_say_the_rule(text):
-    with pytest.raises(ShapeError, match="--ranks is one number"):
+    with pytest.raises(ShapeError, match="`ranks` is one number"):
         parse_ranks(text)
 
 

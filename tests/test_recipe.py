@@ -196,7 +196,7 @@ def test_unknown_names_suggest_the_nearest():
     [
         ({"data": {"path": "os:system"}}, "never package.module:factory"),
         ({"model": {"shape": "4x3:4x9"}}, "output modes must multiply"),
-        ({"model": {"shape": "4x"}}, "model.shape: --shape is INPUT:OUTPUT"),
+        ({"model": {"shape": "4x"}}, "model.shape: `shape` is INPUT:OUTPUT"),
         ({"model": {"ranks": "2,3,4"}}, "ranks must be one number"),
         ({"model": {"structure": "dense"}}, "neither shape nor ranks"),
         ({"model": {"input_size": 2**30}}, "model.input_size"),
@@ -278,7 +278,7 @@ def test_settings_parse_or_say_why(text):
     if "=" in text and all(key.strip() for key in text.partition("=")[0].split(".")):
         assert isinstance(parse_setting(text), dict)
     else:
-        with pytest.raises(UsageError, match="--set takes KEY=VALUE"):
+        with pytest.raises(UsageError, match="`set` takes KEY=VALUE"):
             parse_setting(text)
 
 
@@ -329,7 +329,7 @@ def test_list_and_dry_run_need_no_torch_and_write_nothing(tmp_path, monkeypatch)
 def test_a_recipe_without_data_says_what_to_give_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = invoke(reproduce_verb, "ucf11-table1-tr", fails=UsageError)
-    assert "needs --data" in text
+    assert "needs `data`" in text
     assert "make-clips" in text
     assert list(Path().iterdir()) == []
 

@@ -170,7 +170,7 @@ def test_every_video_recipe_runs_unmodified_on_procedural_clips(tmp_path, trees,
 
 def test_a_video_tree_without_the_cnns_weights_says_what_to_give(tmp_path, trees):
     asked = read_recipe("ucf11-table2-cnn-tr").resolve(data=str(trees / "ucf11"))
-    with pytest.raises(UsageError, match=r"--set data\.features\.weights=FILE"):
+    with pytest.raises(UsageError, match=r"`set=data\.features\.weights=FILE`"):
         reproduce(asked, tmp_path / "out")
 
 

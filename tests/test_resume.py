@@ -68,7 +68,7 @@ def test_resumed_run_is_bit_identical(files, tmp_path, extra):
     whole = tune(files, tmp_path / "whole.safetensors", settings=extra)
     out = tmp_path / "parts.safetensors"
     for epoch, number in ((0, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM), (5, signal.SIGINT)):
-        with pytest.raises(RunInterruptedError, match=r"whole epochs are saved in .*parts.run: .* --resume"):
+        with pytest.raises(RunInterruptedError, match=r"whole epochs are saved in .*parts.run: .* `resume=True`"):
             tune(files, out, settings=extra, resume=epoch > 0, display=StopAt(epoch, number))
         assert not out.exists()
         assert not list(tmp_path.glob("**/.*.part"))
@@ -140,7 +140,7 @@ def test_resuming_another_run_is_refused_and_says_what_differs(files, tmp_path):
     with pytest.raises(UsageError, match="data_sha256 was"):
         finetune(files["ring"], small_task.data_set(rows=60), out, teacher=files["dense"], resume=True,
                  settings=FinetuneSettings(**SETTINGS))  # fmt: skip
-    with pytest.raises(OutputFileError, match=r"was interrupted.*--resume.*--overwrite"):
+    with pytest.raises(OutputFileError, match=r"was interrupted.*`resume=True`.*`overwrite=True`"):
         tune(files, out)
     assert tune(files, out, overwrite=True).epochs == 6
 
@@ -157,7 +157,7 @@ def test_a_damaged_state_is_named(files, tmp_path):
     whole = path.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", whole.replace(b'"version\\": 1', b'"version\\": 9')):
         path.write_bytes(damage)
-        with pytest.raises(InputFileError, match=r"state.safetensors cannot be read .* without --resume"):
+        with pytest.raises(InputFileError, match=r"state.safetensors cannot be read .* without `resume`"):
             tune(files, out, resume=True)
 
 
@@ -218,7 +218,7 @@ def test_a_stopped_and_then_a_killed_run_lose_at_most_an_epoch(files, tmp_path):
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=300)[1]
     assert process.returncode == 130
-    assert "run the same command with --resume" in stderr
+    assert "go on with --resume" in stderr
     assert "Traceback" not in stderr
     before = RunFolder(run).load().epoch
     assert before >= 3

@@ -2,7 +2,7 @@
 
 checkpoint -> plan -> cores -> layer -> finetune -> artifact -> report
 
-Public names load on first use, so `import trcompress` and `trcompress --help` do not pay for torch.
+Public names load on first use, so `import trcompress` and the command line's help do not pay for torch.
 """
 
 from importlib import import_module

@@ -47,7 +47,7 @@ class UnsafeFileError(InputFileError):
 
 
 class QualityGateError(TrcompressError):
-    """A measured figure misses the gate the user set (`--min-accuracy`, `--max-drop`)."""
+    """A measured figure misses the gate the user set (`min_accuracy`, `max_drop`)."""
 
     exit_code = 5
 

@@ -36,7 +36,7 @@ class KindRule:
 
 
 def parse_kinds(text: str | None) -> tuple[KindRule, ...]:
-    """Read `--kind`: one kind for every stack, or `glob=kind` pairs joined by commas.
+    """Read a `kind`: one kind for every stack, or `glob=kind` pairs joined by commas.
 
     Raises:
         UsageError: not one of lstm, gru, rnn.
@@ -51,7 +51,7 @@ def parse_kinds(text: str | None) -> tuple[KindRule, ...]:
         if kind.lower() not in GATES:
             known = sorted(GATES)
             raise UsageError(
-                f"--kind must be one of {', '.join(known)}, or STACK=kind pairs: got {part!r}{nearest(kind, known)}"
+                f"`kind` must be one of {', '.join(known)}, or STACK=kind pairs: got {part!r}{nearest(kind, known)}"
             )
         rules.append(KindRule(glob if equals else "*", kind.lower()))
     return tuple(rules)
@@ -91,8 +91,8 @@ def decide(
         return _without_hidden(stack, rows, wish, hint)
     if decision is not None and wish not in (None, decision.kind):
         raise InputFileError(
-            f"--kind {wish} contradicts the shapes of stack {stack!r}: {decision.decided_by}; "
-            f"leave --kind out, or name the stacks it is for (--kind 'STACK={wish}')"
+            f"`kind={wish}` contradicts the shapes of stack {stack!r}: {decision.decided_by}; "
+            f"leave `kind` out, or name the stacks it is for (`kind=STACK={wish}`)"
         )
     return decision
 
@@ -115,7 +115,7 @@ def _without_hidden(stack: str, rows: int, wish: str | None, hint: str | None) -
     possible = [kind for kind in ("lstm", "gru", "rnn") if rows % GATES[kind] == 0]
     named = _NAMED.findall(stack)
     if wish is not None:
-        kind, why = wish, "--kind says so"
+        kind, why = wish, "`kind` says so"
     elif hint in possible:
         kind, why = str(hint), "the pickled module is of that class"
     elif named and named[-1].lower() in possible:
@@ -128,10 +128,10 @@ def _without_hidden(stack: str, rows: int, wish: str | None, hint: str | None) -
         )
     if kind not in possible:
         raise InputFileError(
-            f"--kind {kind} contradicts the shapes of stack {stack!r}: "
+            f"`kind={kind}` contradicts the shapes of stack {stack!r}: "
             f"its {rows:,} rows do not divide by {GATES[kind]} gates"
         )
     hidden = rows // GATES[kind]
-    advice = "" if wish else "; --kind overrides"
+    advice = "" if wish else "; `kind` overrides"
     sentence = f"{kind.upper()} of {hidden:,} units, though there is no weight_hh to tell by: {why}{advice}"
     return Decision(kind, hidden, sentence)

@@ -89,7 +89,7 @@ def find_layers(
     Args:
         tensors: of the model, by key.
         hints: what pickled modules say of themselves, by key.
-        rules: the user's `--kind`.
+        rules: the user's `kind`.
 
     Returns:
         The layers, stack by stack, and notes on what looks recurrent but is nothing PyTorch has.
@@ -111,7 +111,7 @@ def find_layers(
     for rule in rules:
         if stacks and not any(rule.matches(stack) for stack in stacks):
             raise UsageError(
-                f"--kind names no stack: {rule.glob!r} matches none of: {', '.join(map(repr, stacks))}"
+                f"`kind` names no stack: {rule.glob!r} matches none of: {', '.join(map(repr, stacks))}"
             )
     for stack in stacks.values():
         stack.sort(key=lambda layer: (layer.layer, layer.reverse))

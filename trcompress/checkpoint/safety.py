@@ -36,7 +36,7 @@ def refuse_unsafe(path: Path, pickles: list[Pickle], *, skip_objects: bool = Fal
     """
     blocked = {name for found in pickles for name in blocked_globals(found, skip_objects=skip_objects)}
     skippable = not any(blocked_globals(found, skip_objects=True) for found in pickles)
-    _refuse(path, blocked, "; or leave such objects out: --skip-objects (skip_objects=True)" if skippable else "")
+    _refuse(path, blocked, "; or leave such objects out: `skip_objects=True`" if skippable else "")
 
 
 def refuse_calls(path: Path, pickles: list[Pickle]) -> None:

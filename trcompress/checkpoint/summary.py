@@ -10,7 +10,7 @@ from typing import Any
 
 from trcompress.checkpoint.dense import Checkpoint, read_checkpoint
 from trcompress.checkpoint.recurrent import RnnLayer
-from trcompress.checkpoint.suggestion import suggest
+from trcompress.checkpoint.suggestion import suggested_ratio
 
 _LARGEST = 5
 
@@ -73,7 +73,7 @@ class Inspection:
         shared: groups of tied weights.
         ignored: what the file holds beside the model -> why it was left out.
         notes: wrappers stripped, weights folded, which model was picked.
-        suggestion: a `trcompress decompose` line that fits.
+        suggested_ratio: a goal for `plan` that keeps the network alive.
     """
 
     path: str
@@ -88,7 +88,7 @@ class Inspection:
     shared: tuple[tuple[str, ...], ...]
     ignored: Mapping[str, str]
     notes: tuple[str, ...]
-    suggestion: str
+    suggested_ratio: float
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain containers, for JSON."""
@@ -135,7 +135,7 @@ def inspect(source: str | Path | Checkpoint, *, kind: str | None = None) -> Insp
         shared=checkpoint.shared,
         ignored=dict(checkpoint.ignored),
         notes=checkpoint.notes,
-        suggestion=suggest(checkpoint.path, checkpoint.layers),
+        suggested_ratio=suggested_ratio(checkpoint.layers),
     )
 
 

@@ -58,7 +58,7 @@ def open_torchvision(name: str, weights: str | Path | None, normalize: str) -> T
         ) from error
     if weights is None:
         raise UsageError(
-            f"torchvision:{name} needs its weights in a file (nothing is downloaded); give --weights FILE"
+            f"torchvision:{name} needs its weights in a file (nothing is downloaded); give `weights=FILE`"
         )
     try:
         model = models.get_model(name, weights=None)

@@ -154,7 +154,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a folder beside `out` that takes its place if the body succeeds, and is removed if not."""
     occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if occupied and not (overwrite and (out / MARKER).is_file()):
-        remedy = "only folders made by make-clips are replaced" if overwrite else "or allow --overwrite"
+        remedy = "only folders made by make-clips are replaced" if overwrite else "or allow `overwrite=True`"
         raise OutputFileError(f"clips need a new or empty folder: {out} is not; choose another ({remedy})")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def load_factory(spec: str, options: dict[str, Any], *, allow_code: bool = False
     if not allow_code:
         raise UnsafeFileError(
             f"a data factory runs code, so the user must type it; files may not name one: got {spec!r}; "
-            "give it with --data on the command line, or allow_code=True in Python"
+            "in Python, `allow_code=True` lets it run"
         )
     factory = find_function(spec, "a data factory")
     _check_options(factory, options, spec)

@@ -1,4 +1,4 @@
-"""`load_data`: from what a user types after `--data` to a `DataSet`."""
+"""`load_data`: from a path or a factory's name to a `DataSet`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of each kind of data, typed: from Python, a recipe or `--data-option key=value` text alike."""
+"""The options of each kind of data, typed: from Python, a recipe or `key=value` text alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The little languages of `--shape` and `--ranks`."""
+"""The little languages of shapes and ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_shape(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         ((4, 2, 5), (4, 4))
     """
     sides = text.lower().replace(" ", "").split(":")
-    rule = "--shape is INPUT:OUTPUT, modes joined by x, as in 4x2x5x8:4x4x2"
+    rule = "`shape` is INPUT:OUTPUT, modes joined by x, as in 4x2x5x8:4x4x2"
     if len(sides) != 2 or not all(sides):
         raise ShapeError(f"{rule}: got {text!r}")
     in_modes, out_modes = (tuple(_positive(mode, rule, text) for mode in side.split("x")) for side in sides)
@@ -43,12 +43,12 @@ def parse_ranks(text: str) -> tuple[int, ...]:
     cleaned = text.strip().lower()
     if cleaned == "full":
         return ()
-    rule = "--ranks is one number (all), two (inner,R0), or R0,R1,... for every mode, or 'full'"
+    rule = "`ranks` is one number (all), two (inner,R0), or R0,R1,... for every mode, or 'full'"
     return tuple(_positive(rank.strip(), rule, text) for rank in cleaned.split(","))
 
 
 def format_shape(in_modes: tuple[int, ...], out_modes: tuple[int, ...]) -> str:
-    """Spell modes as `--shape` reads them."""
+    """Spell modes as `parse_shape` reads them."""
     return ":".join("x".join(map(str, modes)) for modes in (in_modes, out_modes))
 
 

@@ -1,4 +1,4 @@
-"""From what a user types (`--shape`, `--ranks`, `--layer`) to the structure of every weight. No torch here.
+"""From what a user types (`shape`, `ranks`, `layer`) to the structure of every weight. No torch here.
 
 A plan is a tuple of rules, each a glob over weights with modes and ranks. Resolving it against the weights
 of a network gives one `WeightPlan` per matched weight; everything that counts parameters counts them there.
@@ -224,10 +224,10 @@ class Plan:
     def _reason(self, slot: WeightSlot) -> str:
         open_rules = [rule for rule in self.rules if rule.layer is None]
         if not open_rules:
-            return "no --layer names it"
+            return "no `layer` names it"
         return open_rules[0].misfit(slot) or (
             f"{open_rules[0].shape} would fit only with padding, and fits another layer exactly; "
-            f"name this one with --layer to pad it"
+            f"name this one with `layer` to pad it"
         )
 
 
@@ -236,7 +236,7 @@ def _choose(rule: Rule, free: Sequence[WeightSlot], every: Sequence[WeightSlot])
         named = [slot for slot in free if glob_matches(rule.layer, slot)]
         if not named:
             known = ", ".join(slot.name for slot in every) or "none"
-            raise UsageError(f"--layer must match a recurrent weight: {rule.layer!r} matches none of: {known}")
+            raise UsageError(f"`layer` must match a recurrent weight: {rule.layer!r} matches none of: {known}")
         return named
     exact = [slot for slot in free if rule.fits_exactly(slot)]
     padded = [slot for slot in free if not rule.misfit(slot) and prod(rule.in_modes) < 2 * slot.input_size]
@@ -248,7 +248,7 @@ def _choose(rule: Rule, free: Sequence[WeightSlot], every: Sequence[WeightSlot])
 def _fits_nothing(rule: Rule, slots: Iterable[WeightSlot]) -> str:
     wasteful = f"the input modes of {rule.shape} multiply to twice the input size or more; drop or shrink a mode"
     reasons = [f"{slot.name} ({slot.describe()}): {rule.misfit(slot) or wasteful}" for slot in slots]
-    return f"--shape {rule.shape} fits no layer:\n  " + "\n  ".join(reasons or ["no layer is left for it"])
+    return f"`shape={rule.shape}` fits no layer:\n  " + "\n  ".join(reasons or ["no layer is left for it"])
 
 
 def ring_ranks(given: Sequence[int], in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:

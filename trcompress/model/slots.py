@@ -55,5 +55,5 @@ class WeightSlot:
 
 
 def glob_matches(pattern: str, slot: WeightSlot) -> bool:
-    """Whether a `--layer` glob names this weight, by key, by stack or by layer."""
+    """Whether a `layer` glob names this weight, by key, by stack or by layer."""
     return any(fnmatchcase(name, pattern) for name in (slot.name, slot.stack, slot.layer_name))

@@ -74,7 +74,7 @@ def find_chain(file: ModelFile, names: Sequence[str] = ()) -> tuple[tuple[str, .
         return orders[0], "stacks in the only order in which the sizes fit"
     raise UsageError(
         f"the recurrent stacks do not form one chain that sizes and names tell: {_listing(file)}; "
-        "name the ones of the classifier, in order, with --stacks A,B"
+        "name the ones of the classifier, in order, with `stacks=A,B`"
     )
 
 
@@ -101,7 +101,7 @@ def find_head(file: ModelFile, features: int, classes: int | None = None, key: s
     if len(best) > 1:
         raise UsageError(
             f"several matrices could be the classifier's head over {features} features: "
-            f"{_sized(file, best)}; name one with --head"
+            f"{_sized(file, best)}; name one with `head`"
         )
     rest = "" if len(fitting) == 1 else ", the only one with a bias"
     return Head(best[0], bias_of(file, best[0]), f"the matrix over the last {features} features{rest}")
@@ -114,7 +114,7 @@ def _named_head(file: ModelFile, found: list[str], key: str, features: int, clas
         missing = f"is not in the file{nearest(key, [*found, *modules])}"
         there = f"is {file.shapes[weight]}" if weight in file.shapes else missing
         raise UsageError(
-            f"--head must name a matrix over {features} features: {key!r} {there}; "
+            f"`head` must name a matrix over {features} features: {key!r} {there}; "
             f"candidates are {_sized(file, found) or 'none'}"
         )
     rows = file.shapes[weight][0]
@@ -144,7 +144,7 @@ def bias_of(file: ModelFile, weight: str) -> str | None:
 
 def _no_head(file: ModelFile, found: list[str], features: int, classes: int | None) -> str:
     own = (
-        "where the head is more than one linear layer, give the network's code with --model package.module:factory"
+        "where the head is more than one linear layer, give the network's code with `model=package.module:factory`"
     )
     if found:
         return (

@@ -88,5 +88,5 @@ def _head_names(model: nn.Module, head: str | None) -> tuple[str, ...]:
     names = [name for name, _ in model.named_parameters()]
     found = [name for name in names if name == head or name.startswith(f"{head}.")]
     if not found:
-        raise UsageError(f"--head must name a parameter or a module of the network: {head!r}{nearest(head, names)}")
+        raise UsageError(f"`head` must name a parameter or a module of the network: {head!r}{nearest(head, names)}")
     return tuple(f"model.{name}" for name in found)

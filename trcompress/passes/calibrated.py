@@ -1,4 +1,4 @@
-"""A checkpoint decomposed on calibration data, as an artifact: what `decompose --calibrate` writes."""
+"""A checkpoint decomposed on calibration data, as an artifact: what `decompose` writes given data."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Pla
     from trcompress.decomposition import tr_svd_max_error
 
     if not 0 < max_error < 1:
-        raise UsageError(f"--max-error is relative, between 0 and 1: got {max_error:g}")
+        raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
     rules = []
     for weight in plan.resolve([slot_of(layer) for layer in checkpoint.layers]):
         modes = weight.structure.in_modes, weight.structure.out_modes

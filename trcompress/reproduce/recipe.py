@@ -1,6 +1,6 @@
 """Recipes: strict TOML files, one for each row of the paper's tables and figures.
 
-text -> (quick table) -> (--set, --data) -> typed Recipe; whatever does not fit is refused, all faults at once.
+text -> (quick table) -> (settings, data) -> typed Recipe; whatever does not fit is refused, all faults at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RecipeFile:
         text: the whole file, comments and all.
         folder: where it is; a relative `data.path` in it starts there.
         values: its tables without `[quick]`.
-        quick: what `--quick` changes.
+        quick: what a rehearsal changes.
     """
 
     origin: str
@@ -53,7 +53,7 @@ class RecipeFile:
                 `[quick]` table to apply.
         """
         if quick and not self.quick:
-            raise UsageError(f"{self.origin} cannot be rehearsed: it has no [quick] table; leave --quick out")
+            raise UsageError(f"{self.origin} cannot be rehearsed: it has no [quick] table; leave `quick` out")
         values = merged(self.values, self.quick) if quick else self.values
         own = values.get("data", {}).get("path")
         if own is not None:
@@ -62,7 +62,7 @@ class RecipeFile:
             values = merged(values, parse_setting(setting))
         if data is not None:
             if "data" not in values:
-                raise UsageError(f"{self.origin} needs no data: leave --data out")
+                raise UsageError(f"{self.origin} needs no data: leave `data` out")
             values = merged(values, {"data": {"path": str(data)}})
         return _checked(values, f"{self.origin} with these settings", UsageError)
 
@@ -91,7 +91,7 @@ def read_recipe(source: str | Path) -> RecipeFile:
         raise InputFileError(f"{origin} is not TOML: {error}") from error
     quick = values.pop(QUICK, {})
     if not isinstance(quick, dict):
-        raise InputFileError(f"{origin}: [quick] must be a table of what --quick changes: got {quick!r}")
+        raise InputFileError(f"{origin}: [quick] must be a table of what a rehearsal changes: got {quick!r}")
     faults = list(faults_of(values))
     told = {fault.partition(":")[0] for fault in faults}
     quick_faults = faults_of(merged(values, quick))
@@ -133,7 +133,7 @@ def parse_setting(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
-        raise UsageError(f"--set takes KEY=VALUE with dots between tables, as in train.epochs=3: got {text!r}")
+        raise UsageError(f"`set` takes KEY=VALUE with dots between tables, as in train.epochs=3: got {text!r}")
     try:
         parsed: Any = tomllib.loads(f"value = {value.strip()}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -217,7 +217,7 @@ def _find(source: str | Path) -> Path:
     names = recipe_names()
     if text not in names:
         raise UsageError(
-            f"no recipe {text!r}{nearest(text, names)}; `trcompress reproduce --list` lists them, "
+            f"no recipe {text!r}{nearest(text, names)}; known are {', '.join(names)}, "
             "and a file of your own must end in .toml"
         )
     return _shipped() / f"{text}.toml"

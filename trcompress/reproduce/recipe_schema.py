@@ -139,7 +139,7 @@ class Data(Strict):
     """Which sequences, and how they are divided.
 
     Attributes:
-        path: a video tree or an array file; usually given by `--data`.
+        path: a video tree or an array file; usually given beside the recipe.
         original: the data set that the paper's figures were measured on.
         about: what to give, and where it is to be had; shown where no data was given.
         splits: one training run per split and seed. "random" is what the field does, and leaks.

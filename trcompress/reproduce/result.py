@@ -85,7 +85,7 @@ class Result(_Strict):
         recipe: its name.
         title: its title.
         row: which row of the paper.
-        quick: a rehearsal with `--quick`, whose figures stand for nothing.
+        quick: a rehearsal, whose figures stand for nothing.
         findings: the figures; matrices are in their own files.
         seeds: one run each.
         command: as typed.

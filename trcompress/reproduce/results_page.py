@@ -72,7 +72,7 @@ def _score(claims: Sequence[Claim]) -> str:
 def _section(folder: Path, result: Result, base: Path) -> Iterator[str]:
     yield f"## {result.recipe}"
     yield ""
-    yield f"{result.row}: {result.title}." + (" Rehearsal (`--quick`)." if result.quick else "")
+    yield f"{result.row}: {result.title}." + (" Rehearsal." if result.quick else "")
     yield ""
     yield f"- data: {result.findings.data}"
     yield f"- command: `{result.command}`"

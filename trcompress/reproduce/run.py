@@ -94,7 +94,7 @@ def require_data(recipe: Recipe) -> None:
     """
     data: Data | None = getattr(recipe, "data", None)
     if data is not None and data.path is None:
-        raise UsageError(f"{recipe.name} needs --data: {' '.join(data.about.split()) or 'an array file'}")
+        raise UsageError(f"{recipe.name} needs `data`: {' '.join(data.about.split()) or 'an array file'}")
 
 
 def check_folder(out: str | Path, *, overwrite: bool = False) -> Path:
@@ -105,9 +105,9 @@ def check_folder(out: str | Path, *, overwrite: bool = False) -> Path:
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise OutputFileError(f"the output must be a folder: {folder} is a file; choose another --out")
+        raise OutputFileError(f"the output must be a folder: {folder} is a file; choose another `out`")
     if (folder / RESULT_FILE).exists() and not overwrite:
-        raise OutputFileError(f"{folder} holds a result already; choose another --out, or allow --overwrite")
+        raise OutputFileError(f"{folder} holds a result already; choose another `out`, or allow `overwrite=True`")
     return folder
 
 
@@ -121,7 +121,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputFileError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
+        raise OutputFileError(f"cannot make {folder}: {error.strerror or error}; choose another `out`") from error
 
 
 def _pictures(folder: Path, findings: Findings) -> tuple[list[Path], str]:

@@ -58,8 +58,8 @@ def _extracted(tree: str, data: Data, features: Features, folder: Path, progress
         if features.backbone.startswith("torchvision:") and features.weights is None:
             raise UsageError(
                 f"features of a video tree need the weights of {features.backbone}: give "
-                "--set data.features.weights=FILE, an exported CNN with --set data.features.backbone=FILE.onnx, "
-                "or --data FILE.npz made by `trcompress data extract`"
+                "`set=data.features.weights=FILE`, an exported CNN with `set=data.features.backbone=FILE.onnx`, "
+                "or `data=FILE.npz` made by `trcompress data extract`"
             )
         video = data.video or VideoFields()
         extract(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 from trcompress.checkpoint import Checkpoint
 from trcompress.decomposition.weight import dense_weight, slot_of
 from trcompress.errors import UsageError
-from trcompress.model.grammar import format_shape
-from trcompress.model.plan import Plan, Rule
+from trcompress.model.plan import Plan
 from trcompress.model.slots import WeightSlot, glob_matches
 from trcompress.search.weight_search import PlanRow, WeightSearch, search_weight
 from trcompress.util.progress import Progress, part_of
@@ -37,16 +35,7 @@ class NetworkSearch:
     @property
     def plan(self) -> Plan:
         """The chosen rings as a plan that names every weight."""
-        return Plan(tuple(_named(one.chosen) for one in self.weights))
-
-    @property
-    def command(self) -> str:
-        """The `decompose` line of the chosen rings."""
-        return _line(self.path, [one.chosen for one in self.weights], named=len(self.weights) > 1)
-
-    def line(self, row: PlanRow) -> str:
-        """The `decompose` line of one row; the other weights stay dense."""
-        return _line(self.path, [row], named=len(self.weights) > 1)
+        return Plan(tuple(one.chosen.named_rule for one in self.weights))
 
     def model_ratio(self, row: PlanRow) -> float:
         """Parameters of the whole model, before over after, if only this row is carried out."""
@@ -58,7 +47,6 @@ class NetworkSearch:
         return {
             "checkpoint": str(self.path),
             "model_parameters": self.model_parameters,
-            "command": self.command,
             "notes": list(self.notes),
             "weights": [self._weight_dict(one) for one in self.weights],
         }
@@ -86,7 +74,6 @@ class NetworkSearch:
             "truncated_svd": row.is_svd,
             "difference_at_outputs": row.difference,
             "chosen": chosen,
-            "command": self.line(row),
         }
 
 
@@ -117,15 +104,15 @@ def search_network(
         UsageError: not exactly one goal, an unreachable one, or a glob that matches no weight.
     """
     if sum(goal is not None for goal in (target_ratio, max_error, max_params)) != 1:
-        raise UsageError("plan takes exactly one of --target-ratio, --max-error and --max-params")
+        raise UsageError("plan takes exactly one of `target_ratio`, `max_error` and `max_params`")
     if target_ratio is not None and target_ratio <= 1:
-        raise UsageError(f"--target-ratio must be above 1: got {target_ratio:g}")
+        raise UsageError(f"`target_ratio` must be above 1: got {target_ratio:g}")
     if max_error is not None and not 0 < max_error < 1:
-        raise UsageError(f"--max-error is relative, between 0 and 1: got {max_error:g}")
+        raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
     slots = [slot_of(one) for one in checkpoint.layers]
     named = [slot for slot in slots if glob_matches(layer, slot)]
     if not named:
-        raise UsageError(f"--layer must match a recurrent weight: {layer!r} matches none of: {_names(slots)}")
+        raise UsageError(f"`layer` must match a recurrent weight: {layer!r} matches none of: {_names(slots)}")
     ratio = target_ratio or (sum(slot.parameters for slot in named) / max_params if max_params else None)
     found = []
     for done, slot in enumerate(named):
@@ -146,17 +133,3 @@ def search_network(
 
 def _names(slots: list[WeightSlot]) -> str:
     return ", ".join(slot.name for slot in slots)
-
-
-def _named(row: PlanRow) -> Rule:
-    rule = row.rule
-    return Rule(rule.in_modes, rule.out_modes, rule.ranks, layer=row.weight.name)
-
-
-def _line(path: Path, rows: list[PlanRow], *, named: bool) -> str:
-    words = ["trcompress", "decompose", str(path)]
-    for row in rows:
-        words += ["--layer", row.weight.name] if named else []
-        words += ["--shape", format_shape(row.rule.in_modes, row.rule.out_modes)]
-        words += ["--ranks", ",".join(map(str, row.rule.ranks))]
-    return shlex.join(words)

@@ -7,7 +7,7 @@ ALS sweeps, the best are followed further, and at last single ranks are moved wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from torch import Tensor
@@ -51,6 +51,11 @@ class PlanRow:
     def statement(self) -> str:
         """The error beside its bound, in plain words."""
         return explain(self.error, self.bound)
+
+    @property
+    def named_rule(self) -> Rule:
+        """The rule, naming its weight, so that a plan of several rows gives each to its own."""
+        return replace(self.rule, layer=self.weight.name)
 
 
 @dataclass(frozen=True)

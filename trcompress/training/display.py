@@ -117,7 +117,7 @@ class TensorBoardDisplay:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError(
-                "--tensorboard needs the package tensorboard: pip install tensorboard"
+                "`tensorboard` needs the package tensorboard: pip install tensorboard"
             ) from error
         self._shown, self._writer = shown, SummaryWriter(str(folder))
 

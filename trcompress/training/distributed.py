@@ -63,7 +63,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"no device {name!r} on this machine ({reason}); use --device cpu, or auto") from error
+        raise UsageError(f"no device {name!r} on this machine ({reason}); use `device=cpu`, or auto") from error
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device

@@ -139,7 +139,7 @@ def check_fits(classifier: Classifier, data: DataSet, what: str = "the model") -
     if classifier.input_size not in (None, data.input_size):
         raise InputFileError(
             f"the data must have {what}'s input size: {data.name} has {data.input_size:,} values per step, "
-            f"{what} takes {classifier.input_size:,}; check --data-option steps=..., or use the data of the model"
+            f"{what} takes {classifier.input_size:,}; check `data_options=steps=...`, or use the data of the model"
         )
     if classifier.classes not in (None, len(data.classes)):
         raise InputFileError(
@@ -168,16 +168,16 @@ def check_gates(
         UsageError: `max_drop` without a baseline.
     """
     if max_drop is not None and baseline is None:
-        raise UsageError("--max-drop needs the model to compare with: --baseline CKPT")
+        raise UsageError("`max_drop` needs the model to compare with: give `baseline`")
     missed = []
     if min_accuracy is not None and evaluation.accuracy < min_accuracy:
-        missed.append(f"accuracy {evaluation.accuracy:.4f} is below --min-accuracy {min_accuracy}")
+        missed.append(f"accuracy {evaluation.accuracy:.4f} is below `min_accuracy={min_accuracy}`")
     if max_drop is not None and baseline is not None:
         drop = baseline.accuracy - evaluation.accuracy
         if drop > max_drop + 1e-12:
             missed.append(
                 f"accuracy {evaluation.accuracy:.4f} is {drop:.4f} below the baseline's {baseline.accuracy:.4f}, "
-                f"more than --max-drop {max_drop}"
+                f"more than `max_drop={max_drop}`"
             )
     if missed:
         raise QualityGateError("; ".join(missed))

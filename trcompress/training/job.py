@@ -60,7 +60,7 @@ class Outputs:
         if interrupted and not (resume or overwrite):
             raise OutputFileError(
                 f"a run to this output was interrupted, its state is in {self.run}; "
-                "go on with --resume, or start again with --overwrite"
+                "go on with `resume=True`, or start again with `overwrite=True`"
             )
         replace = overwrite or (resume and interrupted)
         check_output(self.model, overwrite=replace, keep=tuple(inputs))
@@ -222,4 +222,4 @@ def _sigterm_interrupts() -> Iterator[None]:
 def _say_how_to_go_on(outputs: Outputs) -> str:
     if not RunFolder.has_state(outputs.run):
         return "interrupted before the first epoch; run the same command again"
-    return f"interrupted; all whole epochs are saved in {outputs.run}: to go on, run the same command with --resume"
+    return f"interrupted; all whole epochs are saved in {outputs.run}: go on with `resume=True`"

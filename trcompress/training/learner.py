@@ -161,7 +161,7 @@ def class_weights(setting: str | tuple[float, ...], split: Split, classes: int) 
 
 def _gate_inputs(student: Classifier, teacher: Teacher | None) -> dict[str, GateInputs]:
     if teacher is None:
-        raise UsageError("--start layerwise fits the rings to the dense network: name it with --teacher CKPT")
+        raise UsageError("`start=layerwise` fits the rings to the dense network: name it with `teacher`")
     rings = {name: module for name, module in student.recurrent.items() if ring_weights(module)}
     missing = [name + nearest(name, list(teacher.recurrent)) for name in rings if name not in teacher.recurrent]
     if missing or not rings:

@@ -62,8 +62,8 @@ class Trainer:
         self._weights = class_weights(settings.class_weights, data.train, len(data.classes))
         if settings.patience and data.validation is None:
             raise UsageError(
-                f"--patience {settings.patience} needs a validation part to be patient about: "
-                "take one with --data-option validation_fraction=0.2"
+                f"`patience={settings.patience}` needs a validation part to be patient about: "
+                "take one with `data_options=validation_fraction=0.2`"
             )
         for phase in phases(settings):  # faults show before anything is written
             self._learner(phase).close()

@@ -29,7 +29,7 @@ def select_parameters(
         UsageError: none is left, or the network has no such part.
     """
     if "head" in freeze and not student.head:
-        raise UsageError("--freeze head needs to know the head of a model of your own: name it with --head KEY")
+        raise UsageError("`freeze=head` needs to know the head of a model of your own: name it with `head`")
     may = set(learnable)
     frozen = {id(one) for one in _recurrent(student, "_hh")} if "hh" in freeze else set()
     fitted = {id(one) for one in _gate_parameters(student)}

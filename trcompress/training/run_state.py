@@ -122,7 +122,7 @@ class RunFolder:
             return RunState(**plain, groups=groups)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputFileError(
-                f"the saved state {self.state_path} cannot be read ({error}); run without --resume to start again"
+                f"the saved state {self.state_path} cannot be read ({error}); run without `resume` to start again"
             ) from error
 
     def log(self, record: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def check_identity(saved: dict[str, Any], now: dict[str, Any]) -> None:
     if changed:
         raise UsageError(
             f"a resumed run must be the run that was started: {'; '.join(changed)}; "
-            "give the same options, or start again without --resume and with --overwrite"
+            "give the same options, or start again without `resume` and with `overwrite=True`"
         )
 
 

@@ -28,9 +28,9 @@ def check_output(path: str | Path, *, overwrite: bool = False, keep: tuple[str |
         raise OutputFileError(f"the output must be a file: {path} is a folder; name a file in it")
     for source in keep:
         if path.exists() and Path(source).exists() and path.samefile(source):
-            raise OutputFileError(f"the output must not replace the input: both are {path}; choose another -o")
+            raise OutputFileError(f"the output must not replace the input: both are {path}; choose another `out`")
     if path.exists() and not overwrite:
-        raise OutputFileError(f"the output exists: {path}; choose another -o, or allow --overwrite")
+        raise OutputFileError(f"the output exists: {path}; choose another `out`, or allow `overwrite=True`")
     if not path.absolute().parent.is_dir():
         raise OutputFileError(f"the output's folder must exist: {path.absolute().parent} does not; create it first")
     if not os.access(path.absolute().parent, os.W_OK):
