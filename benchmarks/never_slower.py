@@ -31,8 +31,8 @@ from torch import nn
 
 from trcompress.layers import TRGRU, TRLSTM
 from trcompress.layers.evaluation.cost import Use, dense_estimate, estimates
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule, WeightPlan
-from trcompress.model.slots import GATES, WeightSlot
 from trcompress.util.files import write_text
 from trcompress.util.machine import this_machine
 from trcompress.util.timing import side_by_side
@@ -67,10 +67,10 @@ class Point:
     @property
     def name(self) -> str:
         """What identifies it in the tables."""
-        slot, ring = self.plan.slot, self.plan.structure
+        matrix, ring = self.plan.matrix, self.plan.structure
         ranks = sorted(set(ring.ranks))
         ratio = self.plan.compression_ratio
-        sizes = f"{slot.input_size:6}->{slot.hidden_size:4} B{self.batch:<3} T{self.steps:<3}"
+        sizes = f"{matrix.columns:6}->{matrix.gate_rows:4} B{self.batch:<3} T{self.steps:<3}"
         return f"{self.kind:4} {sizes} {ratio:8.0f}x r{ranks}"
 
     def use(self, training: bool) -> Use:
@@ -80,10 +80,10 @@ class Point:
 
 def ring_of(kind: str, inputs: int, hidden: int, ratio: int) -> WeightPlan | None:
     """The ring of equal ranks whose ratio comes nearest from above, if there is one."""
-    slot = WeightSlot("weight_ih_l0", kind, inputs, GATES[kind], hidden)
+    matrix = Matrix.input_to_hidden("weight_ih_l0", kind, inputs, hidden)
     best = None
     for rank in range(1, 200):
-        plan = Rule(MODES[inputs], MODES[hidden], (rank,)).resolve(slot)
+        plan = Rule(MODES[inputs], MODES[hidden], (rank,)).resolve(matrix)
         if plan.compression_ratio < ratio:
             break
         best = plan
@@ -102,43 +102,43 @@ def points(every: int) -> Iterator[Point]:
                 yield Point(kind, plan, batch, steps)
             count += 1
     for kind, batch, steps in product(KINDS, BATCHES, STEPS):
-        slot = WeightSlot("weight_ih_l0", kind, 2048, GATES[kind], 2048)
-        plan = Rule.parse("64x32:32x64", "40,60,48,48").resolve(slot)
+        matrix = Matrix.input_to_hidden("weight_ih_l0", kind, 2048, 2048)
+        plan = Rule.parse("64x32:32x64", "40,60,48,48").resolve(matrix)
         if not too_large(plan, batch * steps, steps):
             yield Point(kind, plan, batch, steps)
 
 
 def too_large(plan: WeightPlan, rows: int, steps: int) -> bool:
     """Whether inputs and weights do not fit a small machine, or a dense training step takes over half a second."""
-    slot = plan.slot
-    values = rows * slot.input_size + 3 * slot.parameters
-    macs = 3 * rows * slot.output_size * (slot.input_size + slot.hidden_size)
-    serial = steps * slot.output_size * slot.hidden_size
+    matrix = plan.matrix
+    values = rows * matrix.columns + 3 * matrix.parameters
+    macs = 3 * rows * matrix.rows * (matrix.columns + matrix.gate_rows)
+    serial = steps * matrix.rows * matrix.gate_rows
     if 4 * values > MOST_BYTES or macs > MOST_MACS or serial > MOST_SERIAL:
         return True
     width = plan.structure.bottleneck * plan.copies
-    merging = width * slot.parameters  # once, where K is so large that the weight is materialised
-    factors = width * (slot.input_size + slot.output_size)
+    merging = width * matrix.parameters  # once, where K is so large that the weight is materialised
+    factors = width * (matrix.columns + matrix.rows)
     return 4 * factors > MOST_BYTES or merging > MOST_MERGING
 
 
 def measure(point: Point, device: torch.device, seconds: float) -> dict[str, Any]:
     """Times and operations of one point."""
-    slot = point.plan.slot
+    matrix = point.plan.matrix
     ring_type, dense_type = KINDS[point.kind]
-    ring = ring_type(slot.input_size, slot.hidden_size, weights={slot.name: point.plan}, device=device)
-    dense = dense_type(slot.input_size, slot.hidden_size, device=device)
-    x = torch.randn(point.steps, point.batch, slot.input_size, device=device)
+    ring = ring_type(matrix.columns, matrix.gate_rows, weights={matrix.key: point.plan}, device=device)
+    dense = dense_type(matrix.columns, matrix.gate_rows, device=device)
+    x = torch.randn(point.steps, point.batch, matrix.columns, device=device)
     models = {"ring": ring.eval(), "dense": dense.eval()}
     with torch.no_grad():
         calls = {name: lambda model=model: model(x) for name, model in models.items()}
         found = {"eval_ms": side_by_side(calls, device, seconds, rounds=(3, 200))}
-    evaluated = ring.strategy.chosen[slot.name]
+    evaluated = ring.strategy.chosen[matrix.key]
     for model in models.values():
         model.train()
     calls = {name: lambda model=model: step(model, x) for name, model in models.items()}
     found["train_ms"] = side_by_side(calls, device, seconds, rounds=(3, 200))
-    return {"name": point.name, "eval_form": evaluated, "train_form": ring.strategy.chosen[slot.name]} | found
+    return {"name": point.name, "eval_form": evaluated, "train_form": ring.strategy.chosen[matrix.key]} | found
 
 
 def step(model: nn.Module, x: torch.Tensor) -> None:

@@ -111,7 +111,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[st
     if not given["shapes"] and goals:
         found = search(dense, given, layer=given["layers"][0] if len(given["layers"]) == 1 else "*")
         return found.plan, {
-            "warm_starts": {one.slot.name: one.cores for one in found.weights},
+            "warm_starts": {one.matrix.key: one.cores for one in found.weights},
             "notes": found.notes,
         }
     if goals == ["max_error"]:
@@ -161,10 +161,10 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
 
 
 def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
-    from trcompress.decomposition.weight import slot_of
+    from trcompress.model.layer import input_matrices
 
-    slots = [slot_of(layer) for layer in dense.layers]
-    return plan.resolve(slots), plan.skipped(slots)
+    matrices = input_matrices(dense.layers)
+    return plan.resolve(matrices), plan.skipped(matrices)
 
 
 def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
@@ -182,8 +182,8 @@ def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
         )
     for note in notes:
         remark(note)
-    for slot, reason in skipped:
-        remark(f"{slot.name} stays dense: {reason}")
+    for matrix, reason in skipped:
+        remark(f"{matrix.key} stays dense: {reason}")
 
 
 def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
@@ -197,7 +197,7 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
             "shape": format_shape(weight.structure.in_modes, weight.structure.out_modes),
             "ranks": list(weight.structure.ranks),
             "rings": weight.copies,
-            "parameters_before": weight.slot.parameters,
+            "parameters_before": weight.matrix.parameters,
             "parameters_after": weight.parameters,
             "compression_ratio": weight.compression_ratio,
             "notes": list(weight.notes),

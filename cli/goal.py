@@ -116,5 +116,5 @@ def search(checkpoint: Checkpoint, given: dict[str, Any], layer: str = "*") -> N
 def _whole_budget(found: NetworkSearch, given: dict[str, Any]) -> int | None:
     """Parameters that all weights may have together; None where the goal is an error."""
     if given["target_ratio"]:
-        return int(sum(one.slot.parameters for one in found.weights) / given["target_ratio"])
+        return int(sum(one.matrix.parameters for one in found.weights) / given["target_ratio"])
     return given["max_params"]

@@ -64,7 +64,7 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
 
     from trcompress.cli.console import count, out, ratio
 
-    title = f"{one.slot.name}  {one.slot.describe()}  ({count(one.tried)} rings tried)"
+    title = f"{one.matrix.key}  {one.matrix.describe()}  ({count(one.tried)} rings tried)"
     table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("")
     table.add_column("shape", overflow="fold")

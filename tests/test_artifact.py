@@ -154,3 +154,36 @@ def test_other_files_are_not_artifacts(saved, tmp_path):
             trcompress.read_artifact(plain)
     with pytest.raises(InputFileError, match="under 64 MiB"):
         parse_header(" " * (65 * 2**20))
+
+
+VERSION_1 = (
+    '{"layers":[{"batch_first":true,"cell":false,"dropout":0.25,"hidden_size":6,"input_size":12,"keys":'
+    '{"bias_hh":"rnn.bias_hh_l1_reverse","bias_ih":"rnn.bias_ih_l1_reverse","weight_hh":"rnn.weight_hh_l1_reverse",'
+    '"weight_hr":"rnn.weight_hr_l1_reverse","weight_ih":"rnn.weight_ih_l1_reverse"},"kind":"lstm","layer":1,'
+    '"nonlinearity":"tanh","proj_size":2,"reverse":true,"stack":"rnn"}],"lineage":[],"metrics":{},"shared":[],'
+    '"source":null,"version":1,"weights":[{"blocks":1,"bound":null,"candidates":[],"dtype":"float32","error":0.5,'
+    '"format":"tensor-ring","gate_order":"i,f,g,o","in_modes":[4,3],"init":"tr-svd","name":'
+    '"rnn.weight_ih_l1_reverse","notes":[],"out_modes":[8,3],"per_gate":false,"ranks":[2,2,2,2,2]}]}'
+)
+"""A header as version 1 has always been written."""
+
+
+def test_header_of_version_1_is_read_and_written_byte_for_byte():
+    header = parse_header(VERSION_1)
+    assert header.to_json() == VERSION_1
+    (layer,) = header.layers
+    assert (layer.index, layer.direction, layer.name) == (1, "backward", "rnn.l1_reverse")
+    assert [(one.role, one.rows, one.columns, one.gates) for one in layer.matrices] == [
+        ("ih", 24, 12, 4),
+        ("hh", 24, 2, 4),
+        ("hr", 2, 6, 1),
+    ]
+
+
+def test_header_names_an_unknown_kind_and_role():
+    for old, new, words in (
+        ('"lstm"', '"lstn"', "did you mean 'lstm'"),
+        ('"bias_hh":', '"bias_hx":', "keys must be weight_ih"),
+    ):
+        with pytest.raises(InputFileError, match=words):
+            parse_header(VERSION_1.replace(old, new, 1))

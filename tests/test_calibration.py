@@ -24,12 +24,14 @@ from trcompress.calibration.sketch import Sketch, weighted_moments
 from trcompress.calibration.solve import solve, two_mode_factors
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition import InMemoryMatrix
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight, slot_of
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
 from trcompress.layers.evaluation import cores_to_dense
+from trcompress.model.kinds import kind_of_gates
+from trcompress.model.layer import input_matrices
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, WeightPlan
-from trcompress.model.slots import WeightSlot
 from trcompress.network.model_file import of_checkpoint
 from trcompress.passes.calibrated import decompose_calibrated
 
@@ -68,7 +70,7 @@ def classifier(tmp_path):
 
 
 def plans_of(checkpoint, plan):
-    return plan.resolve([slot_of(layer) for layer in checkpoint.layers])
+    return plan.resolve(input_matrices(checkpoint.layers))
 
 
 # what passes by once
@@ -144,8 +146,8 @@ def test_no_ridge_is_exact_as_soon_as_the_inputs_are_spanned():
 
 
 def small_weight(structure, per_gate=False, inputs=12, hidden=8, gates=4):
-    slot = WeightSlot("weight_ih_l0", {4: "lstm", 3: "gru", 1: "rnn"}[gates], inputs, gates, hidden)
-    return WeightPlan(slot, structure, per_gate)
+    matrix = Matrix.input_to_hidden("weight_ih_l0", kind_of_gates(gates).name, inputs, hidden)
+    return WeightPlan(matrix, structure, per_gate)
 
 
 @pytest.mark.parametrize(
@@ -385,8 +387,8 @@ def test_the_plain_metric_is_left_only_for_enough():
 
 def test_structures_compete_for_one_weight(classifier):
     checkpoint, data, _ = classifier
-    slots = [slot_of(layer) for layer in checkpoint.layers]
-    plans = [Plan.of("12:32", ranks, layer="*l0").resolve(slots)[0] for ranks in ("1,1", "1,4")]
+    matrices = input_matrices(checkpoint.layers)
+    plans = [Plan.of("12:32", ranks, layer="*l0").resolve(matrices)[0] for ranks in ("1,1", "1,4")]
     (weight,) = calibrate(checkpoint, plans, data).weights
     assert weight.plan == plans[1]
     assert {row["parameters"] for row in weight.candidates} == {44, 176}
@@ -479,16 +481,16 @@ def test_ranks_go_where_the_outputs_need_them(tmp_path):
     narrow = narrow_inputs(60, 5, 12, 1, shift=0.0)
     np.savez(tmp_path / "x.npz", x=narrow)
     bench = Bench.of(checkpoint, tmp_path / "x.npz")
-    slots = [slot_of(layer) for layer in checkpoint.layers]
-    weights = [(slot, checkpoint.tensor(slot.name)) for slot in slots]
+    matrices = input_matrices(checkpoint.layers)
+    weights = [(matrix, checkpoint.tensor(matrix.key)) for matrix in matrices]
     budget = 44 * 4 + 40 * 4
     shared = share_ranks(bench, weights, budget)
     ranks = shared.ranks
     assert shared.difference < shared.even_difference
-    spent = sum(ranks[slot.name] * (slot.input_size + slot.output_size) for slot in slots)
+    spent = sum(ranks[matrix.key] * (matrix.columns + matrix.rows) for matrix in matrices)
     assert spent <= budget
     assert ranks["rnn1.weight_ih_l0"] < 3 < ranks["rnn2.weight_ih_l0"]
-    plans = shared_plan(ranks, slots).resolve(slots)
+    plans = shared_plan(ranks, matrices).resolve(matrices)
     assert sum(plan.parameters for plan in plans) == spent
     with pytest.raises(UsageError, match="do not allow rank 1"):
         share_ranks(bench, weights, 50)

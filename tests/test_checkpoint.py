@@ -30,7 +30,6 @@ from torch import nn
 from trcompress.checkpoint import Checkpoint, check_finite, inspect, is_artifact, read_checkpoint, refuse_artifact
 from trcompress.errors import InputFileError, UsageError
 from trcompress.model.plan import Rule
-from trcompress.model.slots import WeightSlot
 
 CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
@@ -119,7 +118,7 @@ def test_every_format_gives_the_tensors_bit_for_bit(writer, tmp_path):
 
     assert checkpoint.format == writer.removesuffix("-compressed")
     assert_same(checkpoint, state)
-    assert sorted((one.stack, one.kind, one.layer, one.reverse, one.cell) for one in checkpoint.layers) == [
+    assert sorted((one.stack, one.kind, one.index, one.reverse, one.cell) for one in checkpoint.layers) == [
         ("decoder", "gru", 0, False, True),
         ("encoder.rnn", "lstm", 0, False, False),
         ("encoder.rnn", "lstm", 0, True, False),
@@ -595,11 +594,11 @@ def test_any_stacks_are_found_as_they_are(specs, prefix, wrapper, writer, whole,
 def check_layers(spec, module, layers) -> None:
     directions = 1 if spec["cell"] else 1 + spec["bidirectional"]
     depth = 1 if spec["cell"] else spec["num_layers"]
-    assert [(one.layer, one.reverse) for one in layers] == [
+    assert [(one.index, one.reverse) for one in layers] == [
         (k, bool(d)) for k in range(depth) for d in range(directions)
     ]
     for layer in layers:
-        suffix = "" if spec["cell"] else f"_l{layer.layer}" + ("_reverse" if layer.reverse else "")
+        suffix = "" if spec["cell"] else f"_l{layer.index}" + ("_reverse" if layer.reverse else "")
         assert layer.kind == spec["kind"]
         assert layer.gates == GATES[spec["kind"]]
         assert layer.cell == spec["cell"]
@@ -726,18 +725,6 @@ def test_the_suggested_ratio_leaves_every_layer_half_of_what_it_sees(sizes, laye
     half = [(min(columns, rows // 3) + 1) // 2 for rows, columns in shapes]
     assert 1.1 <= ratio <= 10
     assert ratio == 1.1 or kept(max(half)) <= budget
-
-
-def slot(layer) -> WeightSlot:
-    return WeightSlot(
-        layer.keys["weight_ih"],
-        layer.kind,
-        layer.input_size,
-        layer.gates,
-        layer.hidden_size,
-        layer.stack,
-        layer.layer,
-    )
 
 
 def rules_of(words: list[str]) -> list[Rule]:

@@ -167,7 +167,7 @@ def test_no_recurrent_layer_says_what_was_found(read):
 
 def test_layers_come_in_order_whatever_the_order_in_the_file(read):
     state = dict(reversed(list(lstm().items())))
-    places = [(layer.layer, layer.reverse) for layer in read(state).layers]
+    places = [(layer.index, layer.reverse) for layer in read(state).layers]
     assert places == [(k, reverse) for k in range(3) for reverse in (False, True)]
 
 
@@ -214,13 +214,13 @@ def test_weight_norm_is_folded_exactly(cls, dim, dtype, old, read):
             parameter.mul_(1.7)
     rnn(torch.zeros(1, 1, 6, dtype=dtype))  # old-style weight_norm renews the weight when called
     checkpoint = read({"model": net.state_dict()})
-    assert [(layer.layer, layer.kind) for layer in checkpoint.layers] == [
+    assert [(layer.index, layer.kind) for layer in checkpoint.layers] == [
         (0, cls.__name__.lower()),
         (1, cls.__name__.lower()),
     ]
     for layer in checkpoint.layers:
         for role, key in layer.keys.items():
-            expected = getattr(rnn, f"{role}_l{layer.layer}").detach()
+            expected = getattr(rnn, f"{role}_l{layer.index}").detach()
             assert torch.equal(checkpoint.tensor(key), expected)
             assert checkpoint.shapes[key] == tuple(expected.shape)
             assert checkpoint.dtypes[key] == str(dtype).removeprefix("torch.")

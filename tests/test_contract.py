@@ -9,13 +9,13 @@ from reference import tensor_ring_dense
 from trcompress.layers.evaluation.cache import MatrixCache
 from trcompress.layers.evaluation.form import Form
 from trcompress.layers.evaluation.matrices import plain_matrices
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
-from trcompress.model.slots import WeightSlot
 
 
-def weight_plan(shape="3x2x4:2x3", ranks="2,3,4,2,3", gates="fused", slot=None):
-    slot = slot or WeightSlot("w", "gru", 24, 3, 6)
-    (plan,) = Plan.of(shape, ranks, gates=gates).resolve([slot])
+def weight_plan(shape="3x2x4:2x3", ranks="2,3,4,2,3", gates="fused", matrix=None):
+    matrix = matrix or Matrix.input_to_hidden("w", "gru", 24, 6)
+    (plan,) = Plan.of(shape, ranks, gates=gates).resolve([matrix])
     return plan
 
 
@@ -26,11 +26,11 @@ def random_cores(plan, dtype=torch.float64):
 
 def dense_by_definition(plan, cores):
     """(G*H, I) from Eq. 5, the slow way."""
-    slot = plan.slot
+    matrix = plan.matrix
     rings = [[core[g] for core in cores] for g in range(plan.copies)] if plan.per_gate else [list(cores)]
     wide = torch.cat([tensor_ring_dense(plan.structure, ring) for ring in rings], dim=1)
-    grid = wide[: slot.input_size].T.reshape(slot.gates, plan.padded_hidden, slot.input_size)
-    return grid[:, : slot.hidden_size].reshape(slot.output_size, slot.input_size)
+    grid = wide[: matrix.columns].T.reshape(matrix.gates, plan.padded_hidden, matrix.columns)
+    return grid[:, : matrix.gate_rows].reshape(matrix.rows, matrix.columns)
 
 
 def dense_of(form, matrices):
@@ -46,9 +46,9 @@ def dense_of(form, matrices):
 CASES = {
     "fused": {},
     "per-gate": {"gates": "per-gate"},
-    "padded outputs": {"slot": WeightSlot("w", "gru", 24, 3, 5)},
-    "padded inputs": {"slot": WeightSlot("w", "lstm", 23, 4, 6)},
-    "padded per gate": {"gates": "per-gate", "slot": WeightSlot("w", "lstm", 23, 4, 5)},
+    "padded outputs": {"matrix": Matrix.input_to_hidden("w", "gru", 24, 5)},
+    "padded inputs": {"matrix": Matrix.input_to_hidden("w", "lstm", 23, 6)},
+    "padded per gate": {"gates": "per-gate", "matrix": Matrix.input_to_hidden("w", "lstm", 23, 5)},
     "one core a side": {"shape": "24:6", "ranks": "3"},
 }
 
@@ -59,7 +59,7 @@ CASES = {
 def test_matrices_are_the_weight(case, kind, build):
     torch.manual_seed(0)
     plan = weight_plan(**CASES[case])
-    padded = plan.padded_input != plan.slot.input_size
+    padded = plan.padded_input != plan.matrix.columns
     n = len(plan.structure.in_modes)
     splits = range(1, n) if kind == "ring" and not padded else [0]
     for split in splits:
@@ -80,7 +80,7 @@ def test_matrices_are_the_weight(case, kind, build):
 @pytest.mark.parametrize("kind", ["dense", "merged", "ring"])
 def test_gradcheck(kind):
     torch.manual_seed(0)
-    plan = weight_plan("2x2:2x2", "2", slot=WeightSlot("w", "gru", 4, 3, 4))
+    plan = weight_plan("2x2:2x2", "2", matrix=Matrix.input_to_hidden("w", "gru", 4, 4))
     cores = random_cores(plan)
     form = Form(kind, 1 if kind == "ring" else 0)
     cache = MatrixCache(plan)

@@ -11,8 +11,8 @@ from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing, TensorTrain
 from trcompress.layers.evaluation import cores_to_dense
 from trcompress.layers.evaluation.paired import paired_macs, paired_product
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import WeightPlan
-from trcompress.model.slots import WeightSlot
 
 
 def cores_of(plan):
@@ -41,17 +41,16 @@ def paired_plans(draw):
         structure = TensorTrain(tuple(in_modes), tuple(out_modes), ranks)
     else:
         structure = BlockTerm(tuple(in_modes), tuple(out_modes), rank, draw(st.integers(1, 3)))
-    slot = WeightSlot(
-        "w", "lstm", max(1, inputs - draw(st.integers(0, 2))), gates, max(1, hidden - draw(st.integers(0, 1)))
-    )
-    return WeightPlan(slot, structure, per_gate)
+    columns, gate_rows = max(1, inputs - draw(st.integers(0, 2))), max(1, hidden - draw(st.integers(0, 1)))
+    matrix = Matrix("w", "ih", gates * gate_rows, columns, gates)
+    return WeightPlan(matrix, structure, per_gate)
 
 
 @settings(max_examples=60, deadline=None)
 @given(paired_plans())
 def test_product_is_the_dense_one(plan):
     torch.manual_seed(0)
-    cores, x = cores_of(plan), torch.randn(2, 3, plan.slot.input_size, dtype=torch.float64, requires_grad=True)
+    cores, x = cores_of(plan), torch.randn(2, 3, plan.matrix.columns, dtype=torch.float64, requires_grad=True)
     got = paired_product(plan, cores, x)
     want = x @ cores_to_dense(plan, cores).T
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
@@ -64,6 +63,6 @@ def test_product_is_the_dense_one(plan):
 
 
 def test_rings_have_no_pairs():
-    plan = WeightPlan(WeightSlot("w", "rnn", 4, 1, 4), TensorRing((4,), (4,), (2, 2, 2)))
+    plan = WeightPlan(Matrix.input_to_hidden("w", "rnn", 4, 4), TensorRing((4,), (4,), (2, 2, 2)))
     with pytest.raises(ShapeError, match="pair their modes"):
         paired_product(plan, cores_of(plan), torch.randn(2, 4))

@@ -22,7 +22,7 @@ from trcompress.layers import (
     TRRNNCell,
     TTLinear,
     from_dense,
-    slots_of,
+    module_matrices,
     to_dense_module,
 )
 from trcompress.layers.evaluation import STRATEGIES
@@ -64,7 +64,7 @@ def test_permuted_gates_fail(ring_type, dense_type):
 
 def with_weight(dense, weight):
     """A ring layer with K = 12 inputs that stands exactly for `weight`."""
-    (plan,) = Plan.of(f"12:{weight.shape[0]}", "full").resolve(slots_of(dense, ""))
+    (plan,) = Plan.of(f"12:{weight.shape[0]}", "full").resolve(module_matrices(dense, ""))
     ring = from_dense(dense, {plan.name: plan})
     identity = torch.eye(12, dtype=weight.dtype)
     ring.weight_ih_l0.set_cores([identity[None], weight.detach().T[..., None]])
@@ -165,9 +165,9 @@ def test_dropout_between_layers_is_torchs():
 
 
 def test_compressed_layers_may_be_any():
-    slots = slots_of(nn.GRU(8, 8, 3), "")
+    matrices = module_matrices(nn.GRU(8, 8, 3), "")
     for chosen in ([0], [1], [2], [0, 2], [1, 2]):
-        plans = Plan.of("4x2:2x4", "2").resolve([slots[at] for at in chosen])
+        plans = Plan.of("4x2:2x4", "2").resolve([matrices[at] for at in chosen])
         ring = TRGRU(8, 8, 3, weights={plan.name: plan for plan in plans}, dtype=torch.float64)
         assert sum("core" in name for name in ring.state_dict()) == 4 * len(chosen)
         x = torch.randn(5, 3, 8, dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_compressed_layers_may_be_any():
 
 def test_one_direction_alone():
     dense = nn.LSTM(12, 8, bidirectional=True, dtype=torch.float64)
-    (plan,) = Plan.of("3x4:2x4", "2", layer="l0_reverse").resolve(slots_of(dense, ""))
+    (plan,) = Plan.of("3x4:2x4", "2", layer="l0_reverse").resolve(module_matrices(dense, ""))
     ring = from_dense(dense, {plan.name: plan})
     ring.weight_ih_l0_reverse.reset_parameters(0.1)
     x = torch.randn(5, 3, 12, dtype=torch.float64)
@@ -189,7 +189,7 @@ def test_one_direction_alone():
 def test_from_dense_keeps_the_other_parameters(dense_type):
     dense = dense_type(12, 8).eval()
     before = torch.random.get_rng_state()
-    plans = Plan.of("3x4:2x4", "2").resolve(slots_of(dense, ""))
+    plans = Plan.of("3x4:2x4", "2").resolve(module_matrices(dense, ""))
     ring = from_dense(dense, {plan.name: plan for plan in plans})
     assert torch.equal(before, torch.random.get_rng_state())
     assert not ring.training
@@ -204,7 +204,7 @@ def test_from_dense_keeps_the_other_parameters(dense_type):
 def test_from_dense_keeps_settings():
     dense = nn.LSTM(12, 8, 2, False, True, 0.25, True, 3, dtype=torch.float64)
     dense.weight_hh_l0.requires_grad_(False)
-    plans = Plan.of("3x4:2x4", "2").resolve(slots_of(dense, ""))
+    plans = Plan.of("3x4:2x4", "2").resolve(module_matrices(dense, ""))
     ring = from_dense(dense, {plan.name: plan for plan in plans})
     names = (
         "num_layers",

@@ -12,8 +12,8 @@ from torch import nn
 from trcompress.layers import TRLSTM, to_dense_module
 from trcompress.layers.evaluation.cost import Use, choose, dense_estimate, estimates
 from trcompress.layers.evaluation.evaluate import DENSE
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
-from trcompress.model.slots import GATES, WeightSlot
 
 spec = importlib.util.spec_from_file_location(
     "counting", Path(__file__).resolve().parent.parent / "benchmarks" / "counting.py"
@@ -61,7 +61,7 @@ def test_what_training_keeps_beside_the_cores_is_told(flagship):
 
 
 def plan_of(inputs, hidden, shape, ranks, kind="lstm"):
-    return Rule.parse(shape, ranks).resolve(WeightSlot("weight_ih_l0", kind, inputs, GATES[kind], hidden))
+    return Rule.parse(shape, ranks).resolve(Matrix.input_to_hidden("weight_ih_l0", kind, inputs, hidden))
 
 
 @pytest.mark.parametrize("rows", [1, 16, 160, 1600, 25600])

@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from trcompress.errors import ShapeError, UsageError
 from trcompress.formats import TensorRing
 from trcompress.model.grammar import format_shape, parse_ranks, parse_shape
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule, ring_ranks
-from trcompress.model.slots import WeightSlot
 
 UCF11 = "4x2x5x8x6x5x3x2:4x4x2x4x2"
 
 
 def lstm(name="weight_ih_l0", inputs=57600, hidden=256, **more):
-    return WeightSlot(name, "lstm", inputs, 4, hidden, **more)
+    return Matrix.input_to_hidden(name, "lstm", inputs, hidden, **more)
 
 
-def only(plan, *slots):
-    (weight,) = plan.resolve(list(slots))
+def only(plan, *matrices):
+    (weight,) = plan.resolve(list(matrices))
     return weight
 
 
@@ -50,7 +50,7 @@ def test_output_modes_may_hold_all_gates():
 
 def test_counts_ignore_padding_on_the_dense_side():
     weight = only(Plan.of("22x22:16x16", "3"), lstm(inputs=482, hidden=241))
-    assert weight.slot.parameters == 482 * 4 * 241
+    assert weight.matrix.parameters == 482 * 4 * 241
     assert weight.notes == (
         "inputs zero-padded from 482 to 484",
         "hidden units per gate zero-padded from 241 to 256",
@@ -108,11 +108,11 @@ def test_a_shape_too_small_is_an_error_that_names_all():
 
 
 def test_one_shape_takes_all_it_fits_and_names_the_rest():
-    slots = [lstm("a.weight_ih_l0", 40, 32), lstm("a.weight_ih_l1", 32, 32), lstm("b.weight_ih_l0", 40, 32)]
+    matrices = [lstm("a.weight_ih_l0", 40, 32), lstm("a.weight_ih_l1", 32, 32), lstm("b.weight_ih_l0", 40, 32)]
     plan = Plan.of("8x5:8x4", "3")
-    assert [weight.name for weight in plan.resolve(slots)] == ["a.weight_ih_l0", "b.weight_ih_l0"]
-    ((skipped, reason),) = plan.skipped(slots)
-    assert skipped.name == "a.weight_ih_l1"
+    assert [weight.name for weight in plan.resolve(matrices)] == ["a.weight_ih_l0", "b.weight_ih_l0"]
+    ((skipped, reason),) = plan.skipped(matrices)
+    assert skipped.key == "a.weight_ih_l1"
     assert "padding" in reason
 
 
@@ -123,17 +123,17 @@ def test_padding_is_used_where_nothing_fits_exactly():
 
 
 def test_layers_are_named_by_key_stack_or_layer():
-    slots = [
+    matrices = [
         lstm("enc.weight_ih_l0", 40, 32, stack="enc"),
         lstm("enc.weight_ih_l0_reverse", 40, 32, stack="enc", reverse=True),
         lstm("dec.weight_ih_l0", 48, 32, stack="dec"),
     ]
     for glob, count in (("enc", 2), ("enc.l0_reverse", 1), ("*_reverse", 1), ("enc.weight_ih_l0", 1)):
-        assert len(Plan.of("8x5:8x4", "3", layer=glob).resolve(slots)) == count
+        assert len(Plan.of("8x5:8x4", "3", layer=glob).resolve(matrices)) == count
     both = Plan((Rule.parse("8x5:8x4", "3", layer="enc"), Rule.parse("8x6:8x4", "2", layer="dec")))
-    assert [weight.structure.in_modes for weight in both.resolve(slots)] == [(8, 5), (8, 5), (8, 6)]
+    assert [weight.structure.in_modes for weight in both.resolve(matrices)] == [(8, 5), (8, 5), (8, 6)]
     with pytest.raises(UsageError, match=r"'decoder' matches none of: enc\.weight_ih_l0"):
-        Plan.of("8x5:8x4", "3", layer="decoder").resolve(slots)
+        Plan.of("8x5:8x4", "3", layer="decoder").resolve(matrices)
 
 
 def test_rings_refuse_what_is_not_a_ring():

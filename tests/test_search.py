@@ -11,12 +11,11 @@ from samples import sample
 
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition import InMemoryMatrix, decompose
-from trcompress.decomposition.weight import slot_of
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.layers.evaluation import operations_per_step
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule
-from trcompress.model.slots import WeightSlot
 from trcompress.search import search_network, search_weight, tensor_train
 from trcompress.search.modes import factorizations, mode_choices
 from trcompress.search.rank_profiles import clamp, neighbours, rings_within
@@ -77,7 +76,7 @@ def test_clamping_changes_nothing_that_a_ring_can_express():
 
 def test_operations_count_the_cheapest_form():
     def cost(shape, ranks, inputs, hidden):
-        (weight,) = Plan.of(shape, ranks).resolve([WeightSlot("w", "lstm", inputs, 4, hidden)])
+        (weight,) = Plan.of(shape, ranks).resolve([Matrix.input_to_hidden("w", "lstm", inputs, hidden)])
         return operations_per_step(weight)
 
     assert cost("256:1024", "8", 256, 256) == 64 * (256 + 1024)
@@ -95,8 +94,8 @@ def planted():
 
 def test_a_planted_ring_beats_the_svd_of_its_count():
     ring, dense = planted()
-    slot = WeightSlot("w", "gru", 24, 3, 20)
-    found = search_weight(slot, dense.T.contiguous(), budget=ring.parameters, time_budget_s=20)
+    matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
+    found = search_weight(matrix, dense.T.contiguous(), budget=ring.parameters, time_budget_s=20)
     assert found.chosen.error < 0.6 * found.svd_error
     assert found.chosen.weight.parameters <= ring.parameters
     assert found.chosen.bound <= found.chosen.error
@@ -104,8 +103,8 @@ def test_a_planted_ring_beats_the_svd_of_its_count():
 
 def test_an_error_goal_takes_fewer_parameters_than_the_svd():
     _, dense = planted()
-    slot = WeightSlot("w", "gru", 24, 3, 20)
-    found = search_weight(slot, dense.T.contiguous(), max_error=0.3, time_budget_s=10)
+    matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
+    found = search_weight(matrix, dense.T.contiguous(), max_error=0.3, time_budget_s=10)
     svd = torch.linalg.svdvals(dense)
     tail = (svd.square().flip(0).cumsum(0).flip(0) / svd.square().sum()).sqrt()
     rank = int((tail > 0.3).sum())
@@ -114,13 +113,13 @@ def test_an_error_goal_takes_fewer_parameters_than_the_svd():
 
 
 def test_goals_that_make_no_sense_are_refused():
-    slot = WeightSlot("w", "gru", 24, 3, 20)
+    matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
     with pytest.raises(UsageError, match="one goal"):
-        search_weight(slot, torch.ones(60, 24))
+        search_weight(matrix, torch.ones(60, 24))
     with pytest.raises(UsageError, match=r"no ring .* fits into 5 parameters"):
-        search_weight(slot, torch.ones(60, 24), budget=5)
+        search_weight(matrix, torch.ones(60, 24), budget=5)
     with pytest.raises(UsageError, match="no ring below the dense size"):
-        search_weight(slot, torch.randn(60, 24), max_error=0.01, time_budget_s=1)
+        search_weight(matrix, torch.randn(60, 24), max_error=0.01, time_budget_s=1)
 
 
 RATIOS = (3, 6, 12, 25, 50)
@@ -132,9 +131,9 @@ def test_never_worse_than_svd_on_real_weights(name, ratio):
     checkpoint = read_checkpoint(sample(name))
     found = search_network(checkpoint, target_ratio=ratio, time_budget_s=3)
     for one, layer in zip(found.weights, checkpoint.layers, strict=True):
-        slot = slot_of(layer)
-        weight = checkpoint.tensor(slot.name).double()
-        rank = int(slot.parameters / ratio) // (slot.input_size + slot.output_size)
+        matrix = layer.matrix("ih")
+        weight = checkpoint.tensor(matrix.key).double()
+        rank = int(matrix.parameters / ratio) // (matrix.columns + matrix.rows)
         values = torch.linalg.svdvals(weight)
         svd = float(values[rank:].norm() / values.norm())
         assert one.chosen.error <= svd + 1e-9
@@ -147,11 +146,11 @@ def test_never_worse_than_svd_on_real_weights(name, ratio):
 
 def test_rows_carry_rules_that_resolve_to_them():
     _, dense = planted()
-    slot = WeightSlot("w", "gru", 24, 3, 20)
-    found = search_weight(slot, dense.T.contiguous(), budget=400, time_budget_s=5)
+    matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
+    found = search_weight(matrix, dense.T.contiguous(), budget=400, time_budget_s=5)
     for row in found.rows:
-        assert Rule.resolve(row.rule, slot) == row.weight
-        assert row.weight.rule.resolve(slot).structure == row.weight.structure
+        assert Rule.resolve(row.rule, matrix) == row.weight
+        assert row.weight.rule.resolve(matrix).structure == row.weight.structure
 
 
 @pytest.mark.parametrize(
@@ -191,8 +190,8 @@ def test_no_tensor_train_is_made_of_too_few_parameters_or_too_large_a_matrix(mon
 
 def test_rows_carry_the_error_of_the_tensor_train_of_their_count():
     _, dense = planted()
-    slot = WeightSlot("w", "gru", 24, 3, 20)
-    found = search_weight(slot, dense.T.contiguous(), budget=400, time_budget_s=2)
+    matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
+    found = search_weight(matrix, dense.T.contiguous(), budget=400, time_budget_s=2)
     trains = TensorTrains(InMemoryMatrix(dense.T.contiguous()))
     for row in found.rows:
         assert row.train_error == trains.error(row.weight.parameters)

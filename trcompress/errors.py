@@ -5,6 +5,8 @@ A message says the rule, the user's own values and what to do. A bug is never wr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TrcompressError(Exception):
     """Base of every fault that the user can mend; `exit_code` is the command line's."""
@@ -50,6 +52,22 @@ class QualityGateError(TrcompressError):
     """A measured figure misses the gate the user set (`min_accuracy`, `max_drop`)."""
 
     exit_code = 5
+
+
+def one_of(what: str, name: str, known: Iterable[str]) -> str:
+    """Return a name that is one of the known ones.
+
+    Raises:
+        UsageError: it is none of them; they are listed, and the nearest is suggested.
+
+    Example:
+        >>> one_of("init", "tr-svd", ["tr-als", "tr-svd"])
+        'tr-svd'
+    """
+    names = list(known)
+    if name not in names:
+        raise UsageError(f"{what} must be one of {', '.join(names)}: got {name!r}{nearest(name, names)}")
+    return name
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

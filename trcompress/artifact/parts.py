@@ -76,7 +76,7 @@ def tensor_reports(
         TensorReport(
             name,
             parts.get(name, REST),
-            plan.slot.parameters,
+            plan.matrix.parameters,
             plan.parameters,
             before[name],
             sum(artifact.tensors[key].nbytes for key in cores[name]),
@@ -129,12 +129,12 @@ def _remembered_bytes(
     artifact: Artifact, plans: Mapping[str, WeightPlan], kept: Mapping[str, Tensor]
 ) -> dict[str, int]:
     """Bytes of the dense weights: what the source held beyond the tensors kept, else the cores' own type's."""
-    values = sum(plan.slot.parameters for plan in plans.values())
+    values = sum(plan.matrix.parameters for plan in plans.values())
     source = artifact.header.source
     missing = source.tensor_bytes - sum(one.nbytes for one in kept.values()) if source else 0
     if missing in (2 * values, 4 * values, 8 * values):
-        return {name: missing // values * plan.slot.parameters for name, plan in plans.items()}
+        return {name: missing // values * plan.matrix.parameters for name, plan in plans.items()}
     return {
-        name: artifact.tensors[f"{name}.core.0"].element_size() * plan.slot.parameters
+        name: artifact.tensors[f"{name}.core.0"].element_size() * plan.matrix.parameters
         for name, plan in plans.items()
     }

@@ -124,7 +124,7 @@ def make_report(
         ),
         **_counts(artifact, plans, against),
         uncompressed_layers=tuple(
-            one.slot.layer_name for one in artifact.header.layers if one.keys.get("weight_ih") not in plans
+            layer.name for layer in artifact.header.layers if not any(one.key in plans for one in layer.matrices)
         ),
         metrics=dict(artifact.header.metrics),
         source=source.model_dump(mode="json") if source else None,
@@ -164,19 +164,19 @@ def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against |
 
 
 def _ratio(plans: dict[str, WeightPlan]) -> float:
-    return sum(plan.slot.parameters for plan in plans.values()) / sum(plan.parameters for plan in plans.values())
+    return sum(plan.matrix.parameters for plan in plans.values()) / sum(plan.parameters for plan in plans.values())
 
 
 def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) -> WeightReport:
     return WeightReport(
         name=weight.name,
-        layer=plan.slot.describe(),
+        layer=plan.matrix.describe(),
         format=weight.format,
         shape=format_shape(weight.in_modes, weight.out_modes),
         ranks=weight.ranks,
         rings=plan.copies,
         bottleneck=getattr(plan.structure, "bottleneck", None),
-        parameters_before=plan.slot.parameters,
+        parameters_before=plan.matrix.parameters,
         parameters_after=plan.parameters,
         compression_ratio=plan.compression_ratio,
         init=weight.init,

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from trcompress.artifact.file import Artifact, read_artifact, write_artifact
 from trcompress.errors import InputFileError, UsageError, nearest
 from trcompress.formats import BlockTerm
-from trcompress.layers import CoreWeight, is_recurrent, slots_of
-from trcompress.layers.stacks import build_stack, by_stack, load_stack, local_name
-from trcompress.model.header import GATE_ORDERS, Header, Layer, Source, Step, Weight
+from trcompress.layers import CoreWeight, is_recurrent, layers_of
+from trcompress.layers.stacks import build_stack, load_stack
+from trcompress.model.header import Header, Source, Step, Weight
+from trcompress.model.kinds import KINDS
+from trcompress.model.layer import Layer, by_stack
 from trcompress.model.plan import WeightPlan
 
 OPTIONS = ("batch_first", "dropout", "nonlinearity")
-ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 def save(
@@ -88,13 +89,7 @@ def load(path: str | Path | Artifact, **options: Any) -> dict[str, nn.Module]:
     plans = artifact.weight_plans()
     modules = {}
     for name, layers in by_stack(artifact.header.layers).items():
-        first = layers[0]
-        known = {
-            "batch_first": first.batch_first,
-            "dropout": first.dropout,
-            "nonlinearity": first.nonlinearity,
-        }
-        module = build_stack(layers, plans, **(known | options))
+        module = build_stack(layers, plans, **(layers[0].options | options))
         modules[name] = load_stack(module, layers, artifact.tensors).eval()
     return modules
 
@@ -140,30 +135,7 @@ def describe_layers(model: nn.Module) -> Iterator[Layer]:
     """Describe every recurrent layer of a live model, compressed or not."""
     for name, module in model.named_modules():
         if is_recurrent(module):
-            for slot in slots_of(module, name):
-                yield _describe_layer(slot, module, name)
-
-
-def _describe_layer(slot: Any, module: nn.Module, name: str) -> Layer:
-    cell = isinstance(module, nn.RNNCellBase) or not hasattr(module, "num_layers")
-    layer = Layer(
-        stack=name,
-        kind=slot.kind,
-        layer=slot.layer,
-        reverse=slot.reverse,
-        cell=cell,
-        input_size=slot.input_size,
-        hidden_size=slot.hidden_size,
-        proj_size=getattr(module, "proj_size", 0),
-        nonlinearity=getattr(module, "nonlinearity", "tanh"),
-        batch_first=getattr(module, "batch_first", False),
-        dropout=getattr(module, "dropout", 0.0),
-        keys={},
-    )
-    prefix = f"{name}." if name else ""
-    local = {role: local_name(role, layer) for role in ROLES}
-    keys = {role: prefix + leaf for role, leaf in local.items() if getattr(module, leaf, None) is not None}
-    return layer.model_copy(update={"keys": keys})
+            yield from layers_of(module, name)
 
 
 def _core_weights(model: nn.Module) -> Iterator[tuple[str, CoreWeight]]:
@@ -189,7 +161,7 @@ def describe_weight(name: str, plan: WeightPlan, **found: Any) -> Weight:
         in_modes=structure.in_modes,
         out_modes=structure.out_modes,
         per_gate=plan.per_gate,
-        gate_order=GATE_ORDERS[plan.slot.kind],
+        gate_order=KINDS[plan.matrix.kind].gate_order,
         **rank_fields,
         **found,
     )

@@ -7,7 +7,7 @@ or by the unit below it; a stack may start from the last state of another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
 
@@ -19,7 +19,7 @@ from trcompress.calibration.reading import CalibrationData
 from trcompress.calibration.sequences import Sequences, flat_rows, on_rows, packed
 from trcompress.errors import InputFileError, UsageError
 from trcompress.layers.stacks import build_stack, load_stack
-from trcompress.model.header import Layer
+from trcompress.model.layer import Layer
 from trcompress.model.plan import WeightPlan
 from trcompress.network.find_head import find_chain, input_size, output_size
 from trcompress.network.model_file import ModelFile
@@ -274,9 +274,9 @@ def _units(file: ModelFile, data: CalibrationData, links: Mapping[str, str]) -> 
         if not ready:
             return
         for stack in ready:
-            below = None if stack in data.feeds else f"{links[stack]}.{file.stacks[links[stack]][-1].layer}"
-            for depth, layers in groupby(file.stacks[stack], key=lambda layer: layer.layer):
-                alone = tuple(layer.model_copy(update={"layer": 0}) for layer in layers)
+            below = None if stack in data.feeds else f"{links[stack]}.{file.stacks[links[stack]][-1].index}"
+            for depth, layers in groupby(file.stacks[stack], key=lambda layer: layer.index):
+                alone = tuple(replace(layer, index=0) for layer in layers)
                 yield Unit(f"{stack}.{depth}", stack, alone, below, depth)
                 below = f"{stack}.{depth}"
             placed.add(stack)

@@ -129,7 +129,7 @@ def choose(
     tried: list[Candidate] = []
     for number, one in enumerate(plain):
         closed = is_two_mode(one.plan) and not one.plan.per_gate
-        few = quick or (not closed and one.plan.slot.parameters > SLOW_VALUES)
+        few = quick or (not closed and one.plan.matrix.parameters > SLOW_VALUES)
         metrics = candidates(moments, sensitivity, ridges=MIDDLE if few else RIDGES, jointly=closed)
         for done, metric in enumerate(metrics):
             if tell:

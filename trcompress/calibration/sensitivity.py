@@ -7,6 +7,7 @@ that input is the one with respect to the pre-activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.calibration.network import Batch, Network, Run, Unit
 from trcompress.calibration.sequences import Sequences, on_rows
-from trcompress.model.slots import GATES
+from trcompress.model.kinds import KINDS
 
 Probe = Callable[[Run], Tensor]
 """A random scalar function of what the network gives; its mean squared gradient is the sensitivity."""
@@ -57,8 +58,8 @@ def unit_input(network: Network, unit: Unit, batch: Batch) -> Sequences:
 
 def _identity_fed(network: Network, unit: Unit) -> nn.Module:
     """The unit as a layer that takes the pre-activations of all its directions, side by side."""
-    size = GATES[unit.layers[0].kind] * unit.layers[0].hidden_size
-    wide = tuple(layer.model_copy(update={"input_size": size * len(unit.layers)}) for layer in unit.layers)
+    size = KINDS[unit.layers[0].kind].gates * unit.layers[0].hidden_size
+    wide = tuple(replace(layer, input_size=size * len(unit.layers)) for layer in unit.layers)
     picks = torch.eye(size * len(unit.layers)).split(size)
     tensors = network.tensors | dict(zip(unit.weights, picks, strict=True))
     return Unit(unit.name, unit.stack, wide, unit.below, unit.depth).build(tensors).requires_grad_(False)

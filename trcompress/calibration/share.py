@@ -23,10 +23,10 @@ from trcompress.calibration.select import Candidate, replaced
 from trcompress.calibration.solve import ring_of, two_mode_factors
 from trcompress.decomposition import FileMatrix
 from trcompress.decomposition.tr_svd import split_halves
-from trcompress.decomposition.weight import CompressedWeight, matrices_of
+from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.errors import UsageError
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule, WeightPlan
-from trcompress.model.slots import WeightSlot
 
 LOOKS = 9
 """Ranks at which the cost of a weight is measured; between them it is interpolated."""
@@ -56,14 +56,14 @@ class Ladder:
     """One weight at every rank.
 
     Args:
-        slot: the weight.
+        matrix: the weight.
         dense: its values (G*H, I).
         mean: (I,) of its inputs.
         bias: its input bias in float64, or None where it must not change.
         factors: A (I, K) and B (K, O) for each metric tried, the highest rank.
     """
 
-    slot: WeightSlot
+    matrix: Matrix
     dense: Tensor | FileMatrix
     mean: Tensor
     bias: Tensor | None
@@ -72,7 +72,7 @@ class Ladder:
     @property
     def step(self) -> int:
         """Parameters of one more rank."""
-        return self.slot.input_size + self.slot.output_size
+        return self.matrix.columns + self.matrix.rows
 
     @property
     def highest(self) -> int:
@@ -81,7 +81,7 @@ class Ladder:
 
     def at(self, rank: int, metric: str) -> Candidate:
         """The weight at one rank under a metric, its bias corrected."""
-        plan = two_mode(self.slot, rank)
+        plan = two_mode(self.matrix, rank)
         left, right = self.factors[metric]
         cores = tuple(split_halves(ring_of(plan), left[:, :rank], right[:rank]))
         shift = None if self.bias is None else self.bias + bias_shift(plan, self.dense, cores, self.mean)
@@ -103,7 +103,7 @@ class Cost:
 
 def share_ranks(
     bench: Bench,
-    weights: Sequence[tuple[WeightSlot, Tensor | FileMatrix]],
+    weights: Sequence[tuple[Matrix, Tensor | FileMatrix]],
     budget: int,
     *,
     deadline: float = inf,
@@ -119,11 +119,11 @@ def share_ranks(
     Raises:
         UsageError: the budget does not allow rank 1 for each.
     """
-    steps = {slot.name: slot.input_size + slot.output_size for slot, _ in weights}
+    steps = {matrix.key: matrix.columns + matrix.rows for matrix, _ in weights}
     if budget < sum(steps.values()):
         raise UsageError(f"{budget:,} parameters do not allow rank 1 for each of {', '.join(steps)}")
     exam = bench.brief_exam
-    ladders = {slot.name: _ladder(bench, slot, dense, budget // steps[slot.name]) for slot, dense in weights}
+    ladders = {matrix.key: _ladder(bench, matrix, dense, budget // steps[matrix.key]) for matrix, dense in weights}
     costs = {name: _cost(bench, exam, ladder, deadline) for name, ladder in ladders.items()}
 
     def joint(ranks: Mapping[str, int]) -> float:
@@ -140,29 +140,29 @@ def share_ranks(
     return Shared(ranks, score, even, even_score)
 
 
-def shared_plan(ranks: Mapping[str, int], slots: Sequence[WeightSlot]) -> Plan:
+def shared_plan(ranks: Mapping[str, int], matrices: Sequence[Matrix]) -> Plan:
     """The plan with these ranks: one two-mode ring a weight."""
-    return Plan(tuple(replace(_rule(slot, ranks[slot.name]), layer=slot.name) for slot in slots))
+    return Plan(tuple(replace(_rule(matrix, ranks[matrix.key]), layer=matrix.key) for matrix in matrices))
 
 
-def two_mode(slot: WeightSlot, rank: int) -> WeightPlan:
+def two_mode(matrix: Matrix, rank: int) -> WeightPlan:
     """A weight as a product of two matrices."""
-    return _rule(slot, rank).resolve(slot)
+    return _rule(matrix, rank).resolve(matrix)
 
 
-def _rule(slot: WeightSlot, rank: int) -> Rule:
-    return Rule((slot.input_size,), (slot.output_size,), (1, rank))
+def _rule(matrix: Matrix, rank: int) -> Rule:
+    return Rule((matrix.columns,), (matrix.rows,), (1, rank))
 
 
-def _ladder(bench: Bench, slot: WeightSlot, dense: Tensor | FileMatrix, highest: int) -> Ladder:
+def _ladder(bench: Bench, matrix: Matrix, dense: Tensor | FileMatrix, highest: int) -> Ladder:
     network = bench.network
-    moments = bench.moments(network.unit(slot.name))
-    metrics: list[Metric] = candidates(moments, bench.sensitivity(slot.name), ridges=MIDDLE)
-    source = matrices_of(two_mode(slot, 1), dense)[0]
-    highest = min(highest, slot.input_size, slot.output_size)
-    key = network.free_bias(slot.name)
+    moments = bench.moments(network.unit(matrix.key))
+    metrics: list[Metric] = candidates(moments, bench.sensitivity(matrix.key), ridges=MIDDLE)
+    source = gate_sources(two_mode(matrix, 1), dense)[0]
+    highest = min(highest, matrix.columns, matrix.rows)
+    key = network.free_bias(matrix.key)
     return Ladder(
-        slot,
+        matrix,
         dense,
         moments.mean,
         None if key is None else network.tensors[key].double(),
@@ -172,7 +172,7 @@ def _ladder(bench: Bench, slot: WeightSlot, dense: Tensor | FileMatrix, highest:
 
 def _cost(bench: Bench, exam: Exam, ladder: Ladder, deadline: float) -> Cost:
     """Measure the difference of the outputs at some ranks, the middle and the ends first."""
-    unit = bench.network.unit(ladder.slot.name)
+    unit = bench.network.unit(ladder.matrix.key)
 
     def measured(rank: int, metric: str) -> float:
         score = exam.score({unit.name: replaced(bench.network, unit, [ladder.at(rank, metric)])})
@@ -195,8 +195,8 @@ def _cost(bench: Bench, exam: Exam, ladder: Ladder, deadline: float) -> Cost:
 
 def _even(ladders: Mapping[str, Ladder], budget: int) -> dict[str, int]:
     """Ranks in proportion to the sizes of the weights: every weight reaches the same ratio."""
-    whole = sum(ladder.slot.parameters for ladder in ladders.values())
-    shares = {name: budget * one.slot.parameters / whole / one.step for name, one in ladders.items()}
+    whole = sum(ladder.matrix.parameters for ladder in ladders.values())
+    shares = {name: budget * one.matrix.parameters / whole / one.step for name, one in ladders.items()}
     return {name: max(1, min(int(share), ladders[name].highest)) for name, share in shares.items()}
 
 

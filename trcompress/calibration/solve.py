@@ -13,7 +13,7 @@ from trcompress.calibration.metrics import Metric
 from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
 from trcompress.decomposition import Metric as SolverMetric
 from trcompress.decomposition.tr_svd import split_halves
-from trcompress.decomposition.weight import CompressedWeight, matrices_of
+from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.layers.evaluation import ring_factors
@@ -38,7 +38,7 @@ def solve(
         quick: whether a rough answer will do.
     """
     weight = plain.plan
-    matrices = matrices_of(weight, dense)
+    matrices = gate_sources(weight, dense)
     if is_two_mode(weight) and not weight.per_gate:
         cores = _two_mode(matrices[0], weight, metric)
     else:
@@ -157,11 +157,11 @@ def _by_als(
 
 def _padded(metric: Metric, weight: WeightPlan) -> Metric:
     """The metric for a matrix whose hidden units are padded: the rows that are added weigh as the least gate."""
-    extra = weight.padded_hidden - weight.slot.hidden_size
+    extra = weight.padded_hidden - weight.matrix.gate_rows
     weights = metric.gate_weights
     if weights is None or not extra:
         return metric
-    values = weights.view(weight.slot.gates, -1)
+    values = weights.view(weight.matrix.gates, -1)
     return replace(metric, gates=torch.nn.functional.pad(values, (0, extra), value=float(values.min())).flatten())
 
 

@@ -5,13 +5,13 @@ file -> reading -> statedicts -> unwrap -> folding -> recurrent -> Checkpoint ->
 
 from trcompress.checkpoint.dense import Checkpoint, check_finite, read_checkpoint
 from trcompress.checkpoint.reading import is_artifact, refuse_artifact
-from trcompress.checkpoint.recurrent import RnnLayer
+from trcompress.checkpoint.recurrent import Layer
 from trcompress.checkpoint.summary import Inspection, inspect
 
 __all__ = [
     "Checkpoint",
     "Inspection",
-    "RnnLayer",
+    "Layer",
     "check_finite",
     "inspect",
     "is_artifact",

@@ -18,7 +18,7 @@ from trcompress.checkpoint.limits import DamageError, printable
 from trcompress.checkpoint.names import parse_recurrent
 from trcompress.checkpoint.npz_file import OBJECT_ARRAY
 from trcompress.checkpoint.reading import FileContent, read_content
-from trcompress.checkpoint.recurrent import RnnLayer, find_layers
+from trcompress.checkpoint.recurrent import Layer, find_layers
 from trcompress.checkpoint.statedicts import ModuleHint, survey
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
 from trcompress.checkpoint.unwrap import Weights, unwrap
@@ -51,7 +51,7 @@ class Checkpoint:
 
     path: Path
     format: str
-    layers: tuple[RnnLayer, ...]
+    layers: tuple[Layer, ...]
     ignored: Mapping[str, str]
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
@@ -217,7 +217,7 @@ def _refuse_objects(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None
         )
 
 
-def _unknown_nonlinearities(layers: tuple[RnnLayer, ...], hints: Mapping[str, ModuleHint]) -> tuple[str, ...]:
+def _unknown_nonlinearities(layers: tuple[Layer, ...], hints: Mapping[str, ModuleHint]) -> tuple[str, ...]:
     """Say where tanh is an assumption: the weights of an RNN do not tell it from relu."""
     unknown = {
         layer.stack

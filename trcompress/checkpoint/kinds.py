@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from trcompress.errors import InputFileError, UsageError, nearest
-from trcompress.model.slots import GATES
+from trcompress.model.kinds import KINDS, kind_of_gates
 
-_KIND_OF_GATES = {gates: kind for kind, gates in GATES.items()}
-_NAMED = re.compile(r"(lstm|gru|rnn)", re.IGNORECASE)
+_NAMED = re.compile("|".join(KINDS), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ def parse_kinds(text: str | None) -> tuple[KindRule, ...]:
     rules = []
     for part in (text or "").split(",") if text is not None else ():
         glob, equals, kind = part.strip().rpartition("=")
-        if kind.lower() not in GATES:
-            known = sorted(GATES)
+        if kind.lower() not in KINDS:
+            known = sorted(KINDS)
             raise UsageError(
                 f"`kind` must be one of {', '.join(known)}, or STACK=kind pairs: got {part!r}{nearest(kind, known)}"
             )
@@ -99,9 +98,10 @@ def decide(
 
 def _by_hidden(rows: int, hidden: int, told_by: str) -> Decision | None:
     gates = rows // hidden
-    if rows % hidden or gates not in _KIND_OF_GATES:
+    found = kind_of_gates(gates)
+    if rows % hidden or found is None:
         return None
-    kind = _KIND_OF_GATES[gates]
+    kind = found.name
     stacked = "one matrix" if gates == 1 else f"{gates} gates"
     return Decision(
         kind,
@@ -112,7 +112,7 @@ def _by_hidden(rows: int, hidden: int, told_by: str) -> Decision | None:
 
 def _without_hidden(stack: str, rows: int, wish: str | None, hint: str | None) -> Decision:
     """Only weight_ih is there: 4H rows may be one LSTM, or an RNN four times as wide."""
-    possible = [kind for kind in ("lstm", "gru", "rnn") if rows % GATES[kind] == 0]
+    possible = [kind for kind in KINDS if rows % KINDS[kind].gates == 0]
     named = _NAMED.findall(stack)
     if wish is not None:
         kind, why = wish, "`kind` says so"
@@ -129,9 +129,9 @@ def _without_hidden(stack: str, rows: int, wish: str | None, hint: str | None) -
     if kind not in possible:
         raise InputFileError(
             f"`kind={kind}` contradicts the shapes of stack {stack!r}: "
-            f"its {rows:,} rows do not divide by {GATES[kind]} gates"
+            f"its {rows:,} rows do not divide by {KINDS[kind].gates} gates"
         )
-    hidden = rows // GATES[kind]
+    hidden = rows // KINDS[kind].gates
     advice = "" if wish else "; `kind` overrides"
     sentence = f"{kind.upper()} of {hidden:,} units, though there is no weight_hh to tell by: {why}{advice}"
     return Decision(kind, hidden, sentence)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -15,62 +14,10 @@ from trcompress.checkpoint.names import RecurrentName, parse_recurrent
 from trcompress.checkpoint.statedicts import ModuleHint
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
 from trcompress.errors import InputFileError, UsageError
-from trcompress.model.slots import GATES
+from trcompress.model.kinds import KINDS
+from trcompress.model.layer import ROLES, Layer
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-
-
-@dataclass(frozen=True)
-class RnnLayer:
-    """One recurrent layer in one direction.
-
-    Args:
-        stack: module path of the stack, `encoder.rnn`; "" at the root; "enc" for `enc_w_ih`.
-        kind: "lstm", "gru" or "rnn".
-        layer: index in the stack.
-        reverse: the backward direction.
-        input_size: columns of weight_ih.
-        hidden_size: units.
-        proj_size: size of the projected hidden state, 0 where there is no projection.
-        cell: named like an LSTMCell, GRUCell or RNNCell, without `_l0`.
-        keys: role -> key in the checkpoint; roles are weight_ih, weight_hh, bias_ih, bias_hh, weight_hr.
-        decided_by: how the kind was decided, in one sentence.
-        shapes: role -> shape.
-        nonlinearity: "tanh" or "relu", of an RNN; known only from whole pickled modules, else "tanh".
-        batch_first: of a whole pickled module; else False.
-        dropout: between the layers, of a whole pickled module; else 0.
-    """
-
-    stack: str
-    kind: str
-    layer: int
-    reverse: bool
-    input_size: int
-    hidden_size: int
-    proj_size: int
-    cell: bool
-    keys: Mapping[str, str]
-    decided_by: str
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    nonlinearity: str = "tanh"
-    batch_first: bool = False
-    dropout: float = 0.0
-
-    @property
-    def gates(self) -> int:
-        """4, 3 or 1."""
-        return GATES[self.kind]
-
-    @property
-    def parameters(self) -> int:
-        """Values in all its tensors."""
-        return sum(prod(shape) for shape in self.shapes.values())
-
-    @property
-    def output_size(self) -> int:
-        """Size of what it hands on: the projection, or the hidden state."""
-        return self.proj_size or self.hidden_size
 
 
 @dataclass
@@ -83,7 +30,7 @@ def find_layers(
     tensors: Mapping[str, AnyTensor | UnreadableTensor],
     hints: Mapping[str, ModuleHint],
     rules: Sequence[KindRule] = (),
-) -> tuple[tuple[RnnLayer, ...], tuple[str, ...]]:
+) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """Find every recurrent layer by its keys and shapes.
 
     Args:
@@ -101,11 +48,11 @@ def find_layers(
     layers, notes = [], []
     for parts in _group(tensors).values():
         found = _layer(parts, tensors, hints, rules)
-        if isinstance(found, RnnLayer):
+        if isinstance(found, Layer):
             layers.append(found)
         else:
             notes.append(found)
-    stacks: dict[str, list[RnnLayer]] = {}
+    stacks: dict[str, list[Layer]] = {}
     for layer in layers:
         stacks.setdefault(layer.stack, []).append(layer)
     for rule in rules:
@@ -114,7 +61,7 @@ def find_layers(
                 f"`kind` names no stack: {rule.glob!r} matches none of: {', '.join(map(repr, stacks))}"
             )
     for stack in stacks.values():
-        stack.sort(key=lambda layer: (layer.layer, layer.reverse))
+        stack.sort(key=lambda layer: (layer.index, layer.reverse))
         _check_stack(stack)
     return tuple(layer for stack in stacks.values() for layer in stack), tuple(notes)
 
@@ -137,7 +84,7 @@ def _layer(
     tensors: Mapping[str, AnyTensor | UnreadableTensor],
     hints: Mapping[str, ModuleHint],
     rules: Sequence[KindRule],
-) -> RnnLayer | str:
+) -> Layer | str:
     """Make a layer of its parts, or say why they are none."""
     name, keys = parts.name, parts.keys
     shown = next(iter(keys.values()))
@@ -168,10 +115,19 @@ def _layer(
     _check_shapes(keys, shapes, decision, proj)
     options = hint.options if hint and hint.kind == decision.kind else {}
     frozen = {role: keys[role] for role in ROLES if role in keys}
-    return RnnLayer(
-        name.stack, decision.kind, name.layer, name.reverse, columns, decision.hidden_size, proj, name.cell,
-        MappingProxyType(frozen), decision.decided_by, MappingProxyType(shapes), **options,
-    )  # fmt: skip
+    return Layer(
+        stack=name.stack,
+        kind=decision.kind,
+        index=name.layer,
+        reverse=name.reverse,
+        input_size=columns,
+        hidden_size=decision.hidden_size,
+        proj_size=proj,
+        cell=name.cell,
+        keys=MappingProxyType(frozen),
+        decided_by=decision.decided_by,
+        **options,
+    )
 
 
 def _shape(key: str, tensor: AnyTensor | UnreadableTensor) -> tuple[int, ...]:
@@ -201,7 +157,7 @@ def _check_shapes(
     keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], decision: Decision, proj: int
 ) -> None:
     rows, hidden = shapes["weight_ih"][0], decision.hidden_size
-    if proj and (decision.kind != "lstm" or proj >= hidden):
+    if proj and (not KINDS[decision.kind].projects or proj >= hidden):
         raise InputFileError(
             f"only an LSTM has a projection, and a smaller one than its hidden size: {keys['weight_hr']!r} is "
             f"{shapes['weight_hr']} on a {decision.kind.upper()} of {hidden:,} units"
@@ -220,11 +176,11 @@ def _check_shapes(
             )
 
 
-def _check_stack(stack: Sequence[RnnLayer]) -> None:
+def _check_stack(stack: Sequence[Layer]) -> None:
     """Layers 0 .. n-1 all there, each direction in all or none, each fed by the one below."""
     name, two_way = stack[0].stack or "the root", any(layer.reverse for layer in stack)
-    places = {(layer.layer, layer.reverse) for layer in stack}
-    depth = max(layer.layer for layer in stack) + 1
+    places = {(layer.index, layer.reverse) for layer in stack}
+    depth = max(layer.index for layer in stack) + 1
     directions = (False, True) if two_way else (False,)
     missing = [
         f"weight_ih_l{layer}" + ("_reverse" if reverse else "")
@@ -240,10 +196,10 @@ def _check_stack(stack: Sequence[RnnLayer]) -> None:
             "save the whole model's state_dict"
         )
     for layer in stack:
-        below = [one for one in stack if one.layer == layer.layer - 1]
+        below = [one for one in stack if one.index == layer.index - 1]
         fed = sum(one.output_size for one in below)
         if below and layer.input_size != fed:
             raise InputFileError(
-                f"layer {layer.layer} of stack {name!r} must take the {fed:,} values of layer {layer.layer - 1}: "
+                f"layer {layer.index} of stack {name!r} must take the {fed:,} values of layer {layer.index - 1}: "
                 f"{layer.keys['weight_ih']!r} takes {layer.input_size:,}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 from trcompress.checkpoint.inert import Global, Instance, is_module
 from trcompress.checkpoint.limits import DamageError
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
+from trcompress.model.kinds import KINDS
 
 MAX_DEPTH = 100
 MAX_NODES = 2_000_000
@@ -16,8 +17,8 @@ _LONG_LIST = 1_000
 _MANY = 100
 _PLAIN = (str, bytes, int, float, complex, type(None), Global)
 _OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
-_MODES = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn"}
-_RNN_CLASS = re.compile(r"(LSTM|GRU|RNN)(Cell)?$")
+_MODES = {mode: kind.name for kind in KINDS.values() for mode in kind.modes}
+_RNN_CLASS = re.compile(rf"({'|'.join(kind.module for kind in KINDS.values())})(Cell)?$")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil, floor
 
-from trcompress.checkpoint.recurrent import RnnLayer
+from trcompress.checkpoint.recurrent import Layer
 
 ROOM = 0.5
 """Share of the directions that a layer can see or hold, min(inputs, hidden units), kept at least.
@@ -17,7 +17,7 @@ LARGEST = 10.0
 """More than this is not suggested without having looked at the values, however wide the inputs are."""
 
 
-def suggested_ratio(layers: Sequence[RnnLayer]) -> float:
+def suggested_ratio(layers: Sequence[Layer]) -> float:
     """Choose the Eq. 7 ratio at which one rank for all weights still leaves each of them `ROOM`.
 
     Args:

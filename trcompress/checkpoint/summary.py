@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.checkpoint.dense import Checkpoint, read_checkpoint
-from trcompress.checkpoint.recurrent import RnnLayer
+from trcompress.checkpoint.recurrent import Layer
 from trcompress.checkpoint.suggestion import suggested_ratio
 
 _LARGEST = 5
@@ -26,7 +26,7 @@ class LayerSummary:
         share: those as a fraction of the whole model.
         dtype: of the weight.
         decided_by: how LSTM, GRU and RNN were told apart.
-        stack: module path; the other fields are those of `RnnLayer`.
+        stack: module path; the other fields are those of `Layer`.
     """
 
     stack: str
@@ -139,13 +139,13 @@ def inspect(source: str | Path | Checkpoint, *, kind: str | None = None) -> Insp
     )
 
 
-def _summarise(layer: RnnLayer, checkpoint: Checkpoint, total: int) -> LayerSummary:
+def _summarise(layer: Layer, checkpoint: Checkpoint, total: int) -> LayerSummary:
     weight = layer.keys["weight_ih"]
     return LayerSummary(
         stack=layer.stack,
         kind=layer.kind,
-        layer=layer.layer,
-        direction="backward" if layer.reverse else "forward",
+        layer=layer.index,
+        direction=layer.direction,
         input_size=layer.input_size,
         hidden_size=layer.hidden_size,
         proj_size=layer.proj_size,

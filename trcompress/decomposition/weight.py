@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.checkpoint import Checkpoint, RnnLayer, check_finite
+from trcompress.checkpoint import Checkpoint, check_finite
 from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import WeightPlan
-from trcompress.model.slots import WeightSlot
 
 STREAM_FROM_BYTES = 2**26
 """Weights from this size on are streamed from the file: pages that are mapped would count as memory."""
@@ -44,32 +44,18 @@ class CompressedWeight:
     candidates: tuple[dict[str, Any], ...] = ()
 
 
-def slot_of(layer: RnnLayer) -> WeightSlot:
-    """The input-to-hidden weight of a checkpoint's layer, as plans name it."""
-    return WeightSlot(
-        name=layer.keys["weight_ih"],
-        kind=layer.kind,
-        input_size=layer.input_size,
-        gates=layer.gates,
-        hidden_size=layer.hidden_size,
-        stack=layer.stack,
-        layer=layer.layer,
-        reverse=layer.reverse,
-    )
-
-
-def dense_weight(checkpoint: Checkpoint, slot: WeightSlot) -> Tensor | FileMatrix:
+def dense_weight(checkpoint: Checkpoint, matrix: Matrix) -> Tensor | FileMatrix:
     """A weight of a checkpoint, (G*H, I): read, or left in the file to be streamed where it is large."""
-    region = checkpoint.file_region(slot.name)
-    if region is not None and slot.parameters * region[3].itemsize >= STREAM_FROM_BYTES:
+    region = checkpoint.file_region(matrix.key)
+    if region is not None and matrix.parameters * region[3].itemsize >= STREAM_FROM_BYTES:
         path, offset, _, dtype = region
-        return FileMatrix(path, offset, (slot.output_size, slot.input_size), dtype)
-    return checkpoint.tensor(slot.name)
+        return FileMatrix(path, offset, (matrix.rows, matrix.columns), dtype)
+    return checkpoint.tensor(matrix.key)
 
 
-def matrices_of(weight: WeightPlan, dense: Tensor | FileMatrix) -> list[MatrixSource]:
+def gate_sources(weight: WeightPlan, dense: Tensor | FileMatrix) -> list[MatrixSource]:
     """The matrices to decompose: all gates stacked, or one per gate; hidden units padded where the modes ask."""
-    gates, hidden = weight.slot.gates, weight.slot.hidden_size
+    gates, hidden = weight.matrix.gates, weight.matrix.gate_rows
     parts = gates if weight.per_gate else 1
     if isinstance(dense, FileMatrix):
         if weight.padded_hidden == hidden:
@@ -98,7 +84,7 @@ def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: 
     ring = weight.structure
     if not isinstance(ring, TensorRing):
         raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}")
-    matrices = matrices_of(weight, dense)
+    matrices = gate_sources(weight, dense)
     parts = [decompose(matrix, ring, **options) for matrix in matrices]
     scales = [matrix.squared_norm for matrix in matrices]
     stacked = tuple(torch.stack(cores) for cores in zip(*(part.cores for part in parts), strict=True))

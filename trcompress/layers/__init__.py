@@ -2,11 +2,20 @@
 
 from trcompress.layers.baselines import BTLSTM, TTLSTM
 from trcompress.layers.cells import TRGRUCell, TRLSTMCell, TRRNNCell
-from trcompress.layers.convert import RECURRENT, RING_OF, from_dense, is_recurrent, slots_of, to_dense_module
+from trcompress.layers.convert import (
+    RECURRENT,
+    RING_OF,
+    dense_class,
+    from_dense,
+    is_recurrent,
+    module_matrices,
+    to_dense_module,
+)
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import cores_to_dense
 from trcompress.layers.linear import TRLinear, TTLinear
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
+from trcompress.layers.resolve import layers_of
 
 __all__ = [
     "BTLSTM",
@@ -23,8 +32,10 @@ __all__ = [
     "TRRNNCell",
     "TTLinear",
     "cores_to_dense",
+    "dense_class",
     "from_dense",
     "is_recurrent",
-    "slots_of",
+    "layers_of",
+    "module_matrices",
     "to_dense_module",
 ]

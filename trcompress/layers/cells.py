@@ -11,9 +11,10 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
-from trcompress.layers.resolve import module_slots, resolve
+from trcompress.layers.resolve import layers_of, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
+from trcompress.model.layer import input_matrices
 
 
 class RingCell(Evaluated):
@@ -32,7 +33,7 @@ class RingCell(Evaluated):
         super().__init__()
         self.mode, self.bias = mode, template.bias
         self.input_size, self.hidden_size = template.input_size, template.hidden_size
-        plans = resolve(module_slots(template), **ring)
+        plans = resolve(input_matrices(layers_of(template)), **ring)
         build_parameters(self, template, plans, device, dtype)
         if not template.bias:
             self.register_parameter("bias_ih", None)

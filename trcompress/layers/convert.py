@@ -1,4 +1,4 @@
-"""Between torch.nn's recurrent modules and ring layers: slots of either, dense to ring, ring to dense."""
+"""Between torch.nn's recurrent modules and ring layers: matrices of either, dense to ring, ring to dense."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from trcompress.errors import UsageError
 from trcompress.layers.cells import RingCell, TRGRUCell, TRLSTMCell, TRRNNCell
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
-from trcompress.layers.resolve import module_slots
+from trcompress.layers.resolve import layers_of
 from trcompress.layers.stack import RingStack
+from trcompress.model.kinds import KINDS
+from trcompress.model.layer import input_matrices
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import WeightPlan
-from trcompress.model.slots import WeightSlot
 
 RING_OF: dict[type[nn.Module], type[nn.Module]] = {
-    nn.LSTM: TRLSTM,
-    nn.GRU: TRGRU,
-    nn.RNN: TRRNN,
-    nn.LSTMCell: TRLSTMCell,
-    nn.GRUCell: TRGRUCell,
-    nn.RNNCell: TRRNNCell,
+    getattr(nn, ring.__name__.removeprefix("TR")): ring
+    for ring in (TRLSTM, TRGRU, TRRNN, TRLSTMCell, TRGRUCell, TRRNNCell)
 }
 """Which ring module stands for which torch.nn module."""
 
 RECURRENT = (*RING_OF, RingStack, RingCell)
-"""Every module type that `slots_of` knows."""
+"""Every module type that `module_matrices` knows."""
+
+
+def dense_class(kind: str, *, cell: bool = False) -> Any:
+    """Return the class of torch.nn for a key of `trcompress.model.kinds.KINDS`, as nn.GRU for "gru"."""
+    return getattr(nn, KINDS[kind].cell if cell else KINDS[kind].module)
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether `slots_of` knows this module: one of torch.nn's recurrent ones, or one of ours."""
+    """Whether `module_matrices` knows this module: one of torch.nn's recurrent ones, or one of ours."""
     return isinstance(module, RECURRENT)
 
 
-def slots_of(module: nn.Module, name: str = "") -> list[WeightSlot]:
+def module_matrices(module: nn.Module, name: str = "") -> list[Matrix]:
     """List the weights of a recurrent module that a plan can name.
 
     Args:
@@ -47,7 +50,7 @@ def slots_of(module: nn.Module, name: str = "") -> list[WeightSlot]:
         UsageError: a module of another kind.
 
     Example:
-        >>> [slot.name for slot in slots_of(nn.GRU(20, 8, bidirectional=True), "rnn")]
+        >>> [matrix.key for matrix in module_matrices(nn.GRU(20, 8, bidirectional=True), "rnn")]
         ['rnn.weight_ih_l0', 'rnn.weight_ih_l0_reverse']
     """
     if not is_recurrent(module):
@@ -55,7 +58,7 @@ def slots_of(module: nn.Module, name: str = "") -> list[WeightSlot]:
             f"only {', '.join(kind.__name__ for kind in RING_OF)} and their TR forms have weights to compress: "
             f"got {type(module).__name__}"
         )
-    return module_slots(module, name)
+    return input_matrices(layers_of(module, name))
 
 
 def from_dense(module: nn.Module, weights: Mapping[str, WeightPlan]) -> nn.Module:

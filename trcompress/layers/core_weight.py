@@ -45,8 +45,8 @@ class CoreWeight(nn.Module):
 
     Example:
         >>> from trcompress import Plan
-        >>> from trcompress.model.slots import WeightSlot
-        >>> plan, = Plan.of("4x5:4x8", "3").resolve([WeightSlot("weight_ih_l0", "gru", 20, 3, 32)])
+        >>> from trcompress.model.matrix import Matrix
+        >>> plan, = Plan.of("4x5:4x8", "3").resolve([Matrix.input_to_hidden("weight_ih_l0", "gru", 20, 32)])
         >>> weight = CoreWeight(plan)
         >>> weight.reset_parameters(variance=0.01)
         >>> tuple(weight.to_dense().shape), sum(core.numel() for core in weight.core)
@@ -197,4 +197,4 @@ class CoreWeight(nn.Module):
         """What `print(layer)` shows."""
         plan = self.plan
         gates = f"{plan.copies} rings, one per gate, " if plan.per_gate else ""
-        return f"{plan.structure}, {gates}{plan.parameters:,} values for {plan.slot.parameters:,}"
+        return f"{plan.structure}, {gates}{plan.parameters:,} values for {plan.matrix.parameters:,}"

@@ -14,7 +14,7 @@ from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import rounded
 from trcompress.layers.resolve import Ranks, Shape, rule_of
 from trcompress.layers.strategy import Evaluated
-from trcompress.model.slots import WeightSlot
+from trcompress.model.matrix import Matrix
 
 
 class TRLinear(Evaluated):
@@ -53,8 +53,8 @@ class TRLinear(Evaluated):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        slot = WeightSlot("weight", "rnn", in_features, 1, out_features)
-        self.weight = CoreWeight(rule_of(shape, ranks, format=self.format).resolve(slot), device, dtype)
+        matrix = Matrix.input_to_hidden("weight", "rnn", in_features, out_features)
+        self.weight = CoreWeight(rule_of(shape, ranks, format=self.format).resolve(matrix), device, dtype)
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from trcompress.errors import ShapeError, UsageError, nearest
 from trcompress.formats import FORMATS
+from trcompress.model.kinds import KINDS, kind_of_mode
+from trcompress.model.layer import ROLES, Layer
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import GATE_MODES, Plan, Rule, WeightPlan
-from trcompress.model.slots import GATES, WeightSlot
 
 Shape = str | tuple[Sequence[int], Sequence[int]]
 Ranks = str | int | Sequence[int]
@@ -41,7 +44,7 @@ def rule_of(shape: Shape, ranks: Ranks, gates: str = "fused", format: str = "ten
 
 
 def resolve(
-    slots: Sequence[WeightSlot],
+    matrices: Sequence[Matrix],
     shape: Shape | None = None,
     ranks: Ranks | None = None,
     gates: str = "fused",
@@ -62,49 +65,70 @@ def resolve(
         )
     if weights is None:
         chosen = plan or Plan((rule_of(shape, ranks, gates),))  # type: ignore[arg-type]
-        return {weight.name: weight for weight in chosen.resolve(slots)}
-    known = {slot.name: slot for slot in slots}
+        return {weight.name: weight for weight in chosen.resolve(matrices)}
+    known = {matrix.key: matrix for matrix in matrices}
     for name, weight in weights.items():
         _check(name, weight, known)
     return dict(weights)
 
 
-def _check(name: str, weight: WeightPlan, known: Mapping[str, WeightSlot]) -> None:
+def _check(name: str, weight: WeightPlan, known: Mapping[str, Matrix]) -> None:
     if name not in known:
         raise UsageError(f"weights must name weights of the layer ({', '.join(known)}): got {name!r}")
-    mine, theirs = known[name], weight.slot
-    sizes = [(slot.input_size, slot.gates, slot.hidden_size) for slot in (mine, theirs)]
+    mine, theirs = known[name], weight.matrix
+    sizes = [(matrix.columns, matrix.gates, matrix.gate_rows) for matrix in (mine, theirs)]
     if sizes[0] != sizes[1]:
         raise ShapeError(
             f"the plan of {name} must be of its sizes (inputs, gates, hidden) {sizes[0]}: got {sizes[1]}; "
-            "resolve the plan against this layer's slots"
+            "resolve the plan against this layer's matrices"
         )
 
 
-def module_slots(module: nn.Module, name: str = "") -> list[WeightSlot]:
-    """List the input-to-hidden weights of one module that has torch.nn's recurrent attributes."""
-    stack = f"{name}." if name else ""
-    if isinstance(getattr(module, "num_layers", None), int):
-        return _stack_slots(module, name, stack)
-    kind = cell_kind(module)
-    return [WeightSlot(f"{stack}weight_ih", kind, module.input_size, GATES[kind], module.hidden_size, name)]  # type: ignore[arg-type]
+def layers_of(module: nn.Module, name: str = "") -> list[Layer]:
+    """Describe every layer and direction of one module that has torch.nn's recurrent attributes.
+
+    Args:
+        module: torch.nn.LSTM, GRU, RNN, one of their cells, or a ring layer.
+        name: the module's name in its model, `rnn`; empty at the root.
+
+    Example:
+        >>> [layer.keys["weight_ih"] for layer in layers_of(nn.GRU(20, 8, bidirectional=True), "rnn")]
+        ['rnn.weight_ih_l0', 'rnn.weight_ih_l0_reverse']
+    """
+    found: Any = module
+    cell = not isinstance(getattr(found, "num_layers", None), int)
+    directions = 2 if not cell and found.bidirectional else 1
+    proj_size = 0 if cell else int(found.proj_size)
+    fed = directions * (proj_size or int(found.hidden_size))
+    return [
+        _with_keys(
+            Layer(
+                stack=name,
+                kind=cell_kind(module) if cell else kind_of_mode(found.mode).name,
+                index=index,
+                reverse=reverse,
+                input_size=int(found.input_size) if index == 0 else fed,
+                hidden_size=int(found.hidden_size),
+                proj_size=proj_size,
+                cell=cell,
+                nonlinearity=getattr(found, "nonlinearity", "tanh"),
+                batch_first=getattr(found, "batch_first", False),
+                dropout=getattr(found, "dropout", 0.0),
+            ),
+            module,
+        )
+        for index in range(1 if cell else found.num_layers)
+        for reverse in (False, True)[:directions]
+    ]
+
+
+def _with_keys(layer: Layer, module: nn.Module) -> Layer:
+    prefix = f"{layer.stack}." if layer.stack else ""
+    local = {role: layer.local_name(role) for role in ROLES}
+    keys = {role: prefix + leaf for role, leaf in local.items() if getattr(module, leaf, None) is not None}
+    return replace(layer, keys=keys)
 
 
 def cell_kind(module: nn.Module) -> str:
     """Tell lstm, gru or rnn from a cell's class name, `LSTMCell` or `TRLSTMCell`."""
-    label = type(module).__name__.lower()
-    return next(kind for kind in GATES if kind in label)
-
-
-def _stack_slots(module: nn.Module, name: str, stack: str) -> list[WeightSlot]:
-    kind = str(module.mode).split("_")[0].lower()
-    directions = 2 if module.bidirectional else 1
-    hidden = int(module.hidden_size)  # type: ignore[arg-type]
-    fed = directions * (int(module.proj_size) or hidden)  # type: ignore[arg-type]
-    slots = []
-    for layer in range(module.num_layers):  # type: ignore[arg-type]
-        inputs = int(module.input_size) if layer == 0 else fed  # type: ignore[arg-type]
-        for reverse in (False, True)[:directions]:
-            key = f"{stack}weight_ih_l{layer}" + ("_reverse" if reverse else "")
-            slots.append(WeightSlot(key, kind, inputs, GATES[kind], hidden, name, layer, reverse))
-    return slots
+    return next(kind.name for kind in KINDS.values() if type(module).__name__.endswith(kind.cell))

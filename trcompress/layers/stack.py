@@ -17,9 +17,10 @@ from trcompress.layers.evaluation.evaluate import DENSE
 from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
 from trcompress.layers.group import Group
 from trcompress.layers.ready import Ready, prepare
-from trcompress.layers.resolve import module_slots, resolve
+from trcompress.layers.resolve import layers_of, resolve
 from trcompress.layers.step import Step, prepare_step
 from trcompress.layers.strategy import Evaluated
+from trcompress.model.layer import input_matrices
 from trcompress.model.plan import WeightPlan
 
 
@@ -54,7 +55,7 @@ class RingStack(Evaluated):
         ]
         self._keys = [([names[0] for names in layer], [names[1:] for names in layer]) for layer in keys]
         self._chosen: dict[tuple[Any, ...], list[Form] | None] = {}
-        plans = resolve(module_slots(template), **ring)
+        plans = resolve(input_matrices(layers_of(template)), **ring)
         build_parameters(self, template, plans, device, dtype)
         self.reset_parameters()
 

@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from trcompress.errors import InputFileError
-from trcompress.layers import RING_OF
+from trcompress.layers.convert import RING_OF, dense_class
+from trcompress.model.kinds import KINDS
+from trcompress.model.layer import Layer
 from trcompress.model.plan import WeightPlan
 
 
-class LayerLike(Protocol):
-    """What `checkpoint.RnnLayer` and `header.Layer` have in common."""
-
-    @property
-    def stack(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def layer(self) -> int: ...
-
-    @property
-    def reverse(self) -> bool: ...
-
-    @property
-    def cell(self) -> bool: ...
-
-    @property
-    def input_size(self) -> int: ...
-
-    @property
-    def hidden_size(self) -> int: ...
-
-    @property
-    def proj_size(self) -> int: ...
-
-    @property
-    def keys(self) -> Mapping[str, str]: ...
-
-
-L = TypeVar("L", bound=LayerLike)
-
-
-def by_stack(layers: Iterable[L]) -> dict[str, list[L]]:
-    """Group layers by the stack they belong to, in order of layer, forward before backward."""
-    stacks: dict[str, list[L]] = {}
-    for layer in layers:
-        stacks.setdefault(layer.stack, []).append(layer)
-    return {name: sorted(group, key=lambda one: (one.layer, one.reverse)) for name, group in stacks.items()}
-
-
-def local_name(role: str, layer: LayerLike) -> str:
-    """Name of a weight inside its module: `weight_ih_l0_reverse`, or `weight_ih` in a cell."""
-    if layer.cell:
-        return role
-    return f"{role}_l{layer.layer}" + ("_reverse" if layer.reverse else "")
-
-
-def build_stack(layers: Sequence[LayerLike], weights: Mapping[str, WeightPlan], **options: Any) -> nn.Module:
+def build_stack(layers: Sequence[Layer], weights: Mapping[str, WeightPlan], **options: Any) -> nn.Module:
     """Build the module for one stack, on the meta device: ring layers where `weights` names a weight.
 
     Args:
@@ -73,10 +26,11 @@ def build_stack(layers: Sequence[LayerLike], weights: Mapping[str, WeightPlan], 
         InputFileError: the layers do not form one PyTorch module.
     """
     first = layers[0]
-    local = {local_name("weight_ih", one): weights[one.keys["weight_ih"]] for one in layers if _key(one) in weights}
-    plain = getattr(nn, first.kind.upper() + ("Cell" if first.cell else ""))
+    local = {one.local_name("weight_ih"): weights[one.keys["weight_ih"]] for one in layers if _key(one) in weights}
+    kind = KINDS[first.kind]
+    plain = dense_class(first.kind, cell=first.cell)
     arguments: dict[str, Any] = {"bias": "bias_ih" in first.keys, "device": "meta", **options}
-    if first.kind != "rnn":
+    if not kind.nonlinearities:
         arguments.pop("nonlinearity", None)
     if first.cell:
         arguments = {name: value for name, value in arguments.items() if name not in ("batch_first", "dropout")}
@@ -87,14 +41,14 @@ def build_stack(layers: Sequence[LayerLike], weights: Mapping[str, WeightPlan], 
     return plain(first.input_size, first.hidden_size, **arguments)
 
 
-def load_stack(module: nn.Module, layers: Sequence[LayerLike], tensors: Mapping[str, Tensor]) -> nn.Module:
+def load_stack(module: nn.Module, layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> nn.Module:
     """Give a module built by `build_stack` its tensors, in their own dtype and without copying.
 
     Raises:
         InputFileError: a tensor is missing or has another shape than the layer's sizes ask.
     """
     wanted = module.state_dict()
-    names = {local_name(role, one): key for one in layers for role, key in one.keys.items()}
+    names = {one.local_name(role): key for one in layers for role, key in one.keys.items()}
     state = {}
     for name, meta in wanted.items():
         root, dot, rest = name.partition(".")
@@ -109,18 +63,18 @@ def load_stack(module: nn.Module, layers: Sequence[LayerLike], tensors: Mapping[
     return module
 
 
-def _key(layer: LayerLike) -> str:
+def _key(layer: Layer) -> str:
     return layer.keys["weight_ih"]
 
 
-def _shape_arguments(layers: Sequence[LayerLike]) -> dict[str, Any]:
-    depth, two_way = max(one.layer for one in layers) + 1, any(one.reverse for one in layers)
-    places = {(one.layer, one.reverse) for one in layers}
+def _shape_arguments(layers: Sequence[Layer]) -> dict[str, Any]:
+    depth, two_way = max(one.index for one in layers) + 1, any(one.reverse for one in layers)
+    places = {(one.index, one.reverse) for one in layers}
     same = {(one.kind, one.hidden_size, one.proj_size, "bias_ih" in one.keys) for one in layers}
     if len(places) != depth * (1 + two_way) or len(places) != len(layers) or len(same) != 1:
         raise InputFileError(
             f"the layers of stack {layers[0].stack!r} do not form one torch.nn module: "
-            f"{', '.join(local_name('weight_ih', one) for one in layers)}"
+            f"{', '.join(one.local_name('weight_ih') for one in layers)}"
         )
     arguments: dict[str, Any] = {"num_layers": depth, "bidirectional": two_way}
     if layers[0].proj_size:

@@ -9,31 +9,40 @@ from __future__ import annotations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import core_schema
 
-from trcompress.errors import InputFileError, ShapeError
+from trcompress.errors import InputFileError, ShapeError, one_of
 from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
 from trcompress.model.grammar import MAX_SIZE
+from trcompress.model.kinds import KINDS
+from trcompress.model.layer import ROLES, Layer
 from trcompress.model.plan import WeightPlan
-from trcompress.model.slots import GATES, WeightSlot
 
 METADATA_KEY = "trcompress"
 VERSION: Literal[1] = 1
 
 Size = Annotated[int, Field(ge=1, lt=MAX_SIZE)]
 Modes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=64)]
-GATE_ORDERS = {"lstm": "i,f,g,o", "gru": "r,z,n", "rnn": ""}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Layer(_Strict):
-    """One recurrent layer in one direction, compressed or not: what it takes to build it again."""
+class _LayerRecord(_Strict):
+    """A layer as version 1 spells it."""
 
     stack: str
-    kind: Literal["lstm", "gru", "rnn"]
+    kind: str
     layer: Annotated[int, Field(ge=0, lt=10_000)]
     reverse: bool = False
     cell: bool = False
@@ -45,19 +54,37 @@ class Layer(_Strict):
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     keys: dict[str, str]
 
-    @property
-    def slot(self) -> WeightSlot:
-        """The layer's input-to-hidden weight, as plans name it."""
-        return WeightSlot(
-            name=self.keys["weight_ih"],
-            kind=self.kind,
-            input_size=self.input_size,
-            gates=GATES[self.kind],
-            hidden_size=self.hidden_size,
-            stack=self.stack,
-            layer=self.layer,
-            reverse=self.reverse,
-        )
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        return one_of("kind", kind, KINDS)
+
+    @field_validator("keys")
+    @classmethod
+    def _known_roles(cls, keys: dict[str, str]) -> dict[str, str]:
+        if "weight_ih" not in keys or set(keys) - set(ROLES):
+            raise ValueError(f"keys must be weight_ih and others of {', '.join(ROLES)}: got {', '.join(keys)}")
+        return keys
+
+    @classmethod
+    def of(cls, layer: Layer) -> dict[str, Any]:
+        """Plain values of a layer, for JSON."""
+        same = {name: getattr(layer, name) for name in cls.model_fields if name not in ("layer", "keys")}
+        return cls(**same, layer=layer.index, keys=dict(layer.keys)).model_dump(mode="json")
+
+    def to_layer(self) -> Layer:
+        """The layer that the record describes."""
+        return Layer(index=self.layer, **self.model_dump(exclude={"layer"}))
+
+
+def _layer_schema(_: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    """Read a `Layer` from its record in JSON, take it as it is in Python, and write the record again."""
+    record = handler(_LayerRecord)
+    return core_schema.json_or_python_schema(
+        json_schema=core_schema.no_info_after_validator_function(_LayerRecord.to_layer, record),
+        python_schema=core_schema.is_instance_schema(Layer),
+        serialization=core_schema.plain_serializer_function_ser_schema(_LayerRecord.of),
+    )
 
 
 class Weight(_Strict):
@@ -114,7 +141,7 @@ class Header(_Strict):
     """All that an artifact says about itself."""
 
     version: Literal[1] = VERSION
-    layers: tuple[Layer, ...]
+    layers: tuple[Annotated[Layer, GetPydanticSchema(_layer_schema)], ...]
     weights: tuple[Weight, ...]
     source: Source | None = None
     shared: tuple[tuple[str, ...], ...] = ()
@@ -127,15 +154,15 @@ class Header(_Strict):
         Raises:
             InputFileError: a weight belongs to no layer, or its modes cannot hold the layer's sizes.
         """
-        slots = {layer.keys.get("weight_ih"): layer.slot for layer in self.layers if "weight_ih" in layer.keys}
+        matrices = {matrix.key: matrix for layer in self.layers for matrix in layer.matrices}
         plans = {}
         for weight in self.weights:
-            if weight.name not in slots:
+            if weight.name not in matrices:
                 raise InputFileError(
                     f"damaged artifact: compressed weight {weight.name!r} belongs to no layer in it"
                 )
             try:
-                plans[weight.name] = WeightPlan(slots[weight.name], weight.structure, weight.per_gate)
+                plans[weight.name] = WeightPlan(matrices[weight.name], weight.structure, weight.per_gate)
             except ShapeError as error:
                 raise InputFileError(f"damaged artifact: {weight.name}: {error}") from error
             _check_sizes(plans[weight.name])
@@ -166,12 +193,12 @@ def parse_header(text: str) -> Header:
 
 
 def _check_sizes(plan: WeightPlan) -> None:
-    slot = plan.slot
+    matrix = plan.matrix
     modes = prod(plan.structure.out_modes)
-    fits = slot.hidden_size <= plan.padded_hidden < 2 * slot.hidden_size
-    fits = fits and (plan.per_gate or modes % slot.gates == 0)
-    if plan.padded_input < slot.input_size or not fits:
+    fits = matrix.gate_rows <= plan.padded_hidden < 2 * matrix.gate_rows
+    fits = fits and (plan.per_gate or modes % matrix.gates == 0)
+    if plan.padded_input < matrix.columns or not fits:
         raise InputFileError(
             f"damaged artifact: the modes of {plan.name} ({plan.padded_input:,} : {modes:,}) "
-            f"do not hold its layer ({slot.describe()})"
+            f"do not hold its layer ({matrix.describe()})"
         )

@@ -13,7 +13,7 @@ from math import prod
 from trcompress.errors import ShapeError, UsageError
 from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
 from trcompress.model.grammar import format_shape, parse_ranks, parse_shape
-from trcompress.model.slots import WeightSlot, glob_matches
+from trcompress.model.matrix import Matrix, glob_matches
 
 GATE_MODES = ("fused", "per-gate")
 
@@ -23,25 +23,25 @@ class WeightPlan:
     """The structure that replaces one weight.
 
     Args:
-        slot: the weight: its name and sizes.
+        matrix: the weight: its name and sizes.
         structure: the format with its modes and ranks; gates are folded into the first output mode, unless
             `per_gate`, where it is the structure of each gate's own ring.
         per_gate: one ring per gate instead of one for all.
     """
 
-    slot: WeightSlot
+    matrix: Matrix
     structure: Format
     per_gate: bool = False
 
     @property
     def name(self) -> str:
         """The weight's key, as in `rnn.weight_ih_l0`."""
-        return self.slot.name
+        return self.matrix.key
 
     @property
     def copies(self) -> int:
         """How many structures of this kind stand for the weight: the gates if `per_gate`, else 1."""
-        return self.slot.gates if self.per_gate else 1
+        return self.matrix.gates if self.per_gate else 1
 
     @property
     def parameters(self) -> int:
@@ -51,7 +51,7 @@ class WeightPlan:
     @property
     def compression_ratio(self) -> float:
         """Eq. 7: dense values over kept values, of this matrix alone; padding is not counted as dense."""
-        return self.slot.parameters / self.parameters
+        return self.matrix.parameters / self.parameters
 
     @property
     def padded_input(self) -> int:
@@ -61,12 +61,12 @@ class WeightPlan:
     @property
     def padded_hidden(self) -> int:
         """Rows that each gate takes in the structure: the hidden size, or more where it was padded."""
-        return prod(self.structure.out_modes) // (1 if self.per_gate else self.slot.gates)
+        return prod(self.structure.out_modes) // (1 if self.per_gate else self.matrix.gates)
 
     @property
     def rule(self) -> Rule:
         """The rule that names this weight alone and resolves to this structure (a ring)."""
-        modes, gates = self.structure.out_modes, self.slot.gates
+        modes, gates = self.structure.out_modes, self.matrix.gates
         folded = not self.per_gate and modes[0] % gates == 0
         out_modes = (modes[0] // gates, *modes[1:]) if folded else modes
         ranks = self.structure.ranks[:-1] if isinstance(self.structure, TensorRing) else ()
@@ -83,8 +83,8 @@ class WeightPlan:
     def notes(self) -> tuple[str, ...]:
         """What differs from a plain reshape, in words."""
         pads = (
-            ("inputs", self.slot.input_size, self.padded_input),
-            ("hidden units per gate", self.slot.hidden_size, self.padded_hidden),
+            ("inputs", self.matrix.columns, self.padded_input),
+            ("hidden units per gate", self.matrix.gate_rows, self.padded_hidden),
         )
         return tuple(
             f"{what} zero-padded from {size:,} to {padded:,}" for what, size, padded in pads if size != padded
@@ -137,41 +137,41 @@ class Rule:
         """The modes as the command line spells them."""
         return format_shape(self.in_modes, self.out_modes)
 
-    def misfit(self, slot: WeightSlot) -> str | None:
+    def misfit(self, matrix: Matrix) -> str | None:
         """Say why the modes cannot hold this weight, or return None where they can."""
         inputs, outputs = prod(self.in_modes), prod(self.out_modes)
-        if inputs < slot.input_size:
+        if inputs < matrix.columns:
             modes = "x".join(map(str, self.in_modes))
             return (
                 f"the input modes must multiply to at least the input size: {modes} = {inputs:,} < "
-                f"{slot.input_size:,}; raise a mode (a product above the size is zero-padded)"
+                f"{matrix.columns:,}; raise a mode (a product above the size is zero-padded)"
             )
-        hidden = slot.hidden_size
-        if hidden <= outputs < 2 * hidden or (outputs == slot.output_size and self.gates == "fused"):
+        hidden = matrix.gate_rows
+        if hidden <= outputs < 2 * hidden or (outputs == matrix.rows and self.gates == "fused"):
             return None
-        stacked = f" or {slot.output_size:,} (all {slot.gates} gates)" if self.gates == "fused" else ""
+        stacked = f" or {matrix.rows:,} (all {matrix.gates} gates)" if self.gates == "fused" else ""
         return (
             f"the output modes must multiply to the hidden size {hidden:,}{stacked}, "
             f"or less than twice it to zero-pad: got {'x'.join(map(str, self.out_modes))} = {outputs:,}"
         )
 
-    def fits_exactly(self, slot: WeightSlot) -> bool:
+    def fits_exactly(self, matrix: Matrix) -> bool:
         """Whether the modes hold this weight without padding."""
-        outputs = {slot.hidden_size, slot.hidden_size if self.gates == "per-gate" else slot.output_size}
-        return prod(self.in_modes) == slot.input_size and prod(self.out_modes) in outputs
+        outputs = {matrix.gate_rows, matrix.gate_rows if self.gates == "per-gate" else matrix.rows}
+        return prod(self.in_modes) == matrix.columns and prod(self.out_modes) in outputs
 
-    def resolve(self, slot: WeightSlot) -> WeightPlan:
+    def resolve(self, matrix: Matrix) -> WeightPlan:
         """Give the weight its structure.
 
         Raises:
             ShapeError: the modes cannot hold the weight, or the ranks do not close the ring.
         """
-        if problem := self.misfit(slot):
-            raise ShapeError(f"{slot.name}: {problem}")
-        per_gate = self.gates == "per-gate" and slot.gates > 1
-        stacked = per_gate or prod(self.out_modes) == slot.output_size
-        folded = self.out_modes if stacked else (slot.gates * self.out_modes[0], *self.out_modes[1:])
-        return WeightPlan(slot, self._structure(folded), per_gate)
+        if problem := self.misfit(matrix):
+            raise ShapeError(f"{matrix.key}: {problem}")
+        per_gate = self.gates == "per-gate" and matrix.gates > 1
+        stacked = per_gate or prod(self.out_modes) == matrix.rows
+        folded = self.out_modes if stacked else (matrix.gates * self.out_modes[0], *self.out_modes[1:])
+        return WeightPlan(matrix, self._structure(folded), per_gate)
 
     def _structure(self, out_modes: tuple[int, ...]) -> Format:
         if self.format == TensorRing.kind:
@@ -191,7 +191,7 @@ class Plan:
 
     Example:
         >>> plan = Plan.of("4x2x5x8x6x5x3x2:4x4x2x4x2", "5,10")
-        >>> weight, = plan.resolve([WeightSlot("weight_ih_l0", "lstm", 57600, 4, 256)])
+        >>> weight, = plan.resolve([Matrix.input_to_hidden("weight_ih_l0", "lstm", 57600, 256)])
         >>> weight.parameters, round(weight.compression_ratio, 2)
         (1725, 34192.7)
     """
@@ -203,7 +203,7 @@ class Plan:
         """Build a plan of one rule from the command line's text; see `Rule.parse`."""
         return cls((Rule.parse(shape, ranks, layer=layer, gates=gates),))
 
-    def resolve(self, slots: Sequence[WeightSlot]) -> tuple[WeightPlan, ...]:
+    def resolve(self, matrices: Sequence[Matrix]) -> tuple[WeightPlan, ...]:
         """Match the rules against the weights of a network.
 
         Raises:
@@ -212,42 +212,42 @@ class Plan:
         """
         taken: dict[str, WeightPlan] = {}
         for rule in self.rules:
-            free = [slot for slot in slots if slot.name not in taken]
-            taken |= {slot.name: rule.resolve(slot) for slot in _choose(rule, free, slots)}
-        return tuple(taken[slot.name] for slot in slots if slot.name in taken)
+            free = [matrix for matrix in matrices if matrix.key not in taken]
+            taken |= {matrix.key: rule.resolve(matrix) for matrix in _choose(rule, free, matrices)}
+        return tuple(taken[matrix.key] for matrix in matrices if matrix.key in taken)
 
-    def skipped(self, slots: Sequence[WeightSlot]) -> tuple[tuple[WeightSlot, str], ...]:
+    def skipped(self, matrices: Sequence[Matrix]) -> tuple[tuple[Matrix, str], ...]:
         """List the weights that stay dense, each with the reason."""
-        chosen = {weight.name for weight in self.resolve(slots)}
-        return tuple((slot, self._reason(slot)) for slot in slots if slot.name not in chosen)
+        chosen = {weight.name for weight in self.resolve(matrices)}
+        return tuple((matrix, self._reason(matrix)) for matrix in matrices if matrix.key not in chosen)
 
-    def _reason(self, slot: WeightSlot) -> str:
+    def _reason(self, matrix: Matrix) -> str:
         open_rules = [rule for rule in self.rules if rule.layer is None]
         if not open_rules:
             return "no `layer` names it"
-        return open_rules[0].misfit(slot) or (
+        return open_rules[0].misfit(matrix) or (
             f"{open_rules[0].shape} would fit only with padding, and fits another layer exactly; "
             f"name this one with `layer` to pad it"
         )
 
 
-def _choose(rule: Rule, free: Sequence[WeightSlot], every: Sequence[WeightSlot]) -> list[WeightSlot]:
+def _choose(rule: Rule, free: Sequence[Matrix], every: Sequence[Matrix]) -> list[Matrix]:
     if rule.layer is not None:
-        named = [slot for slot in free if glob_matches(rule.layer, slot)]
+        named = [matrix for matrix in free if glob_matches(rule.layer, matrix)]
         if not named:
-            known = ", ".join(slot.name for slot in every) or "none"
+            known = ", ".join(matrix.key for matrix in every) or "none"
             raise UsageError(f"`layer` must match a recurrent weight: {rule.layer!r} matches none of: {known}")
         return named
-    exact = [slot for slot in free if rule.fits_exactly(slot)]
-    padded = [slot for slot in free if not rule.misfit(slot) and prod(rule.in_modes) < 2 * slot.input_size]
+    exact = [matrix for matrix in free if rule.fits_exactly(matrix)]
+    padded = [matrix for matrix in free if not rule.misfit(matrix) and prod(rule.in_modes) < 2 * matrix.columns]
     if not exact and not padded:
         raise ShapeError(_fits_nothing(rule, free))
     return exact or padded
 
 
-def _fits_nothing(rule: Rule, slots: Iterable[WeightSlot]) -> str:
+def _fits_nothing(rule: Rule, matrices: Iterable[Matrix]) -> str:
     wasteful = f"the input modes of {rule.shape} multiply to twice the input size or more; drop or shrink a mode"
-    reasons = [f"{slot.name} ({slot.describe()}): {rule.misfit(slot) or wasteful}" for slot in slots]
+    reasons = [f"{matrix.key} ({matrix.describe()}): {rule.misfit(matrix) or wasteful}" for matrix in matrices]
     return f"`shape={rule.shape}` fits no layer:\n  " + "\n  ".join(reasons or ["no layer is left for it"])
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from trcompress.errors import UsageError
+from trcompress.errors import UsageError, one_of
+from trcompress.layers import dense_class
+from trcompress.model.kinds import KINDS
 
 READOUTS = ("final", "last-step", "mean")
 
@@ -147,10 +149,7 @@ def dense_classifier(
         >>> sorted(dense_classifier(6, 4, hidden_size=8).file_tensors())[:2]
         ['fc.bias', 'fc.weight']
     """
-    kinds = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-    if kind not in kinds:
-        raise UsageError(f"kind must be one of {', '.join(kinds)}: got {kind!r}")
-    rnn = kinds[kind](
+    rnn = dense_class(one_of("kind", kind, KINDS))(
         input_size,
         hidden_size,
         layers,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise, permutations
 
 from trcompress.errors import InputFileError, UsageError, nearest
-from trcompress.model.header import Layer
+from trcompress.model.layer import Layer
 from trcompress.network.model_file import ModelFile
 
 MAX_FREE_ORDER = 7
@@ -39,7 +39,7 @@ def input_size(layers: Sequence[Layer]) -> int:
 
 def output_size(layers: Sequence[Layer]) -> int:
     """Values per step that a stack gives, both directions together."""
-    top = [layer for layer in layers if layer.layer == layers[-1].layer]
+    top = [layer for layer in layers if layer.index == layers[-1].index]
     return sum(layer.proj_size or layer.hidden_size for layer in top)
 
 

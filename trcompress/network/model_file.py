@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.checkpoint import Checkpoint, is_artifact, read_checkpoint
-from trcompress.layers.stacks import build_stack, by_stack, load_stack, local_name
-from trcompress.model.header import Layer
+from trcompress.layers.stacks import build_stack, load_stack
+from trcompress.model.layer import Layer, by_stack
 from trcompress.model.plan import WeightPlan
 
 
@@ -51,7 +51,7 @@ class ModelFile:
         layers = self.stacks[name]
         options = {"batch_first": True, "nonlinearity": layers[0].nonlinearity, **options}
         module = build_stack(layers, self.plans, **options)
-        names = {local_name(role, one): key for one in layers for role, key in one.keys.items()}
+        names = {one.local_name(role): key for one in layers for role, key in one.keys.items()}
         keys = {}
         for local in module.state_dict():
             root, dot, rest = local.partition(".")
@@ -84,14 +84,6 @@ def of_checkpoint(checkpoint: Checkpoint, path: Path) -> ModelFile:
     return ModelFile(path, _as_sequences(checkpoint.layers), {}, checkpoint.shapes, checkpoint.tensor)
 
 
-def _as_sequences(layers: Sequence[Any]) -> dict[str, list[Layer]]:
-    fields = ("stack", "kind", "layer", "reverse", "input_size", "hidden_size", "proj_size")
-    plain = [
-        Layer(
-            **{field: getattr(one, field) for field in fields},
-            nonlinearity=getattr(one, "nonlinearity", "tanh"),
-            keys=dict(one.keys),
-        )
-        for one in layers
-    ]
-    return dict(by_stack(plain))
+def _as_sequences(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
+    """Stacks that run over whole sequences, time first: cells too, and without dropout."""
+    return by_stack(replace(one, cell=False, batch_first=False, dropout=0.0) for one in layers)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trcompress.model.header import Layer
+from trcompress.model.layer import Layer
 from trcompress.network.classifier import Chain, Classifier, Wiring
 from trcompress.network.find_head import find_chain, find_head, input_size, output_size
 from trcompress.network.model_file import ModelFile, open_model
@@ -50,7 +50,7 @@ def read_classifier(
     linear = _load_head(file, head.weight, head.bias)
     built = {}
     for name in order:
-        depth = file.stacks[name][-1].layer
+        depth = file.stacks[name][-1].index
         built[name] = file.build_stack(name, dropout=dropout if depth else 0.0)
     chain = Chain(
         {name: module for name, (module, _) in built.items()},
@@ -95,8 +95,8 @@ def _describe(file: ModelFile, order: Sequence[str], how: str, head: str, readou
 def _sizes(layers: Sequence[Layer]) -> str:
     first = layers[0]
     words = [first.kind, f"{first.input_size:,} -> {first.hidden_size:,}"]
-    if layers[-1].layer:
-        words.append(f"x {layers[-1].layer + 1} layers")
+    if layers[-1].index:
+        words.append(f"x {layers[-1].index + 1} layers")
     if any(layer.reverse for layer in layers):
         words.append("bidirectional")
     return " ".join(words)

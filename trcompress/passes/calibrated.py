@@ -11,8 +11,8 @@ from trcompress.artifact.file import Artifact
 from trcompress.calibration.reading import CalibrationData
 from trcompress.calibration.run import calibrate
 from trcompress.checkpoint import Checkpoint, read_checkpoint
-from trcompress.decomposition.weight import slot_of
 from trcompress.model.header import Step
+from trcompress.model.layer import input_matrices
 from trcompress.model.plan import Plan
 from trcompress.passes.compress import assemble
 from trcompress.version import __version__
@@ -50,7 +50,7 @@ def decompose_calibrated(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    plans = plan.resolve([slot_of(layer) for layer in checkpoint.layers])
+    plans = plan.resolve(input_matrices(checkpoint.layers))
     found = calibrate(checkpoint, plans, data, seed=seed, init=init, **options)
     step = Step(
         verb="decompose",

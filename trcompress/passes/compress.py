@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.save_load import describe_weight, replace_module
-from trcompress.checkpoint import Checkpoint, RnnLayer, read_checkpoint
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight, dense_weight, matrices_of, slot_of
+from trcompress.checkpoint import Checkpoint, read_checkpoint
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, dense_weight, gate_sources
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.layers import CoreWeight, from_dense, is_recurrent, slots_of
-from trcompress.model.header import Header, Layer, Source, Step
+from trcompress.layers import CoreWeight, from_dense, is_recurrent, module_matrices
+from trcompress.model.header import Header, Source, Step
+from trcompress.model.layer import input_matrices
 from trcompress.model.plan import Plan, WeightPlan
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__
@@ -62,13 +63,13 @@ def compress_(
         ('0', 'TRLSTM')
     """
     modules = {name: module for name, module in model.named_modules() if is_recurrent(module)}
-    slots = [slot for name, module in modules.items() for slot in slots_of(module, name)]
-    if not slots:
+    matrices = [matrix for name, module in modules.items() for matrix in module_matrices(module, name)]
+    if not matrices:
         raise UsageError("nothing to compress: the model holds no nn.LSTM, nn.GRU, nn.RNN or cell of one")
-    plans = plan.resolve(slots)
+    plans = plan.resolve(matrices)
     replacements = []
     for name, module in modules.items():
-        mine = [weight for weight in plans if weight.slot.stack == name]
+        mine = [weight for weight in plans if weight.matrix.stack == name]
         if mine:
             found = tuple(
                 decompose_weight(weight, _parameter(module, weight), init=init, seed=seed, **settings)
@@ -115,7 +116,7 @@ def decompose_checkpoint(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    plans = plan.resolve([slot_of(layer) for layer in checkpoint.layers])
+    plans = plan.resolve(input_matrices(checkpoint.layers))
     found = []
     for done, weight in enumerate(plans):
         options = {
@@ -126,7 +127,7 @@ def decompose_checkpoint(
         }
         if warm_starts and warm_starts.get(weight.name):
             options["warm_start"] = warm_starts[weight.name]
-        found.append(decompose_weight(weight, dense_weight(checkpoint, weight.slot), **options))
+        found.append(decompose_weight(weight, dense_weight(checkpoint, weight.matrix), **options))
     step = Step(verb="decompose", command=command, seed=seed, version=__version__)
     return assemble(checkpoint, found, step, dtype=dtype)
 
@@ -147,9 +148,9 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Pla
     if not 0 < max_error < 1:
         raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
     rules = []
-    for weight in plan.resolve([slot_of(layer) for layer in checkpoint.layers]):
+    for weight in plan.resolve(input_matrices(checkpoint.layers)):
         modes = weight.structure.in_modes, weight.structure.out_modes
-        matrices = matrices_of(weight, dense_weight(checkpoint, weight.slot))
+        matrices = gate_sources(weight, dense_weight(checkpoint, weight.matrix))
         rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
         ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
         rules.append(replace(weight, structure=TensorRing(*modes, ranks)).rule)
@@ -186,7 +187,7 @@ def assemble(
     replaced = {one.plan.name for one in found}
     kept = {key: checkpoint.tensor(key) for key in checkpoint.shapes if key not in replaced}
     header = Header(
-        layers=tuple(_describe_layer(layer) for layer in checkpoint.layers),
+        layers=checkpoint.layers,
         weights=tuple(weights),
         source=_describe_source(checkpoint),
         shared=tuple(group for group in checkpoint.shared if not replaced & set(group)),
@@ -196,12 +197,12 @@ def assemble(
 
 
 def _parameter(module: nn.Module, weight: WeightPlan) -> Tensor:
-    local = weight.name.removeprefix(f"{weight.slot.stack}.") if weight.slot.stack else weight.name
+    local = weight.name.removeprefix(f"{weight.matrix.stack}.") if weight.matrix.stack else weight.name
     return getattr(module, local)
 
 
 def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Module:
-    prefix = f"{found[0].plan.slot.stack}." if found[0].plan.slot.stack else ""
+    prefix = f"{found[0].plan.matrix.stack}." if found[0].plan.matrix.stack else ""
     local = {one.plan.name.removeprefix(prefix): one for one in found}
     ring = from_dense(module, {name: one.plan for name, one in local.items()})
     for name, one in local.items():
@@ -209,11 +210,6 @@ def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Mod
         if isinstance(weight, CoreWeight):
             weight.set_cores(list(one.cores))
     return ring
-
-
-def _describe_layer(layer: RnnLayer) -> Layer:
-    same = [name for name in Layer.model_fields if name != "keys" and getattr(layer, name, None) is not None]
-    return Layer(keys=dict(layer.keys), **{name: getattr(layer, name) for name in same})
 
 
 def _describe_source(checkpoint: Checkpoint) -> Source:

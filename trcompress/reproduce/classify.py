@@ -141,7 +141,7 @@ def _rows(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[Run]) -> Iterato
     )
     yield Row(
         name="compression ratio (Eq. 7)",
-        measured=recipe.model.slot.parameters / counted,
+        measured=recipe.model.matrix.parameters / counted,
         paper=paper.get("compression_ratio"),
     )
     yield Row(name="parameters of the whole network", measured=runs[0].all_parameters)

@@ -9,12 +9,9 @@ from torch import nn
 
 from trcompress.data import DataSet
 from trcompress.errors import UsageError
-from trcompress.layers import RING_OF
+from trcompress.layers import RING_OF, dense_class
 from trcompress.network.classifier import Chain, Classifier
 from trcompress.reproduce.recipe_schema import Model
-
-Dense = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
-DENSE_LAYERS: dict[str, Dense] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 def build_classifier(model: Model, data: DataSet, *, dropout: float = 0.0, seed: int = 0) -> Classifier:
@@ -54,11 +51,11 @@ def check_input_size(model: Model, data: DataSet) -> None:
 
 def build_layer(model: Model) -> nn.Module:
     """Build the recurrent layer alone, batch first."""
-    dense = DENSE_LAYERS[model.network]
+    dense = dense_class(model.network)
     plan = model.weight_plan()
     if plan is None:
         return dense(model.input_size, model.hidden_size, batch_first=True)
-    local = replace(plan, slot=replace(plan.slot, name="weight_ih_l0", stack=""))
+    local = replace(plan, matrix=replace(plan.matrix, key="weight_ih_l0", stack=""))
     return RING_OF[dense](model.input_size, model.hidden_size, batch_first=True, weights={"weight_ih_l0": local})
 
 

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from trcompress.data.options import ArrayOptions, VideoOptions
 from trcompress.formats import BlockTerm
 from trcompress.model.grammar import parse_ranks, parse_shape
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule, WeightPlan
-from trcompress.model.slots import GATES, WeightSlot
 from trcompress.reproduce.recipe_fields import (
     Complexity,
     DataPath,
@@ -65,16 +65,15 @@ class Model(Strict):
             raise ValueError("a dense layer has neither shape nor ranks; leave them out, or name a structure")
         if self.structure != DENSE and not (self.shape and self.ranks):
             raise ValueError(f"a {self.structure} needs shape and ranks")
-        total = self.parameters + self.slot.output_size * self.hidden_size
+        total = self.parameters + self.matrix.rows * self.hidden_size
         if total > MAX_PARAMETERS:
             raise ValueError(f"a recipe's layer must have at most 2**31 parameters: this one has {total:,}")
         return self
 
     @property
-    def slot(self) -> WeightSlot:
+    def matrix(self) -> Matrix:
         """The layer's input-to-hidden weight, all gates together."""
-        gates = GATES[self.network]
-        return WeightSlot("rnn.weight_ih_l0", self.network, self.input_size, gates, self.hidden_size, "rnn")
+        return Matrix.input_to_hidden("rnn.weight_ih_l0", self.network, self.input_size, self.hidden_size, "rnn")
 
     @property
     def rule(self) -> Rule | None:
@@ -91,18 +90,18 @@ class Model(Strict):
         Raises:
             ShapeError: the modes do not hold the weight.
         """
-        return None if self.rule is None else Plan((self.rule,)).resolve([self.slot])[0]
+        return None if self.rule is None else Plan((self.rule,)).resolve([self.matrix])[0]
 
     @property
     def parameters(self) -> int:
         """Values kept for the input-to-hidden weight."""
         plan = self.weight_plan()
-        return self.slot.parameters if plan is None else plan.parameters
+        return self.matrix.parameters if plan is None else plan.parameters
 
     @property
     def compression_ratio(self) -> float:
         """Eq. 7."""
-        return self.slot.parameters / self.parameters
+        return self.matrix.parameters / self.parameters
 
 
 class Features(Strict):
@@ -258,7 +257,7 @@ class PipelineRecipe(Recipe):
             raise ValueError("a pipeline trains a dense layer first: leave model.structure out")
         for one in self.compress:
             if one.plan is not None:
-                one.plan.resolve([self.model.slot])
+                one.plan.resolve([self.model.matrix])
         return self
 
 

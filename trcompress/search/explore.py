@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, permutations, product
 
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
-from trcompress.model.slots import WeightSlot
 from trcompress.search.modes import mode_choices
 from trcompress.search.rank_profiles import neighbours, rings_within
 from trcompress.search.trials import Trial, Trials
@@ -18,20 +18,20 @@ QUICK, LONGER, LAST = 4, 40, 8
 
 def explore(trials: Trials, budget: int, until: float) -> None:
     """Try rings of this budget: a first look at many, a longer one at the best, then single ranks."""
-    slot = trials.slot
-    rank = min(budget // (slot.input_size + slot.output_size), min(slot.input_size, slot.output_size))
+    matrix = trials.matrix
+    rank = min(budget // (matrix.columns + matrix.rows), min(matrix.columns, matrix.rows))
     for share in (1, 2, 4):
         if rank // share:
             trials.svd(rank // share)
     start = trials.used()
-    for rule in _first_looks(slot, budget, above=rank):
+    for rule in _first_looks(matrix, budget, above=rank):
         if not trials.left(start + 0.5 * (until - start)):
             break
         trials.fit(rule, QUICK)
     for rule in _other_orders(_best(trials, budget, 4)):
         if not trials.left(start + 0.65 * (until - start)):
             break
-        if rule.resolve(slot).parameters <= budget:
+        if rule.resolve(matrix).parameters <= budget:
             trials.fit(rule, QUICK)
     for trial in _best(trials, budget, 6):
         if trials.left(start + 0.8 * (until - start)):
@@ -40,10 +40,10 @@ def explore(trials: Trials, budget: int, until: float) -> None:
         _move_ranks(trials, trial, budget, until)
 
 
-def _first_looks(slot: WeightSlot, budget: int, above: int) -> Iterator[Rule]:
+def _first_looks(matrix: Matrix, budget: int, above: int) -> Iterator[Rule]:
     """Rings worth a look: few modes first, and three ways to spend the budget before all the others."""
-    shapes = sorted(_shapes(slot), key=lambda shape: len(shape[0]) + len(shape[1]))
-    families = [list(_rules(slot, *shape, budget, above)) for shape in shapes]
+    shapes = sorted(_shapes(matrix), key=lambda shape: len(shape[0]) + len(shape[1]))
+    families = [list(_rules(matrix, *shape, budget, above)) for shape in shapes]
     for rules in families:
         yield from (rules[k] for k in sorted({0, len(rules) // 2, len(rules) - 1}) if rules)
     for rules in families:
@@ -61,18 +61,18 @@ def _other_orders(trials: list[Trial]) -> Iterator[Rule]:
                 yield replace(rule, in_modes=in_modes, out_modes=out_modes)
 
 
-def _shapes(slot: WeightSlot) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _shapes(matrix: Matrix) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Input and output modes, the latter for the hidden size (the rule folds the gates into the first)."""
-    for in_modes in mode_choices(slot.input_size):
-        for out_modes in mode_choices(slot.hidden_size):
+    for in_modes in mode_choices(matrix.columns):
+        for out_modes in mode_choices(matrix.gate_rows):
             if len(in_modes) + len(out_modes) > 2:
                 yield in_modes, out_modes
 
 
 def _rules(
-    slot: WeightSlot, in_modes: tuple[int, ...], out_modes: tuple[int, ...], budget: int, above: int
+    matrix: Matrix, in_modes: tuple[int, ...], out_modes: tuple[int, ...], budget: int, above: int
 ) -> Iterator[Rule]:
-    folded = Rule(in_modes, out_modes, (1,)).resolve(slot).structure.out_modes
+    folded = Rule(in_modes, out_modes, (1,)).resolve(matrix).structure.out_modes
     for ring in rings_within(in_modes, folded, budget, above):
         yield Rule(in_modes, out_modes, ring.ranks[:-1])
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from trcompress.checkpoint import Checkpoint
-from trcompress.decomposition.weight import dense_weight, slot_of
+from trcompress.decomposition.weight import dense_weight
 from trcompress.errors import UsageError
+from trcompress.model.layer import input_matrices
+from trcompress.model.matrix import Matrix, glob_matches
 from trcompress.model.plan import Plan
-from trcompress.model.slots import WeightSlot, glob_matches
 from trcompress.search.weight_search import PlanRow, WeightSearch, search_weight
 from trcompress.util.progress import Progress, part_of
 
@@ -39,8 +40,8 @@ class NetworkSearch:
 
     def model_ratio(self, row: PlanRow) -> float:
         """Parameters of the whole model, before over after, if only this row is carried out."""
-        slot = row.weight.slot
-        return self.model_parameters / (self.model_parameters - slot.parameters + row.weight.parameters)
+        matrix = row.weight.matrix
+        return self.model_parameters / (self.model_parameters - matrix.parameters + row.weight.parameters)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -53,8 +54,8 @@ class NetworkSearch:
 
     def _weight_dict(self, one: WeightSearch) -> dict[str, Any]:
         return {
-            "weight": one.slot.name,
-            "sizes": asdict(one.slot),
+            "weight": one.matrix.key,
+            "sizes": _sizes(one.matrix),
             "rings_tried": one.tried,
             "svd_error": one.svd_error,
             "rows": [self._row_dict(row, row is one.chosen) for row in one.rows],
@@ -109,27 +110,41 @@ def search_network(
         raise UsageError(f"`target_ratio` must be above 1: got {target_ratio:g}")
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
-    slots = [slot_of(one) for one in checkpoint.layers]
-    named = [slot for slot in slots if glob_matches(layer, slot)]
+    matrices = input_matrices(checkpoint.layers)
+    named = [matrix for matrix in matrices if glob_matches(layer, matrix)]
     if not named:
-        raise UsageError(f"`layer` must match a recurrent weight: {layer!r} matches none of: {_names(slots)}")
-    ratio = target_ratio or (sum(slot.parameters for slot in named) / max_params if max_params else None)
+        raise UsageError(f"`layer` must match a recurrent weight: {layer!r} matches none of: {_names(matrices)}")
+    ratio = target_ratio or (sum(matrix.parameters for matrix in named) / max_params if max_params else None)
     found = []
-    for done, slot in enumerate(named):
+    for done, matrix in enumerate(named):
         found.append(
             search_weight(
-                slot,
-                dense_weight(checkpoint, slot),
-                budget=int(slot.parameters / ratio) if ratio else None,
+                matrix,
+                dense_weight(checkpoint, matrix),
+                budget=int(matrix.parameters / ratio) if ratio else None,
                 max_error=max_error,
                 seed=seed,
                 time_budget_s=time_budget_s / len(named),
-                progress=part_of(progress, slot.name, done, len(named)),
+                progress=part_of(progress, matrix.key, done, len(named)),
             )
         )
     total = sum(prod(shape) for shape in checkpoint.shapes.values())
     return NetworkSearch(checkpoint.path, total, tuple(found))
 
 
-def _names(slots: list[WeightSlot]) -> str:
-    return ", ".join(slot.name for slot in slots)
+def _sizes(matrix: Matrix) -> dict[str, Any]:
+    """A matrix as version 1 of the JSON spells it."""
+    return {
+        "name": matrix.key,
+        "kind": matrix.kind,
+        "input_size": matrix.columns,
+        "gates": matrix.gates,
+        "hidden_size": matrix.gate_rows,
+        "stack": matrix.stack,
+        "layer": matrix.index,
+        "reverse": matrix.reverse,
+    }
+
+
+def _names(matrices: list[Matrix]) -> str:
+    return ", ".join(matrix.key for matrix in matrices)

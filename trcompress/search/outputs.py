@@ -73,24 +73,24 @@ def rank_by_outputs(
     """
     deadline = monotonic() + time_budget_s
     bench = Bench.of(checkpoint, data, seed=seed, **options)
-    fed = [one for one in found.weights if bench.network.unit_of(one.slot.name) is not None]
+    fed = [one for one in found.weights if bench.network.unit_of(one.matrix.key) is not None]
     shared = None
     if budget is not None and len(fed) > 1 and not keep_choice:
         unfed = sum(one.chosen.weight.parameters for one in found.weights if one not in fed)
-        weights = [(one.slot, dense_weight(checkpoint, one.slot)) for one in fed]
+        weights = [(one.matrix, dense_weight(checkpoint, one.matrix)) for one in fed]
         shared = share_ranks(bench, weights, budget - unfed, deadline=deadline)
     ranked = []
     for done, one in enumerate(fed):
-        tell = part_of(progress, one.slot.name, done, len(fed))
+        tell = part_of(progress, one.matrix.key, done, len(fed))
         until = monotonic() + (deadline - monotonic()) / (len(fed) - done)
         ranked.append(_ranked(bench, checkpoint, one, until, seed, keep_choice, tell))
     notes: tuple[str, ...] = ()
     if shared is not None:
         ranked, notes = _divided(bench, checkpoint, ranked, shared)
-    after = {one.search.slot.name: one.search for one in ranked}
+    after = {one.search.matrix.key: one.search for one in ranked}
     return replace(
         found,
-        weights=tuple(after.get(one.slot.name, one) for one in found.weights),
+        weights=tuple(after.get(one.matrix.key, one) for one in found.weights),
         notes=(*found.notes, *notes),
     )
 
@@ -105,7 +105,7 @@ def _ranked(
     tell: Progress | None,
 ) -> _Ranked:
     """Measure rows of one weight, and order them by what they do at the outputs."""
-    dense = dense_weight(checkpoint, one.slot)
+    dense = dense_weight(checkpoint, one.matrix)
     measured: dict[int, PlanRow] = {}
     found: dict[int, Candidate] = {}
     order = sorted(one.rows, key=lambda row: (not row.is_svd, row.error))
@@ -122,7 +122,7 @@ def _ranked(
     if keep_choice:
         chosen = measured.get(id(one.chosen), one.chosen)
         return _Ranked(replace(one, rows=rows, chosen=chosen), found.get(id(one.chosen)))
-    chosen = _worthy(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.slot.name)))
+    chosen = _worthy(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.matrix.key)))
     kept = one.cores if chosen.rule == one.chosen.rule else None
     best = next(found[key] for key, row in measured.items() if row is chosen)
     return _Ranked(replace(one, rows=rows, chosen=chosen, cores=kept), best)
@@ -152,7 +152,7 @@ def _divided(
     )
     found = []
     for one in ranked:
-        dense = dense_weight(checkpoint, one.search.slot)
+        dense = dense_weight(checkpoint, one.search.matrix)
         found.append(replace(one, search=_with_rank(bench, one.search, dense, shared.ranks)))
     return found, (note,)
 
@@ -161,8 +161,8 @@ def _with_rank(
     bench: Bench, one: WeightSearch, dense: Tensor | FileMatrix, ranks: Mapping[str, int]
 ) -> WeightSearch:
     """A weight whose chosen row is the two-mode ring of its share."""
-    rule = Rule((one.slot.input_size,), (one.slot.output_size,), (1, ranks[one.slot.name]))
-    weight = two_mode(one.slot, ranks[one.slot.name])
+    rule = Rule((one.matrix.columns,), (one.matrix.rows,), (1, ranks[one.matrix.key]))
+    weight = two_mode(one.matrix, ranks[one.matrix.key])
     plain = decompose_weight(weight, dense, init="tr-svd")
     score = bench.choose(plain, dense, quick=True).chosen.score
     cost = operations_per_step(weight)

@@ -18,11 +18,11 @@ from trcompress.decomposition.spectrum import spectrum
 from trcompress.decomposition.starts import adapted, with_noise
 from trcompress.decomposition.threads import fitting_threads
 from trcompress.decomposition.tr_svd import tr_svd
-from trcompress.decomposition.weight import matrices_of
+from trcompress.decomposition.weight import gate_sources
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule, WeightPlan
-from trcompress.model.slots import WeightSlot
 from trcompress.search.tensor_train import TensorTrains
 from trcompress.util.progress import Progress
 
@@ -47,14 +47,14 @@ class Trials:
     """Rings tried on one weight.
 
     Args:
-        slot: the weight.
+        matrix: the weight.
         dense: its values, (G*H, I), or where they lie in a file.
         seed: of the noise in starts.
         deadline: `time.monotonic()` after which no new ring is tried.
         progress: called with (what, fraction of the time).
     """
 
-    slot: WeightSlot
+    matrix: Matrix
     dense: Tensor | FileMatrix
     seed: int
     deadline: float
@@ -71,7 +71,7 @@ class Trials:
         """The matrix, padded as this structure asks; kept, with all that was computed of it."""
         key = (weight.padded_input, weight.padded_hidden)
         if key not in self._sources:
-            source = matrices_of(weight, self.dense)[0]
+            source = gate_sources(weight, self.dense)[0]
             shape = (weight.padded_input, source.shape[1])
             self._sources[key] = source if source.shape == shape else PaddedMatrix(source, shape)
         return self._sources[key]
@@ -79,15 +79,15 @@ class Trials:
     @cached_property
     def trains(self) -> TensorTrains:
         """TensorLy's tensor trains of the same matrix."""
-        return TensorTrains(matrices_of(self._two_modes(1).resolve(self.slot), self.dense)[0])
+        return TensorTrains(gate_sources(self._two_modes(1).resolve(self.matrix), self.dense)[0])
 
     def _two_modes(self, rank: int) -> Rule:
-        return Rule((self.slot.input_size,), (self.slot.output_size,), (1, rank))
+        return Rule((self.matrix.columns,), (self.matrix.rows,), (1, rank))
 
     def svd(self, rank: int) -> Trial:
         """The two-mode ring of this rank, whose error needs no fit."""
         rule = self._two_modes(rank)
-        weight = rule.resolve(self.slot)
+        weight = rule.resolve(self.matrix)
         source = self.source(weight)
         norm = source.squared_norm**0.5
         trial = Trial(weight, rule, spectrum(source).tail(rank) / norm if norm else 0.0)
@@ -96,7 +96,7 @@ class Trials:
 
     def fit(self, rule: Rule, sweeps: int, start: Sequence[Tensor] | None = None) -> Trial:
         """Fit a ring with some ALS sweeps, from the given cores or from its SVD with a little noise."""
-        weight = rule.resolve(self.slot)
+        weight = rule.resolve(self.matrix)
         ring = weight.structure
         if not isinstance(ring, TensorRing):
             raise UsageError(f"the planner searches tensor rings: got a {ring.kind}")

@@ -15,8 +15,8 @@ from torch import Tensor
 from trcompress.decomposition import FileMatrix, explain, lower_bound
 from trcompress.errors import UsageError
 from trcompress.layers.evaluation import operations_per_step
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule, WeightPlan
-from trcompress.model.slots import WeightSlot
 from trcompress.search.explore import explore
 from trcompress.search.trials import Trial, Trials
 from trcompress.util.progress import Progress
@@ -63,7 +63,7 @@ class WeightSearch:
     """What the search found for one weight.
 
     Args:
-        slot: the weight.
+        matrix: the weight.
         rows: the Pareto front over parameters, error and operations; most parameters first.
         chosen: the row that serves the budget best.
         cores: of the chosen row, to start `decompose` from; None for an SVD, which needs none.
@@ -71,7 +71,7 @@ class WeightSearch:
         svd_error: error of the truncated SVD within the same budget.
     """
 
-    slot: WeightSlot
+    matrix: Matrix
     rows: tuple[PlanRow, ...]
     chosen: PlanRow
     cores: tuple[Tensor, ...] | None
@@ -80,7 +80,7 @@ class WeightSearch:
 
 
 def search_weight(
-    slot: WeightSlot,
+    matrix: Matrix,
     dense: Tensor | FileMatrix,
     *,
     budget: int | None = None,
@@ -92,7 +92,7 @@ def search_weight(
     """Search rings for one weight under a budget of parameters, or for an error that must be reached.
 
     Args:
-        slot: the weight.
+        matrix: the weight.
         dense: its values, (G*H, I), or where they lie in a file.
         budget: most parameters the ring may have.
         max_error: largest relative error; the ring with the fewest parameters that reaches it is chosen.
@@ -108,15 +108,15 @@ def search_weight(
 
     Example:
         >>> import torch
-        >>> slot = WeightSlot("weight_ih_l0", "gru", 12, 3, 8)
-        >>> found = search_weight(slot, torch.ones(24, 12), budget=40, time_budget_s=1.0)
+        >>> matrix = Matrix.input_to_hidden("weight_ih_l0", "gru", 12, 8)
+        >>> found = search_weight(matrix, torch.ones(24, 12), budget=40, time_budget_s=1.0)
         >>> found.chosen.error < 1e-6
         True
     """
     if (budget is None) == (max_error is None):
         raise UsageError("the planner takes one goal: a number of parameters, or a largest error")
     deadline = monotonic() + time_budget_s
-    trials = Trials(slot, dense, seed, deadline, progress or (lambda *_: None))
+    trials = Trials(matrix, dense, seed, deadline, progress or (lambda *_: None))
     if budget is not None:
         explore(trials, budget, 0.95)
         return _result(trials, budget, chosen=None)
@@ -125,15 +125,15 @@ def search_weight(
 
 def _reach(trials: Trials, max_error: float) -> WeightSearch:
     """Lower the budget step by step for as long as the error is still reached."""
-    slot = trials.slot
+    matrix = trials.matrix
     rank = 1
-    while trials.svd(rank).error > max_error and rank < min(slot.input_size, slot.output_size):
+    while trials.svd(rank).error > max_error and rank < min(matrix.columns, matrix.rows):
         rank += 1
     chosen = trials.svd(rank)
-    if chosen.parameters > slot.parameters:
+    if chosen.parameters > matrix.parameters:
         raise UsageError(
-            f"{slot.name}: no ring below the dense size reaches an error of {max_error:g}: the SVD that does keeps "
-            f"{chosen.parameters:,} of {slot.parameters:,} values; allow a larger error"
+            f"{matrix.key}: no ring below the dense size reaches an error of {max_error:g}: the SVD that does "
+            f"keeps {chosen.parameters:,} of {matrix.parameters:,} values; allow a larger error"
         )
     for step in range(8):
         budget = int(chosen.parameters * 0.85)
@@ -150,14 +150,16 @@ def _reach(trials: Trials, max_error: float) -> WeightSearch:
 def _result(trials: Trials, budget: int, chosen: Trial | None) -> WeightSearch:
     within = [trial for trial in trials.found.values() if trial.parameters <= budget]
     if not within:
-        slot = trials.slot
-        raise UsageError(f"{slot.name}: no ring of {slot.describe()} fits into {budget:,} parameters; allow more")
+        matrix = trials.matrix
+        raise UsageError(
+            f"{matrix.key}: no ring of {matrix.describe()} fits into {budget:,} parameters; allow more"
+        )
     chosen = chosen or min(within, key=lambda trial: (trial.error, trial.parameters))
     svds = [trial.error for trial in within if len(trial.weight.structure.in_modes) == 1 and trial.cores is None]
     front = _pareto([(trial, operations_per_step(trial.weight)) for trial in within], chosen)
     rows = {trial.rule: _row(trials, trial, operations) for trial, operations in front}
     return WeightSearch(
-        slot=trials.slot,
+        matrix=trials.matrix,
         rows=tuple(rows.values()),
         chosen=rows[chosen.rule],
         cores=None if chosen.cores is None else tuple(chosen.cores),

@@ -10,7 +10,7 @@ from typing import Any
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.checkpoint import Checkpoint, is_artifact, read_checkpoint
 from trcompress.errors import InputFileError, nearest
-from trcompress.model.header import Layer
+from trcompress.model.layer import Layer
 from trcompress.network.model_file import ModelFile, of_artifact, of_checkpoint
 
 COMPARED = ("kind", "input_size", "hidden_size", "proj_size")
@@ -113,4 +113,4 @@ def _differences(name: str, compressed: ModelFile, dense: ModelFile) -> list[str
 
 
 def _layers(layers: Sequence[Layer]) -> Mapping[str, Layer]:
-    return {f"{one.layer}{' (reverse)' if one.reverse else ''}": one for one in layers}
+    return {f"{one.index}{' (reverse)' if one.reverse else ''}": one for one in layers}

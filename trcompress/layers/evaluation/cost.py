@@ -79,7 +79,7 @@ def estimates(plan: WeightPlan, use: Use) -> list[Estimate]:
     """Price every form that fits the weight, the dense one first."""
     if not isinstance(plan.structure, TensorRing):
         return [_Pricing(plan, form, use).estimate() for form in (Form("dense"), Form("ring"))]
-    splits = range(1, len(plan.structure.in_modes)) if plan.padded_input == plan.slot.input_size else ()
+    splits = range(1, len(plan.structure.in_modes)) if plan.padded_input == plan.matrix.columns else ()
     forms = [Form("dense"), Form("merged"), *(Form("ring", split) for split in splits)]
     return [_Pricing(plan, form, use).estimate() for form in forms]
 
@@ -95,9 +95,9 @@ def operations_per_step(plan: WeightPlan) -> int:
 
     Example:
         >>> from trcompress.model.plan import Plan
-        >>> from trcompress.model.slots import WeightSlot
-        >>> slot = WeightSlot("weight_ih_l0", "lstm", 57600, 4, 256)
-        >>> operations_per_step(Plan.of("4x2x5x8x6x5x3x2:4x4x2x4x2", "5,10").resolve([slot])[0]) < 2_000_000
+        >>> from trcompress.model.matrix import Matrix
+        >>> matrix = Matrix.input_to_hidden("weight_ih_l0", "lstm", 57600, 256)
+        >>> operations_per_step(Plan.of("4x2x5x8x6x5x3x2:4x4x2x4x2", "5,10").resolve([matrix])[0]) < 2_000_000
         True
     """
     return min(estimate.macs for estimate in estimates(plan, Use(rows=1)))
@@ -135,7 +135,7 @@ class _Pricing:
         if self._use.training:
             self._merging() if ring else self._expansion()
         if self._form.kind == "dense":
-            self._kernel(self._plan.slot.input_size, self._use.input_grad)
+            self._kernel(self._plan.matrix.columns, self._use.input_grad)
         elif ring:
             self._bottleneck(Sizes.of(self._plan, self._form.split))
         else:
@@ -144,7 +144,7 @@ class _Pricing:
 
     def kernel_alone(self) -> Estimate:
         """Price the recurrent kernel's input product with a weight that is there."""
-        self._kernel(self._plan.slot.input_size, self._use.input_grad)
+        self._kernel(self._plan.matrix.columns, self._use.input_grad)
         return Estimate(self._form, self._macs, self._seconds)
 
     def _product(self, m: int, k: int, n: int, times: int = 1) -> None:
@@ -156,7 +156,7 @@ class _Pricing:
         self._product(m, k, n, 1 + self._use.training * (1 + input_grad))
 
     def _kernel(self, width: int, input_grad: bool) -> None:
-        rows, outputs = self._use.rows, self._plan.slot.output_size
+        rows, outputs = self._use.rows, self._plan.matrix.rows
         self._differentiated(rows, width, outputs, input_grad)
         if self._use.repacks:
             rate = self._machine.repack_train_byte_s if self._use.training else self._machine.repack_byte_s
@@ -177,26 +177,26 @@ class _Pricing:
         chains = [shapes[:split], shapes[split:n], shapes[n:]]
         macs = sum(_merge_macs(chain) for chain in chains if chain) * copies
         sizes = Sizes.of(self._plan, split)
-        values = sizes.suffix * sizes.columns + self._plan.slot.output_size * sizes.width
+        values = sizes.suffix * sizes.columns + self._plan.matrix.rows * sizes.width
         values += sizes.prefix * sizes.columns * sizes.width if split else 0
         self._macs += 3 * macs
         self._seconds += 3 * macs * self._machine.mac_s * 3 + 5 * 4 * values * self._machine.byte_s
         self._seconds += (3 * (len(shapes) - len(chains)) + 10) * self._machine.op_s
         if self._form.kind == "dense":
             width = ring_ranks(ring)[0] * ring_ranks(ring)[n]
-            self._product(self._plan.slot.output_size, width, self._plan.slot.input_size, 3)
+            self._product(self._plan.matrix.rows, width, self._plan.matrix.columns, 3)
 
     def _paired(self) -> None:
         """A paired format ends in the outputs: the kernel's input weight is the identity."""
         macs = self._use.rows * paired_macs(self._plan) * (3 if self._use.training else 1)
         self._macs += macs
         self._seconds += 3 * macs * self._machine.mac_s + 20 * self._machine.op_s
-        self._kernel(self._plan.slot.output_size, True)
+        self._kernel(self._plan.matrix.rows, True)
 
     def _expansion(self) -> None:
         """Expand a paired format and carry the gradient of the dense weight back to its cores."""
         if self._form.kind == "dense":
-            values = self._plan.slot.parameters
+            values = self._plan.matrix.parameters
             macs = 3 * values * max(self._plan.structure.core_shapes[-1][0], 4)
             self._macs += macs
             self._seconds += macs * self._machine.mac_s + 10 * 4 * values * self._machine.byte_s

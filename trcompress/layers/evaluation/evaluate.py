@@ -71,7 +71,7 @@ class Evaluator:
         """Values a step that `enter` produces."""
         if isinstance(self._plan.structure, TensorRing):
             return Sizes.of(self._plan, form.split).width
-        return self._plan.slot.output_size
+        return self._plan.matrix.rows
 
     def dense(self, cores: Sequence[Any], keep: bool = True) -> Tensor:
         """Return the weight (G*H, I); with `keep`, remembered until the cores change."""

@@ -14,13 +14,13 @@ from trcompress.model.plan import WeightPlan
 
 def cores_to_dense(plan: WeightPlan, cores: Sequence[Tensor]) -> Tensor:
     """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""
-    slot = plan.slot
+    matrix = plan.matrix
     if isinstance(plan.structure, TensorRing):
         A, B = ring_factors(plan, cores)
         return B.T @ A.T
-    dense = _expand(plan, cores)[..., : slot.input_size, :]  # (copies, I, G*P / copies)
-    grid = dense.transpose(-2, -1).reshape(slot.gates, plan.padded_hidden, slot.input_size)
-    return grid[:, : slot.hidden_size].reshape(slot.output_size, slot.input_size)
+    dense = _expand(plan, cores)[..., : matrix.columns, :]  # (copies, I, G*P / copies)
+    grid = dense.transpose(-2, -1).reshape(matrix.gates, plan.padded_hidden, matrix.columns)
+    return grid[:, : matrix.gate_rows].reshape(matrix.rows, matrix.columns)
 
 
 def ring_factors(plan: WeightPlan, cores: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -31,16 +31,16 @@ def ring_factors(plan: WeightPlan, cores: Sequence[Tensor]) -> tuple[Tensor, Ten
     Raises:
         ShapeError: the plan's structure is not a tensor ring.
     """
-    slot, ring = plan.slot, plan.structure
+    matrix, ring = plan.matrix, plan.structure
     if not isinstance(ring, TensorRing):
         raise ShapeError(f"only a tensor ring has two factors: {plan.name} is a {ring.kind}")
-    A = ring.input_factor(cores)[..., : slot.input_size, :]
+    A = ring.input_factor(cores)[..., : matrix.columns, :]
     B = ring.output_factor(cores)
     if plan.per_gate:
-        B = B[..., : slot.hidden_size]  # (G, K, H)
+        B = B[..., : matrix.gate_rows]  # (G, K, H)
         return A.movedim(0, 1).flatten(1), torch.block_diag(*B)
-    grid = B.reshape(-1, slot.gates, plan.padded_hidden)[..., : slot.hidden_size]  # (K, G, H)
-    return A, grid.reshape(-1, slot.output_size)
+    grid = B.reshape(-1, matrix.gates, plan.padded_hidden)[..., : matrix.gate_rows]  # (K, G, H)
+    return A, grid.reshape(-1, matrix.rows)
 
 
 def _expand(plan: WeightPlan, cores: Sequence[Tensor]) -> Tensor:

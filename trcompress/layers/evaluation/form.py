@@ -52,7 +52,7 @@ class Sizes:
         """Read the sizes off a plan whose structure is a ring."""
         ring = plan.structure
         modes, ranks = ring.in_modes, ring_ranks(ring)
-        suffix = prod(modes[split:]) if split else plan.slot.input_size
+        suffix = prod(modes[split:]) if split else plan.matrix.columns
         return cls(plan.copies, ranks[0], ranks[split], ranks[len(modes)], prod(modes[:split]), suffix)
 
     @property

@@ -116,15 +116,15 @@ class _Layout:
 
     def __init__(self, plan: WeightPlan, form: Form, like: Tensor) -> None:
         self._plan, self._form, self._sizes = plan, form, Sizes.of(plan, form.split)
-        slot, sizes = plan.slot, self._sizes
+        matrix, sizes = plan.matrix, self._sizes
         self._dense = form.kind == "dense"
         if self._dense:
             self._S = like.new_zeros(plan.copies, sizes.suffix, sizes.r0 * sizes.rn)
-            self._V = like.new_zeros(plan.copies, slot.output_size // plan.copies, sizes.r0 * sizes.rn)
-            self._W = like.new_empty(slot.output_size, slot.input_size)
+            self._V = like.new_zeros(plan.copies, matrix.rows // plan.copies, sizes.r0 * sizes.rn)
+            self._W = like.new_empty(matrix.rows, matrix.columns)
         else:
             self._S = like.new_zeros(sizes.suffix, sizes.columns)
-            self._V = like.new_zeros(slot.output_size, form.columns or sizes.width)
+            self._V = like.new_zeros(matrix.rows, form.columns or sizes.width)
         self._Q = like.new_zeros(sizes.prefix * sizes.columns, sizes.width) if form.split else None
 
     def pairs(self, roots: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -142,12 +142,12 @@ class _Layout:
             (copies, rs, suffix, rn), (G, H, r0, rn) and, where there is a cut, (copies, r0, prefix, rs).
         """
         *prefix, suffix, output = (root.view(-1, *root.shape[-3:]) for root in roots)
-        slot, (rn, _, r0) = self._plan.slot, output.shape[-3:]
+        matrix, (rn, _, r0) = self._plan.matrix, output.shape[-3:]
         if self._plan.per_gate:
             grid = output.permute(0, 2, 3, 1)
         else:
-            grid = output.view(rn, slot.gates, self._plan.padded_hidden, r0).permute(1, 2, 3, 0)
-        return [suffix[:, :, : self._sizes.suffix], grid[:, : slot.hidden_size], *prefix]
+            grid = output.view(rn, matrix.gates, self._plan.padded_hidden, r0).permute(1, 2, 3, 0)
+        return [suffix[:, :, : self._sizes.suffix], grid[:, : matrix.gate_rows], *prefix]
 
     def finish(self) -> None:
         """Complete the matrices of the form, once the copies are made."""
@@ -181,11 +181,11 @@ class _Layout:
 
     def _v_view(self, V: Tensor) -> Tensor:
         """(G, H, r0, rn) of V; with a ring per gate, of its blocks."""
-        slot, (r0, rn) = self._plan.slot, (self._sizes.r0, self._sizes.rn)
+        matrix, (r0, rn) = self._plan.matrix, (self._sizes.r0, self._sizes.rn)
         width = V.shape[-1]
         block = r0 * rn if self._plan.per_gate and not self._dense else 0
-        strides = (slot.hidden_size * width + block, width, rn, 1)
-        return V.as_strided((slot.gates, slot.hidden_size, r0, rn), strides, self._form.offset)
+        strides = (matrix.gate_rows * width + block, width, rn, 1)
+        return V.as_strided((matrix.gates, matrix.gate_rows, r0, rn), strides, self._form.offset)
 
     def _q_view(self, Q: Tensor) -> Tensor:
         """(copies, r0, prefix, rs, rn): the values of Q that are not zero by structure."""

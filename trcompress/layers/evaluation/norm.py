@@ -15,15 +15,15 @@ from trcompress.model.plan import WeightPlan
 def mean_square(plan: WeightPlan, cores: Sequence[Tensor]) -> Tensor:
     """Return the mean of the squared entries of the dense weight, in float64."""
     exact = [core.detach().double() for core in cores]
-    slot, structure = plan.slot, plan.structure
+    matrix, structure = plan.matrix, plan.structure
     if isinstance(structure, TensorRing):
         A, B = ring_factors(plan, exact)
-        return ((A.T @ A) * (B @ B.T)).sum() / slot.parameters
-    padded = (plan.padded_input, plan.padded_hidden) != (slot.input_size, slot.hidden_size)
+        return ((A.T @ A) * (B @ B.T)).sum() / matrix.parameters
+    padded = (plan.padded_input, plan.padded_hidden) != (matrix.columns, matrix.gate_rows)
     if padded or plan.per_gate:
         return cores_to_dense(plan, exact).square().mean()
     square = _block_square(exact) if isinstance(structure, BlockTerm) else _train_square(exact)
-    return square / slot.parameters
+    return square / matrix.parameters
 
 
 def _train_square(cores: Sequence[Tensor]) -> Tensor:

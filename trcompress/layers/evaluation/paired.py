@@ -26,13 +26,13 @@ def paired_product(plan: WeightPlan, cores: Sequence[Tensor], x: Tensor) -> Tens
     Raises:
         ShapeError: the structure is neither a train nor a sum of block terms.
     """
-    slot = plan.slot
-    flat = F.pad(x, (0, plan.padded_input - slot.input_size)).reshape(-1, plan.padded_input)
+    matrix = plan.matrix
+    flat = F.pad(x, (0, plan.padded_input - matrix.columns)).reshape(-1, plan.padded_input)
     sets = [[core[g] for core in cores] for g in range(plan.copies)] if plan.per_gate else [list(cores)]
     parts = [_one_product(plan, one, flat) for one in sets]
     wide = torch.cat(parts, 1) if plan.per_gate else parts[0]
-    gates = wide.view(-1, slot.gates, plan.padded_hidden)[:, :, : slot.hidden_size]
-    return gates.reshape(*x.shape[:-1], slot.output_size)
+    gates = wide.view(-1, matrix.gates, plan.padded_hidden)[:, :, : matrix.gate_rows]
+    return gates.reshape(*x.shape[:-1], matrix.rows)
 
 
 def paired_macs(plan: WeightPlan) -> int:
