@@ -1,0 +1,154 @@
+"""Which modules read a recurrent layer's states: found by running the network, not by reading its code.
+
+The layer's outputs are poisoned with NaN: what is fed NaN reads them. Then the units are put in reverse order, and
+the readers' columns with them: where the network's outputs stay equal, nothing else reads the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from trcompress.errors import UsageError
+from trcompress.passes.compare import distance, tensors_in
+from trcompress.passes.guess import affine_guess, has, repair
+from trcompress.passes.moments import Moments
+from trcompress.passes.record import Forward, evaluating
+from trcompress.passes.shrink import Kept, shrunken, top_units
+from trcompress.passes.swaps import swapped
+
+EQUAL = 1e-8
+"""Relative squared difference of outputs that another order of summation explains."""
+
+
+def readers_of(model: nn.Module, name: str, batches: Sequence[Any], forward: Forward) -> tuple[str, ...]:
+    """Name the modules that read a recurrent layer's outputs and last states.
+
+    Args:
+        model: any module, unchanged.
+        name: of the recurrent module.
+        batches: inputs to try with.
+        forward: `forward(model, batch)`.
+
+    Raises:
+        UsageError: something other than linear layers and whole recurrent layers reads them.
+    """
+    module: Any = model.get_submodule(name)
+    width = module.hidden_size * (2 if module.bidirectional else 1)
+    able = [one for one, other in model.named_modules() if one != name and _width(other) == width]
+    with evaluating(model), torch.no_grad():
+        wanted = [forward(model, batch) for batch in batches]
+        found = _poisoned(model, name, able, batches[0], forward)
+        same = _same_reversed(model, name, module, found, batches, forward, wanted)
+    if not same:
+        raise UsageError(
+            f"the states of {name or 'the network'} must be read by linear or recurrent layers alone to be fewer: "
+            f"{', '.join(found) or 'none of these'} reads them, and something else; leave its units as they are"
+        )
+    return tuple(found)
+
+
+def repaired(old: Any, moments: dict[str, Moments], units: Tensor) -> nn.Module:
+    """Let a reader, nn.Linear or a recurrent layer, read these of the values it read before.
+
+    Args:
+        old: the reader, unchanged.
+        moments: of what its matrices read, by local name; not needed where all values stay.
+        units: (k,) indices.
+    """
+    new: Any = deepcopy(old)
+    ends = ("_l0", "_l0_reverse") if getattr(old, "bidirectional", False) else ("_l0",)
+    pairs = [("weight", "bias")] if isinstance(old, nn.Linear) else [(f"weight_ih{e}", f"bias_ih{e}") for e in ends]
+    for weight, bias in pairs:
+        repair(new, weight, bias, affine_guess(moments.get(weight), units, has(old, bias)))
+    if isinstance(new, nn.Linear):
+        new.in_features = len(units)
+    else:
+        new.input_size = len(units)
+        new._flat_weights = [getattr(new, one) for one in new._flat_weights_names]
+    return new
+
+
+def _width(module: Any) -> int | None:
+    if type(module) is nn.Linear:
+        return module.in_features
+    return module.input_size if type(module) in (nn.LSTM, nn.GRU, nn.RNN) else None
+
+
+def _poisoned(model: nn.Module, name: str, able: Sequence[str], batch: Any, forward: Forward) -> list[str]:
+    """Which of the able modules are fed NaN when the layer gives NaN and they themselves give what they gave."""
+    clean: dict[str, list[Any]] = {one: [] for one in able}
+    with _hooked(model, able, lambda one, args, output: clean[one].append(output)):
+        forward(model, batch)
+    fed: dict[str, None] = {}
+    calls = dict.fromkeys(able, 0)
+
+    def answer(one: str, args: Any, output: Any) -> Any:
+        if any(bool(value.isnan().any()) for value in tensors_in(args)):
+            fed[one] = None
+        calls[one] += 1
+        return clean[one][calls[one] - 1]
+
+    spoil = model.get_submodule(name).register_forward_hook(lambda module, args, output: _nans(output))
+    try:
+        with _hooked(model, able, answer):
+            forward(model, batch)
+    except (RuntimeError, ValueError, IndexError):
+        return []  # the network looks at its states; the trial below will say so
+    finally:
+        spoil.remove()
+    return list(fed)
+
+
+@contextmanager
+def _hooked(model: nn.Module, names: Sequence[str], answer: Any) -> Iterator[None]:
+    def hook(one: str) -> Any:
+        return lambda module, args, output: answer(one, args, output)
+
+    handles = [model.get_submodule(one).register_forward_hook(hook(one)) for one in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nans(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return torch.full_like(output, torch.nan)
+    if isinstance(output, PackedSequence):
+        return output._replace(data=_nans(output.data))
+    return tuple(_nans(one) for one in output)
+
+
+def _same_reversed(
+    model: nn.Module,
+    name: str,
+    module: Any,
+    readers: Sequence[str],
+    batches: Sequence[Any],
+    forward: Forward,
+    wanted: list[Any],
+) -> bool:
+    kept = reversed_units(module)
+    top = top_units(module, kept)
+    swaps: dict[str, nn.Module] = {name: shrunken(module, kept, {})}
+    swaps |= {one: repaired(model.get_submodule(one), {}, top) for one in readers}
+    try:
+        with swapped(model, swaps) as changed, evaluating(changed):
+            return distance([forward(changed, batch) for batch in batches], wanted) <= EQUAL
+    except (RuntimeError, ValueError, IndexError):
+        return False
+
+
+def reversed_units(module: Any) -> Kept:
+    """All units of every layer and direction, last first."""
+    ends = ("", "_reverse") if module.bidirectional else ("",)
+    order = torch.arange(module.hidden_size - 1, -1, -1)
+    return {f"_l{layer}{end}": order for layer in range(module.num_layers) for end in ends}
