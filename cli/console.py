@@ -12,8 +12,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `main`, which ends quietly; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again: rich calls this while it handles a BrokenPipeError."""
+        raise
+
+
+out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+err = _Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:

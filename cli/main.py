@@ -11,6 +11,7 @@ from importlib import import_module
 
 import click
 
+from trcompress.cli.faults import explain, open_closed_streams
 from trcompress.cli.verbs import VERBS
 from trcompress.errors import TrcompressError, nearest
 from trcompress.version import __version__
@@ -53,21 +54,49 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # what was printed has no place to go
+        code = _tell(error) or code
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the verb; return the exit code, once a fault has been told."""
+    stdout = sys.stdout
     try:
         code = cli.main(prog_name="trcompress", standalone_mode=False)
     except TrcompressError as error:
-        sys.exit(_fail(str(error), error.exit_code))
+        return _fail(str(error), error.exit_code)
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(_fail("interrupted", 130))
-    except BrokenPipeError:
+        return _fail("interrupted", 130)
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        return _tell(BrokenPipeError())  # click wraps the streams when a pipe is closed, then exits with 1
+    except Exception as error:
+        return _tell(error)
+    return code if isinstance(code, int) else 0
+
+
+def _tell(error: Exception) -> int:
+    """Say a fault of the machine in one line; raise what is a bug. A reader that stopped early is no fault."""
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 0
+    told = explain(error)
+    if told is None:
+        raise error
+    if isinstance(error, OSError) and not error.filename:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered is lost as well
+    return _fail(*told)
 
 
 def _fail(message: str, code: int) -> int:

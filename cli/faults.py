@@ -1,0 +1,62 @@
+"""Faults that no part of the library raised: the disk, the memory, a stream that somebody closed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """Return the line and the exit code of a fault of the machine; None for a bug, which keeps its traceback.
+
+    Example:
+        >>> explain(OSError(28, "No space left on device", "out.json"))
+        ('cannot write out.json: No space left on device; free some space and run again', 2)
+        >>> explain(KeyError("weight")) is None
+        True
+    """
+    if isinstance(error, OSError):
+        return _system_fault(error)
+    if isinstance(error, MemoryError) or _says_out_of_memory(error):
+        return (
+            "not enough memory for this: close other programs, or choose smaller modes, ranks or batches "
+            f"({(str(error).splitlines() or ['MemoryError'])[0][:200]})",
+            2,
+        )
+    if isinstance(error, RecursionError):
+        return "a file nests deeper than can be read: write it flatter", 3
+    return None
+
+
+def _system_fault(error: OSError) -> tuple[str, int]:
+    where = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+    reason = error.strerror or str(error)
+    if error.errno in FULL:
+        return f"cannot write{where or ' the result'}: {reason}; free some space and run again", 2
+    return f"cannot use{where or ' a file or stream'}: {reason}", 3
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    """PyTorch's allocators raise RuntimeError."""
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
+
+
+def open_closed_streams() -> None:
+    """Put the null device in place of standard streams that are closed.
+
+    The next file opened would otherwise become stdout or stderr, and be written into by whoever prints.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - a standard stream
