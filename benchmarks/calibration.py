@@ -25,8 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from g2p import Words, decode, decoder_inputs
 from rich.console import Console
 from rich.table import Table
+from samples import find_sample
 from torch import Tensor
 
 from trcompress.artifact.file import read_artifact, write_artifact
@@ -45,11 +47,6 @@ from trcompress.util.machine import this_machine
 from trcompress.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from g2p import Words, decode, decoder_inputs  # noqa: E402 - the one evaluator, shared with the tests
-from samples import find_sample  # noqa: E402 - the one place that knows where samples are
-
 CALIBRATED_ON = 1000
 """Words of the list that calibration sees."""
 SEARCH_S = 12

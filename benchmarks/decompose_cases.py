@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from samples import find_sample
 from torch import Tensor
 
 from trcompress.checkpoint import read_checkpoint
 from trcompress.formats import TensorRing
 from trcompress.model.grammar import parse_shape
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from samples import find_sample  # the one place that knows where samples are
 
 NOISE = 0.1
 RECOVERED = 1e-6

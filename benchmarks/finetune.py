@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from finetune_tasks import TASKS, Structure, Task
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Page
+from samples import find_sample
 
 from trcompress.artifact.file import write_artifact
 from trcompress.data import DataSet, load_data
@@ -40,10 +40,6 @@ from trcompress.util.machine import this_machine
 from trcompress.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from samples import find_sample  # noqa: E402 - the one place that knows where samples are
-
 console = Console(highlight=False)
 
 

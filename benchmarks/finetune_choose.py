@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from finetune import console, find_sample
+from finetune import console
 from finetune_tasks import TASKS, Structure, Task
+from samples import find_sample
 
 from trcompress.artifact.file import write_artifact
 from trcompress.data import DataSet, Split, load_data
@@ -94,3 +95,7 @@ def validate(task: Task, data: DataSet, what: str, seed: int) -> list[float]:
             settings = read_settings(task.tune | {"seed": seed})
             result = finetune(ring, data, teacher=dense, settings=settings, wiring=Wiring(readout=task.readout))
         return [record["validation_accuracy"] for record in result.history]
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,10 @@
 import os
 import signal
 
+# Two workers on two cores: a thread each, in them and in what they start. Set before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
 from hypothesis import HealthCheck, settings
 
 # Child processes must import the installed package: the checkout's own folder, which lacks `trcompress.cli`, would

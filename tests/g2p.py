@@ -1,6 +1,6 @@
 """The pretrained grapheme-to-phoneme network of the samples, run for real: greedy decoding and its error rate.
 
-Tests and benchmarks share this one evaluator. Any matrices may stand in for the two input weights.
+Any matrices may stand in for the two input weights.
 """
 
 import json

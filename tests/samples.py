@@ -1,4 +1,4 @@
-"""The one place that knows where real weights and sequences lie: `shared/samples` beside the checkout.
+"""Where tests find real weights and sequences: `shared/samples` beside the checkout.
 
 They are not part of the project. TRCOMPRESS_SAMPLES names another folder; a test that misses one skips visibly.
 """

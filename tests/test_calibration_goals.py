@@ -1,11 +1,9 @@
 """What calibration promises: exact where inputs allow it, closer after refining, ranks where outputs need them."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command import run
 from g2p import Words, decode, decoder_inputs
 from samples import sample
 from test_calibration import narrow_inputs, plans_of, save_network
@@ -14,7 +12,6 @@ from torch import nn
 from trcompress.artifact.file import read_artifact
 from trcompress.calibration import calibrate
 from trcompress.checkpoint import read_checkpoint
-from trcompress.cli.main import cli
 from trcompress.layers.evaluation import cores_to_dense
 from trcompress.model.plan import Plan
 from trcompress.passes.calibrated import decompose_calibrated
@@ -79,12 +76,11 @@ def test_decompose_shares_ranks_within_one_budget(loud, tmp_path):
     checkpoint, data, _ = loud
     out = tmp_path / "out.tr.safetensors"
     goal = ["--target-ratio", "3", "--calibrate", data, "--time-budget", "10", "--out", out, "--format", "json"]
-    done = CliRunner().invoke(cli, ["decompose", *map(str, [checkpoint.path, *goal])], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    done = run("decompose", checkpoint.path, *goal)
     first, second = read_artifact(out).header.weights
     assert first.ranks[1] < 5, "three directions need no more"
     assert second.ranks[1] > 4, "what is left goes where it is needed"
-    report = json.loads(done.stdout)
+    report = done.json
     assert report["compression_ratio"] >= 3
     for weight in report["weights"]:
         assert any("ranks shared out by what each weight costs" in note for note in weight["notes"])
@@ -96,9 +92,7 @@ def test_decompose_shares_ranks_within_one_budget(loud, tmp_path):
 def test_plan_ranks_rows_by_what_they_do_at_the_outputs(loud):
     checkpoint, data, _ = loud
     words = ["plan", checkpoint.path, "--target-ratio", "4", "--calibrate", data, "--time-budget", "6"]
-    done = CliRunner().invoke(cli, [*map(str, words), "--format", "json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    for weight in json.loads(done.stdout)["weights"]:
+    for weight in run(*words, "--format", "json").json["weights"]:
         measured = [row["difference_at_outputs"] for row in weight["rows"]]
         known = [one for one in measured if one is not None]
         assert known == sorted(known)

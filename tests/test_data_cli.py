@@ -1,31 +1,25 @@
 """`trcompress data make-clips` and `trcompress data extract`, end to end."""
 
-import json
 import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
+from command import run as trcompress
 
-from trcompress.cli.data import data
 from trcompress.data import load_data
-from trcompress.errors import OutputFileError
 
 SMALL = ["--classes", "2", "--groups", "3", "--clips-per-group", "1", "--frames", "6", "--size", "64x48"]
 
 
-def run(*arguments, fails=None):
-    found = CliRunner().invoke(data, [str(argument) for argument in arguments])
-    if fails:
-        assert isinstance(found.exception, fails), found.output
-    else:
-        assert found.exit_code == 0, found.exception or found.output
-    return found
+def run(*arguments, code=0):
+    done = trcompress("data", *arguments)
+    assert done.code == code, done.stderr
+    return done
 
 
 def test_help_has_examples_and_imports_no_torch():
     for arguments in ([], ["make-clips"], ["extract"]):
-        text = run(*arguments, "--help").output
+        text = run(*arguments, "--help").stdout
         assert "Example: trcompress data" in text
     code = (
         "import sys; from click.testing import CliRunner; from trcompress.cli.data import data; "
@@ -38,10 +32,10 @@ def test_help_has_examples_and_imports_no_torch():
 def test_clips_are_made_and_load(tmp_path, layout):
     pytest.importorskip("av", reason="needs the extra [video]")
     found = run("make-clips", tmp_path / "tree", "--layout", layout, *SMALL, "--format", "json")
-    made = json.loads(found.stdout)
+    made = found.json
     assert (made["clips"], made["layout"], made["classes"]) == (6, layout, ["right", "left"])
     assert len(load_data(tmp_path / "tree", cache_dir=tmp_path / "cache", workers=0).test) >= 2
-    run("make-clips", tmp_path / "tree", *SMALL, fails=OutputFileError)
+    run("make-clips", tmp_path / "tree", *SMALL, code=2)
     run("make-clips", tmp_path / "tree", *SMALL, "--overwrite")
 
 
@@ -59,7 +53,7 @@ def test_features_are_extracted_from_made_clips(tmp_path):
     export(TinyCNN(), tmp_path / "tiny.onnx", (1, 3, 24, 32))
     run("make-clips", tmp_path / "tree", "--layout", "hmdb51", *SMALL)
     common = [tmp_path / "tree", "--backbone", tmp_path / "tiny.onnx", "-o", tmp_path / "f.npz"]
-    planned = json.loads(run("extract", *common, "--dry-run", "--format", "json").stdout)
+    planned = run("extract", *common, "--dry-run", "--format", "json").json
     assert (planned["clips"], planned["layout"]) == (6, "hmdb51")
     assert not (tmp_path / "f.npz").exists()
     found = run("extract", *common, "--frames", 3, "--cache-dir", tmp_path / "cache", "--workers", 0)
@@ -69,6 +63,5 @@ def test_features_are_extracted_from_made_clips(tmp_path):
 
 
 def test_sizes_are_read_or_refused():
-    found = CliRunner().invoke(data, ["make-clips", "x", "--size", "big"])
-    assert found.exit_code == 2
-    assert "must be WIDTHxHEIGHT, such as 320x240: got 'big'" in found.output
+    refused = run("make-clips", "x", "--size", "big", code=2)
+    assert "must be WIDTHxHEIGHT, such as 320x240: got 'big'" in refused.stderr

@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 
+import command
 import numpy as np
 import pytest
 import small_task
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from trcompress.cli.main import cli
 from trcompress.errors import UsageError
 from trcompress.training.batches import ordered_requests, read_batches, shuffled_requests
 from trcompress.training.distributed import Team, choose_device
@@ -75,8 +74,7 @@ def run(processes, *words):
     """Run the command in one process, in this one, or in several by torchrun; returns what it prints, once."""
     words = [str(word) for word in words]
     if processes == 1:
-        done = CliRunner().invoke(cli, words, catch_exceptions=False)
-        return json.loads(done.stdout)
+        return command.run(*words).json
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import small_task
 import torch
-from click.testing import CliRunner
+from command import run as trcompress
 from torch import nn
 
-from trcompress.cli.main import cli
 from trcompress.data import from_arrays
 from trcompress.errors import InputFileError, QualityGateError, UsageError
 from trcompress.network.read_classifier import read_classifier
@@ -134,32 +133,29 @@ def test_gates():
 
 
 def run(*arguments):
-    return CliRunner().invoke(cli, ["evaluate", *map(str, arguments)], catch_exceptions=True)
+    return trcompress("evaluate", *arguments)
 
 
 def test_command_prints_json_and_gates_after_printing(files):
     found = run(files["ring"], "--data", files["data"], "--baseline", files["dense"], "--format", "json")
-    assert found.exit_code == 0, found.output
-    record = json.loads(found.stdout)
+    record = found.json
     assert record["drop"] == pytest.approx(record["baseline"]["accuracy"] - record["accuracy"])
     assert record["agreement"] is not None
     missed = run(files["ring"], "--data", files["data"], "--min-accuracy", 1, "--format", "json")
-    assert isinstance(missed.exception, QualityGateError)
-    assert missed.exception.exit_code == 5
+    assert missed.code == 5
     assert json.loads(missed.stdout)["sequences"] == 30
 
 
 def test_command_prints_tables(files):
     found = run(files["ring"], "--data", files["data"], "--baseline", files["dense"])
-    assert found.exit_code == 0, found.output
+    assert found.code == 0, found.stderr
     for word in ("accuracy", "agreement", "baseline", "per class", "confusion", "precision", "points"):
         assert word in found.stdout
     assert "the only recurrent stack" in found.stderr
 
 
 def test_command_refuses_a_gate_without_a_baseline(files):
-    found = run(files["ring"], "--data", files["data"], "--max-drop", 0.1)
-    assert isinstance(found.exception, UsageError)
+    assert run(files["ring"], "--data", files["data"], "--max-drop", 0.1).code == 2
 
 
 def test_users_own_network_is_measured(files, monkeypatch):

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import small_task
 import torch
-from click.testing import CliRunner
+from command import run
 from safetensors.torch import load_file
 from torch import nn
 
 from trcompress.artifact.file import read_artifact
-from trcompress.cli.main import cli
 from trcompress.data import from_arrays
 from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.network.classifier import Wiring
@@ -546,26 +545,23 @@ def test_command_trains_and_prints(files, tmp_path):
     words = ["finetune", files["ring"], "--data", files["data"], "--teacher", files["dense"], "-o", out,
              "--epochs", 2, "--data-option", "validation_fraction=0.25", "--distill-hidden", 0.5,
              "--device", "cpu"]  # fmt: skip
-    found = CliRunner().invoke(cli, [*map(str, words), "--format", "json"])
-    assert found.exit_code == 0, found.output
-    record = json.loads(found.stdout)
+    found = run(*words, "--format", "json")
+    record = found.json
     assert record["out"] == str(out)
     assert record["epochs"] == 2
     assert found.stderr.count("epoch ") >= 2
     assert "finetune" in read_artifact(out).header.lineage[-1].verb
-    again = CliRunner().invoke(cli, [*map(str, words), "--overwrite"])
-    assert again.exit_code == 0, again.output
+    again = run(*words, "--overwrite")
+    assert again.code == 0, again.stderr
     assert "validation accuracy" in again.stdout
     assert str(out) in again.stdout
 
 
 def test_command_refuses_unknown_values(files):
-    found = CliRunner().invoke(
-        cli, ["finetune", str(files["ring"]), "--data", "x.npz", "--amp", "int8", "--lr", "0"]
-    )
-    assert isinstance(found.exception, UsageError)
-    assert "amp" in str(found.exception)
-    assert "lr" in str(found.exception)
+    found = run("finetune", files["ring"], "--data", "x.npz", "--amp", "int8", "--lr", "0")
+    assert found.code == 2
+    assert "amp" in found.stderr
+    assert "lr" in found.stderr
 
 
 def test_tensorboard_needs_its_package(files, tmp_path):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import counting
 import pytest
 import torch
 from torch import nn
@@ -15,11 +13,6 @@ from trcompress.layers.evaluation.evaluate import DENSE
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 
-spec = importlib.util.spec_from_file_location(
-    "counting", Path(__file__).resolve().parent.parent / "benchmarks" / "counting.py"
-)
-counting = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(counting)
 FLAGSHIP = "4x2x5x8x6x5x3x2:4x4x2x4x2"
 
 

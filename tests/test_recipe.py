@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from click.testing import CliRunner
+from command import run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trcompress.cli.main import cli
-from trcompress.cli.recipe import recipe as recipe_group
-from trcompress.cli.reproduce import reproduce as reproduce_verb
-from trcompress.errors import InputFileError, OutputFileError, UsageError
+from trcompress.errors import InputFileError, UsageError
 from trcompress.reproduce import RUNNERS
 from trcompress.reproduce.recipe import (
     faults_of,
@@ -282,54 +280,51 @@ def test_settings_parse_or_say_why(text):
             parse_setting(text)
 
 
-def invoke(verb, *words, fails=None):
-    done = CliRunner().invoke(verb, [str(word) for word in words])
-    if fails:
-        assert isinstance(done.exception, fails), done.output
-        return str(done.exception)
-    assert done.exit_code == 0, done.exception or done.output
-    return done.output
+def invoke(*words, code=0):
+    done = run(*words)
+    assert done.code == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 def test_show_prints_the_file_or_the_resolved_recipe():
-    assert invoke(recipe_group, "show", "ucf11-table1-tr") == read_recipe("ucf11-table1-tr").text
-    resolved = tomllib.loads(invoke(recipe_group, "show", "ucf11-table1-tr", "--quick", "--set", "train.lr=0.25"))
+    assert invoke("recipe", "show", "ucf11-table1-tr") == read_recipe("ucf11-table1-tr").text
+    resolved = tomllib.loads(invoke("recipe", "show", "ucf11-table1-tr", "--quick", "--set", "train.lr=0.25"))
     assert resolved["train"]["lr"] == 0.25
     assert resolved["train"]["weight_decay"] == 0.01, "defaults are spelled out"
     assert resolved["seeds"] == [0]
 
 
 def test_validate_checks_every_name_and_lists_all_faults(tmp_path):
-    assert "ucf11-table1-tr: ok" in invoke(recipe_group, "validate", "ucf11-table1-tr")
+    assert "ucf11-table1-tr: ok" in invoke("recipe", "validate", "ucf11-table1-tr")
     bad = changed(tmp_path, colour=1)
-    text = invoke(recipe_group, "validate", "ucf11-table1-tr", bad, "no-such", fails=InputFileError)
+    text = invoke("recipe", "validate", "ucf11-table1-tr", bad, "no-such", code=3)
     assert "colour: unknown key" in text
     assert "no recipe 'no-such'" in text
 
 
 def test_copy_writes_a_recipe_that_runs_and_replaces_nothing(tmp_path):
     target = tmp_path / "own.toml"
-    invoke(recipe_group, "copy", "synthetic-fig5", target)
+    invoke("recipe", "copy", "synthetic-fig5", target)
     assert read_recipe(target).resolve() == read_recipe("synthetic-fig5").resolve()
-    invoke(recipe_group, "copy", "tr-gru", target, fails=OutputFileError)
-    invoke(recipe_group, "copy", "tr-gru", target, "--overwrite")
+    invoke("recipe", "copy", "tr-gru", target, code=2)
+    invoke("recipe", "copy", "tr-gru", target, "--overwrite")
     assert read_recipe(target).resolve().name == "tr-gru"
 
 
 def test_list_and_dry_run_need_no_torch_and_write_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    listed = invoke(reproduce_verb, "--list")
+    listed = invoke("reproduce", "--list")
     assert all(name in listed for name in PAPER_ROWS)
-    shown = invoke(reproduce_verb, "ucf11-table1-tr", "--quick", "--dry-run", "--data", "clips")
+    shown = invoke("reproduce", "ucf11-table1-tr", "--quick", "--dry-run", "--data", "clips")
     assert 'path = "clips"' in shown
     assert list(Path().iterdir()) == []
-    assert "needs the NAME" in invoke(reproduce_verb, fails=UsageError)
+    assert "needs the NAME" in invoke("reproduce", code=2)
 
 
 def test_a_recipe_without_data_says_what_to_give_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = invoke(reproduce_verb, "ucf11-table1-tr", fails=UsageError)
-    assert "needs `data`" in text
+    text = invoke("reproduce", "ucf11-table1-tr", code=2)
+    assert "needs --data" in text
     assert "make-clips" in text
     assert list(Path().iterdir()) == []
 
