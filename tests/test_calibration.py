@@ -19,12 +19,12 @@ from trcompress.calibration.outputs import Exam, Judge
 from trcompress.calibration.select import Candidate, rank
 from trcompress.calibration.sensitivity import gate_sensitivity
 from trcompress.calibration.sequences import flat_rows
-from trcompress.calibration.share import share_ranks, shared_plan
+from trcompress.calibration.share import share_ranks, two_mode
 from trcompress.calibration.sketch import Sketch, weighted_moments
 from trcompress.calibration.solve import solve, two_mode_factors
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition import InMemoryMatrix
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
 from trcompress.layers.evaluation import cores_to_dense
@@ -164,10 +164,10 @@ def small_weight(structure, per_gate=False, inputs=12, hidden=8, gates=4):
 def test_a_metric_lowers_its_own_error(plan, inputs):
     torch.manual_seed(1)
     dense = torch.randn(32, inputs)
-    plain = decompose_weight(plan, dense, restarts=0)
+    plain = decompose_weight(plan, InMemoryMatrix(dense), restarts=0)
     rows = torch.randn(3, inputs).double()
     weights = torch.logspace(0, 1, 32).double()
-    found = solve(plain, dense, Metric("", rows, 0.01, weights))
+    found = solve(plain, InMemoryMatrix(dense), Metric("", rows, 0.01, weights))
 
     def error(one):
         return metric_error(dense.T.double(), cores_to_dense(plan, one.cores).T, rows, 0.01, weights)
@@ -181,8 +181,8 @@ def test_a_metric_lowers_its_own_error(plan, inputs):
 def test_corrected_bias_keeps_the_mean_of_the_gates():
     plan = small_weight(TensorRing((4, 3), (12, 3), (2, 2, 2, 2, 2)), inputs=11)
     dense, x = torch.randn(32, 11).double(), torch.randn(50, 11).double() + 2
-    found = decompose_weight(plan, dense, init="tr-svd")
-    shift = bias_shift(plan, dense, found.cores, x.mean(0))
+    found = decompose_weight(plan, InMemoryMatrix(dense), init="tr-svd")
+    shift = bias_shift(plan, InMemoryMatrix(dense), found.cores, x.mean(0))
     moved = x @ cores_to_dense(plan, found.cores).T + shift
     assert torch.allclose(moved.mean(0), (x @ dense.T).mean(0), atol=1e-9)
 
@@ -482,7 +482,7 @@ def test_ranks_go_where_the_outputs_need_them(tmp_path):
     np.savez(tmp_path / "x.npz", x=narrow)
     bench = Bench.of(checkpoint, tmp_path / "x.npz")
     matrices = input_matrices(checkpoint.layers)
-    weights = [(matrix, checkpoint.tensor(matrix.key)) for matrix in matrices]
+    weights = [(matrix, weight_source(checkpoint, matrix)) for matrix in matrices]
     budget = 44 * 4 + 40 * 4
     shared = share_ranks(bench, weights, budget)
     ranks = shared.ranks
@@ -490,8 +490,7 @@ def test_ranks_go_where_the_outputs_need_them(tmp_path):
     spent = sum(ranks[matrix.key] * (matrix.columns + matrix.rows) for matrix in matrices)
     assert spent <= budget
     assert ranks["rnn1.weight_ih_l0"] < 3 < ranks["rnn2.weight_ih_l0"]
-    plans = shared_plan(ranks, matrices).resolve(matrices)
-    assert sum(plan.parameters for plan in plans) == spent
+    assert sum(two_mode(matrix, ranks[matrix.key]).parameters for matrix in matrices) == spent
     with pytest.raises(UsageError, match="do not allow rank 1"):
         share_ranks(bench, weights, 50)
 

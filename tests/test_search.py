@@ -95,7 +95,7 @@ def planted():
 def test_a_planted_ring_beats_the_svd_of_its_count():
     ring, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, dense.T.contiguous(), budget=ring.parameters, time_budget_s=20)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=ring.parameters, time_budget_s=20)
     assert found.chosen.error < 0.6 * found.svd_error
     assert found.chosen.weight.parameters <= ring.parameters
     assert found.chosen.bound <= found.chosen.error
@@ -104,7 +104,7 @@ def test_a_planted_ring_beats_the_svd_of_its_count():
 def test_an_error_goal_takes_fewer_parameters_than_the_svd():
     _, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, dense.T.contiguous(), max_error=0.3, time_budget_s=10)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), max_error=0.3, time_budget_s=10)
     svd = torch.linalg.svdvals(dense)
     tail = (svd.square().flip(0).cumsum(0).flip(0) / svd.square().sum()).sqrt()
     rank = int((tail > 0.3).sum())
@@ -115,11 +115,11 @@ def test_an_error_goal_takes_fewer_parameters_than_the_svd():
 def test_goals_that_make_no_sense_are_refused():
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
     with pytest.raises(UsageError, match="one goal"):
-        search_weight(matrix, torch.ones(60, 24))
+        search_weight(matrix, InMemoryMatrix(torch.ones(60, 24)))
     with pytest.raises(UsageError, match=r"no ring .* fits into 5 parameters"):
-        search_weight(matrix, torch.ones(60, 24), budget=5)
+        search_weight(matrix, InMemoryMatrix(torch.ones(60, 24)), budget=5)
     with pytest.raises(UsageError, match="no ring below the dense size"):
-        search_weight(matrix, torch.randn(60, 24), max_error=0.01, time_budget_s=1)
+        search_weight(matrix, InMemoryMatrix(torch.randn(60, 24)), max_error=0.01, time_budget_s=1)
 
 
 RATIOS = (3, 6, 12, 25, 50)
@@ -147,7 +147,7 @@ def test_never_worse_than_svd_on_real_weights(name, ratio):
 def test_rows_carry_rules_that_resolve_to_them():
     _, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, dense.T.contiguous(), budget=400, time_budget_s=5)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=400, time_budget_s=5)
     for row in found.rows:
         assert Rule.resolve(row.rule, matrix) == row.weight
         assert row.weight.rule.resolve(matrix).structure == row.weight.structure
@@ -191,7 +191,7 @@ def test_no_tensor_train_is_made_of_too_few_parameters_or_too_large_a_matrix(mon
 def test_rows_carry_the_error_of_the_tensor_train_of_their_count():
     _, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, dense.T.contiguous(), budget=400, time_budget_s=2)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=400, time_budget_s=2)
     trains = TensorTrains(InMemoryMatrix(dense.T.contiguous()))
     for row in found.rows:
         assert row.train_error == trains.error(row.weight.parameters)

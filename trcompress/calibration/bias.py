@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trcompress.decomposition import FileMatrix
+from trcompress.decomposition import MatrixSource
 from trcompress.layers.evaluation import ring_factors
 from trcompress.model.plan import WeightPlan
 
 
-def bias_shift(weight: WeightPlan, dense: Tensor | FileMatrix, cores: Sequence[Tensor], mean: Tensor) -> Tensor:
+def bias_shift(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor], mean: Tensor) -> Tensor:
     """What to add to the input bias so that the average pre-activation is the dense one.
 
     Args:
         weight: the structure.
-        dense: the weight (G*H, I).
+        dense: W (I, G*H).
         cores: its cores.
         mean: (I,) of the inputs.
 
@@ -28,10 +28,8 @@ def bias_shift(weight: WeightPlan, dense: Tensor | FileMatrix, cores: Sequence[T
     return _times(dense, mean) - (mean @ left) @ right
 
 
-def _times(dense: Tensor | FileMatrix, mean: Tensor) -> Tensor:
+def _times(dense: MatrixSource, mean: Tensor) -> Tensor:
     """W' mean(x), (G*H,)."""
-    if isinstance(dense, Tensor):
-        return torch.cat([rows.double() @ mean for rows in dense.split(1024)])
     total = torch.zeros(dense.shape[1], dtype=torch.float64)
     for first, block in dense.cast_blocks(torch.float64):
         total += mean[first : first + len(block)] @ block

@@ -16,7 +16,7 @@ from trcompress.calibration.refine import refine
 from trcompress.calibration.select import Candidate, Choice, settle
 from trcompress.calibration.solve import plain_error
 from trcompress.checkpoint import Checkpoint
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight, dense_weight
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.model.plan import WeightPlan
@@ -82,7 +82,7 @@ def calibrate(
     names = list(dict.fromkeys(plan.name for plan in plans))
     for done, name in enumerate(names):
         tell = part_of(progress, name, done, len(names) * (2 if refine_steps else 1))
-        dense = dense_weight(checkpoint, next(plan.matrix for plan in plans if plan.name == name))
+        dense = weight_source(checkpoint, next(plan.matrix for plan in plans if plan.name == name))
         plain = [
             decompose_weight(plan, dense, progress=tell, seed=seed, **_start(plan, warm_starts), **settings)
             for plan in plans
@@ -158,5 +158,5 @@ def _finish(
 
 def _refined(checkpoint: Checkpoint, one: Candidate, before: CompressedWeight, steps: int) -> CompressedWeight:
     """The refined cores, described like those they came from."""
-    error = plain_error(one.found.plan, dense_weight(checkpoint, one.found.plan.matrix), one.found.cores)
+    error = plain_error(one.found.plan, weight_source(checkpoint, one.found.plan.matrix), one.found.cores)
     return replace(before, cores=one.found.cores, error=error, init=f"{before.init}, refined {steps} steps")

@@ -15,7 +15,7 @@ from trcompress.calibration.network import Network, Unit
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.sketch import InputMoments
 from trcompress.calibration.solve import is_two_mode, ring_of, solve
-from trcompress.decomposition import FileMatrix
+from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.model.grammar import format_shape
 
@@ -104,7 +104,7 @@ def choose(
     network: Network,
     exam: Exam,
     plain: Sequence[CompressedWeight],
-    dense: Tensor | FileMatrix,
+    dense: MatrixSource,
     moments: InputMoments,
     sensitivity: Tensor | None,
     *,
@@ -118,7 +118,7 @@ def choose(
         network: the dense network.
         exam: held-out examples.
         plain: the weight decomposed in the plain metric, in one structure or several.
-        dense: the weight (G*H, I).
+        dense: W (I, G*H).
         moments: of its inputs.
         sensitivity: of its gates.
         seed: of random starts.
@@ -198,7 +198,7 @@ def _scored(
     unit: Unit,
     metric: Metric,
     found: CompressedWeight,
-    dense: Tensor | FileMatrix,
+    dense: MatrixSource,
     mean: Tensor,
 ) -> list[Candidate]:
     """A candidate as it is, and with its bias corrected."""

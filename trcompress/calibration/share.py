@@ -7,7 +7,7 @@ rank. So one decomposition per weight and metric gives what every rank costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from math import inf
 from time import monotonic
@@ -21,12 +21,12 @@ from trcompress.calibration.metrics import MIDDLE, Metric, candidates
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.select import Candidate, replaced
 from trcompress.calibration.solve import ring_of, two_mode_factors
-from trcompress.decomposition import FileMatrix
+from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.errors import UsageError
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Plan, Rule, WeightPlan
+from trcompress.model.plan import Rule, WeightPlan
 
 LOOKS = 9
 """Ranks at which the cost of a weight is measured; between them it is interpolated."""
@@ -57,14 +57,14 @@ class Ladder:
 
     Args:
         matrix: the weight.
-        dense: its values (G*H, I).
+        dense: W (I, G*H).
         mean: (I,) of its inputs.
         bias: its input bias in float64, or None where it must not change.
         factors: A (I, K) and B (K, O) for each metric tried, the highest rank.
     """
 
     matrix: Matrix
-    dense: Tensor | FileMatrix
+    dense: MatrixSource
     mean: Tensor
     bias: Tensor | None
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -103,7 +103,7 @@ class Cost:
 
 def share_ranks(
     bench: Bench,
-    weights: Sequence[tuple[Matrix, Tensor | FileMatrix]],
+    weights: Sequence[tuple[Matrix, MatrixSource]],
     budget: int,
     *,
     deadline: float = inf,
@@ -140,11 +140,6 @@ def share_ranks(
     return Shared(ranks, score, even, even_score)
 
 
-def shared_plan(ranks: Mapping[str, int], matrices: Sequence[Matrix]) -> Plan:
-    """The plan with these ranks: one two-mode ring a weight."""
-    return Plan(tuple(replace(_rule(matrix, ranks[matrix.key]), layer=matrix.key) for matrix in matrices))
-
-
 def two_mode(matrix: Matrix, rank: int) -> WeightPlan:
     """A weight as a product of two matrices."""
     return _rule(matrix, rank).resolve(matrix)
@@ -154,7 +149,7 @@ def _rule(matrix: Matrix, rank: int) -> Rule:
     return Rule((matrix.columns,), (matrix.rows,), (1, rank))
 
 
-def _ladder(bench: Bench, matrix: Matrix, dense: Tensor | FileMatrix, highest: int) -> Ladder:
+def _ladder(bench: Bench, matrix: Matrix, dense: MatrixSource, highest: int) -> Ladder:
     network = bench.network
     moments = bench.moments(network.unit(matrix.key))
     metrics: list[Metric] = candidates(moments, bench.sensitivity(matrix.key), ridges=MIDDLE)

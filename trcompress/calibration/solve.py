@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trcompress.calibration.metrics import Metric
-from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
+from trcompress.decomposition import MatrixSource, decompose
 from trcompress.decomposition import Metric as SolverMetric
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
@@ -26,13 +26,13 @@ QUICK_ALS: dict[str, Any] = {"starts": 1, "sweeps": 20, "restarts": 0, "polish":
 
 
 def solve(
-    plain: CompressedWeight, dense: Tensor | FileMatrix, metric: Metric, *, seed: int = 0, quick: bool = False
+    plain: CompressedWeight, dense: MatrixSource, metric: Metric, *, seed: int = 0, quick: bool = False
 ) -> CompressedWeight:
     """Find cores in a metric.
 
     Args:
         plain: the same structure in the plain metric, to start from.
-        dense: the weight (G*H, I).
+        dense: W (I, G*H).
         metric: what counts.
         seed: of random starts.
         quick: whether a rough answer will do.
@@ -165,11 +165,10 @@ def _padded(metric: Metric, weight: WeightPlan) -> Metric:
     return replace(metric, gates=torch.nn.functional.pad(values, (0, extra), value=float(values.min())).flatten())
 
 
-def plain_error(weight: WeightPlan, dense: Tensor | FileMatrix, cores: Sequence[Tensor]) -> float:
+def plain_error(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor]) -> float:
     """||W - W_hat|| / ||W||, padding left out."""
-    source = InMemoryMatrix(dense) if isinstance(dense, Tensor) else dense
     left, right = ring_factors(weight, [core.double() for core in cores])
     squared = 0.0
-    for first, block in source.cast_blocks(torch.float64):
+    for first, block in dense.cast_blocks(torch.float64):
         squared += float(torch.addmm(block, left[first : first + len(block)], right, alpha=-1).square().sum())
-    return (squared / source.squared_norm) ** 0.5 if source.squared_norm else 0.0
+    return (squared / dense.squared_norm) ** 0.5 if dense.squared_norm else 0.0

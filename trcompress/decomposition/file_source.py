@@ -61,7 +61,7 @@ class FileMatrix(MatrixSource):
         """Whether a block of so many rows fits twice the read buffer."""
         return multiple * self.shape[1] * self.dtype.itemsize <= 2 * self._read_bytes
 
-    def split(self, parts: int) -> list[FileMatrix]:
+    def split(self, parts: int) -> list[MatrixSource]:
         """Cut the outputs into equal parts: one source per gate."""
         rows = self.shape[1] // parts
         stride = rows * self.shape[0] * self.dtype.itemsize

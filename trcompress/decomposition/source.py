@@ -135,6 +135,20 @@ class MatrixSource(ABC):
             result += block.t() @ block
         return result
 
+    def split(self, parts: int) -> list[MatrixSource]:
+        """Cut the outputs into equal parts: one source per gate."""
+        return InMemoryMatrix(self.stored(), self.device).split(parts)
+
+    def pad_gates(self, gates: int, rows: int) -> MatrixSource:
+        """Give each of the gates that the outputs stack so many outputs, zeros after its own."""
+        if gates * rows == self.shape[1]:
+            return self
+        return InMemoryMatrix(self.stored(), self.device).pad_gates(gates, rows)
+
+    def stored(self) -> Tensor:
+        """W whole as PyTorch stores it, (O, I), in the stored dtype."""
+        return self.dense(self.dtype).t()
+
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """W whole: only for matrices known to be small."""
         return torch.cat([block.clone() for _, block in self.cast_blocks(dtype)])
@@ -174,6 +188,23 @@ class InMemoryMatrix(MatrixSource):
     def can_align(self, multiple: int) -> bool:
         """Blocks are views, of any size."""
         return True
+
+    def split(self, parts: int) -> list[MatrixSource]:
+        """Cut the outputs into equal parts, as views."""
+        return [self if parts == 1 else InMemoryMatrix(part, self.device) for part in self._weight.chunk(parts)]
+
+    def pad_gates(self, gates: int, rows: int) -> MatrixSource:
+        """Give each of the gates that the outputs stack so many outputs, zeros after its own."""
+        own = self.shape[1] // gates
+        if own == rows:
+            return self
+        stacked = self._weight.reshape(gates, own, -1)
+        padded = torch.nn.functional.pad(stacked, (0, 0, 0, rows - own)).flatten(0, 1)
+        return InMemoryMatrix(padded, self.device)
+
+    def stored(self) -> Tensor:
+        """W whole as PyTorch stores it, without copying."""
+        return self._weight
 
 
 class PaddedMatrix(MatrixSource):

@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trcompress.checkpoint import Checkpoint, check_finite
 from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
@@ -44,37 +44,40 @@ class CompressedWeight:
     candidates: tuple[dict[str, Any], ...] = ()
 
 
-def dense_weight(checkpoint: Checkpoint, matrix: Matrix) -> Tensor | FileMatrix:
-    """A weight of a checkpoint, (G*H, I): read, or left in the file to be streamed where it is large."""
+def weight_source(checkpoint: Checkpoint, matrix: Matrix) -> MatrixSource:
+    """Open a matrix of a checkpoint as W: in memory, or left in the file to be streamed where it is large.
+
+    Raises:
+        InputFileError: the checkpoint lacks it, or it holds NaN or Inf (of a streamed one: when it is read).
+    """
     region = checkpoint.file_region(matrix.key)
     if region is not None and matrix.parameters * region[3].itemsize >= STREAM_FROM_BYTES:
         path, offset, _, dtype = region
         return FileMatrix(path, offset, (matrix.rows, matrix.columns), dtype)
-    return checkpoint.tensor(matrix.key)
+    return tensor_source(checkpoint.tensor(matrix.key), matrix.key)
 
 
-def gate_sources(weight: WeightPlan, dense: Tensor | FileMatrix) -> list[MatrixSource]:
+def tensor_source(weight: Tensor, key: str) -> MatrixSource:
+    """Take a weight (O, I) in memory as W.
+
+    Raises:
+        InputFileError: it holds NaN or Inf; the message names `key`.
+    """
+    check_finite(weight, key)
+    return InMemoryMatrix(weight)
+
+
+def gate_sources(weight: WeightPlan, source: MatrixSource) -> list[MatrixSource]:
     """The matrices to decompose: all gates stacked, or one per gate; hidden units padded where the modes ask."""
-    gates, hidden = weight.matrix.gates, weight.matrix.gate_rows
-    parts = gates if weight.per_gate else 1
-    if isinstance(dense, FileMatrix):
-        if weight.padded_hidden == hidden:
-            return list(dense.split(parts))
-        dense = dense.dense(dense.dtype).t()
-    check_finite(dense, weight.name)
-    dense = dense.detach()
-    if weight.padded_hidden != hidden:
-        stacked = dense.reshape(gates, hidden, -1)
-        dense = nn.functional.pad(stacked, (0, 0, 0, weight.padded_hidden - hidden)).flatten(0, 1)
-    return [InMemoryMatrix(part) for part in dense.chunk(parts)]
+    return source.pad_gates(weight.matrix.gates, weight.padded_hidden).split(weight.copies)
 
 
-def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: Any) -> CompressedWeight:
+def decompose_weight(weight: WeightPlan, source: MatrixSource, **options: Any) -> CompressedWeight:
     """Find the cores of one weight: one ring, or one per gate.
 
     Args:
         weight: its structure.
-        dense: the weight (G*H, I) as PyTorch stores it, or the same streamed from a file.
+        source: W (I, G*H), in memory or in a file.
         options: of `trcompress.decomposition.decompose`.
 
     Raises:
@@ -84,7 +87,7 @@ def decompose_weight(weight: WeightPlan, dense: Tensor | FileMatrix, **options: 
     ring = weight.structure
     if not isinstance(ring, TensorRing):
         raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}")
-    matrices = gate_sources(weight, dense)
+    matrices = gate_sources(weight, source)
     parts = [decompose(matrix, ring, **options) for matrix in matrices]
     scales = [matrix.squared_norm for matrix in matrices]
     stacked = tuple(torch.stack(cores) for cores in zip(*(part.cores for part in parts), strict=True))

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.save_load import describe_weight, replace_module
 from trcompress.checkpoint import Checkpoint, read_checkpoint
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight, dense_weight, gate_sources
+from trcompress.decomposition import MatrixSource
+from trcompress.decomposition.weight import (
+    CompressedWeight,
+    decompose_weight,
+    gate_sources,
+    tensor_source,
+    weight_source,
+)
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
 from trcompress.layers import CoreWeight, from_dense, is_recurrent, module_matrices
@@ -72,7 +79,7 @@ def compress_(
         mine = [weight for weight in plans if weight.matrix.stack == name]
         if mine:
             found = tuple(
-                decompose_weight(weight, _parameter(module, weight), init=init, seed=seed, **settings)
+                decompose_weight(weight, _source(module, weight), init=init, seed=seed, **settings)
                 for weight in mine
             )
             replacements.append(Replacement(name, module, _ring_module(module, found), found))
@@ -127,7 +134,7 @@ def decompose_checkpoint(
         }
         if warm_starts and warm_starts.get(weight.name):
             options["warm_start"] = warm_starts[weight.name]
-        found.append(decompose_weight(weight, dense_weight(checkpoint, weight.matrix), **options))
+        found.append(decompose_weight(weight, weight_source(checkpoint, weight.matrix), **options))
     step = Step(verb="decompose", command=command, seed=seed, version=__version__)
     return assemble(checkpoint, found, step, dtype=dtype)
 
@@ -150,7 +157,7 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Pla
     rules = []
     for weight in plan.resolve(input_matrices(checkpoint.layers)):
         modes = weight.structure.in_modes, weight.structure.out_modes
-        matrices = gate_sources(weight, dense_weight(checkpoint, weight.matrix))
+        matrices = gate_sources(weight, weight_source(checkpoint, weight.matrix))
         rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
         ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
         rules.append(replace(weight, structure=TensorRing(*modes, ranks)).rule)
@@ -196,9 +203,9 @@ def assemble(
     return Artifact(kept | dict(changed or {}) | cores, header)
 
 
-def _parameter(module: nn.Module, weight: WeightPlan) -> Tensor:
+def _source(module: nn.Module, weight: WeightPlan) -> MatrixSource:
     local = weight.name.removeprefix(f"{weight.matrix.stack}.") if weight.matrix.stack else weight.name
-    return getattr(module, local)
+    return tensor_source(getattr(module, local), weight.name)
 
 
 def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Module:

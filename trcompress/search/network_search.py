@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.checkpoint import Checkpoint
-from trcompress.decomposition.weight import dense_weight
+from trcompress.decomposition.weight import weight_source
 from trcompress.errors import UsageError
 from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix, glob_matches
@@ -120,7 +120,7 @@ def search_network(
         found.append(
             search_weight(
                 matrix,
-                dense_weight(checkpoint, matrix),
+                weight_source(checkpoint, matrix),
                 budget=int(matrix.parameters / ratio) if ratio else None,
                 max_error=max_error,
                 seed=seed,

@@ -9,14 +9,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from torch import Tensor
-
 from trcompress.calibration import Bench, CalibrationData
 from trcompress.calibration.select import Candidate, least_gain
 from trcompress.calibration.share import Shared, share_ranks, two_mode
 from trcompress.checkpoint import Checkpoint
-from trcompress.decomposition import FileMatrix
-from trcompress.decomposition.weight import decompose_weight, dense_weight
+from trcompress.decomposition import MatrixSource
+from trcompress.decomposition.weight import decompose_weight, weight_source
 from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.plan import Rule
 from trcompress.search.network_search import NetworkSearch
@@ -77,7 +75,7 @@ def rank_by_outputs(
     shared = None
     if budget is not None and len(fed) > 1 and not keep_choice:
         unfed = sum(one.chosen.weight.parameters for one in found.weights if one not in fed)
-        weights = [(one.matrix, dense_weight(checkpoint, one.matrix)) for one in fed]
+        weights = [(one.matrix, weight_source(checkpoint, one.matrix)) for one in fed]
         shared = share_ranks(bench, weights, budget - unfed, deadline=deadline)
     ranked = []
     for done, one in enumerate(fed):
@@ -105,7 +103,7 @@ def _ranked(
     tell: Progress | None,
 ) -> _Ranked:
     """Measure rows of one weight, and order them by what they do at the outputs."""
-    dense = dense_weight(checkpoint, one.matrix)
+    dense = weight_source(checkpoint, one.matrix)
     measured: dict[int, PlanRow] = {}
     found: dict[int, Candidate] = {}
     order = sorted(one.rows, key=lambda row: (not row.is_svd, row.error))
@@ -152,14 +150,12 @@ def _divided(
     )
     found = []
     for one in ranked:
-        dense = dense_weight(checkpoint, one.search.matrix)
+        dense = weight_source(checkpoint, one.search.matrix)
         found.append(replace(one, search=_with_rank(bench, one.search, dense, shared.ranks)))
     return found, (note,)
 
 
-def _with_rank(
-    bench: Bench, one: WeightSearch, dense: Tensor | FileMatrix, ranks: Mapping[str, int]
-) -> WeightSearch:
+def _with_rank(bench: Bench, one: WeightSearch, dense: MatrixSource, ranks: Mapping[str, int]) -> WeightSearch:
     """A weight whose chosen row is the two-mode ring of its share."""
     rule = Rule((one.matrix.columns,), (one.matrix.rows,), (1, ranks[one.matrix.key]))
     weight = two_mode(one.matrix, ranks[one.matrix.key])

@@ -10,7 +10,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from trcompress.decomposition import FileMatrix, MatrixSource
+from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.als import Fit, balance, run
 from trcompress.decomposition.objective import Objective
 from trcompress.decomposition.source import PaddedMatrix
@@ -48,14 +48,14 @@ class Trials:
 
     Args:
         matrix: the weight.
-        dense: its values, (G*H, I), or where they lie in a file.
+        dense: W (I, G*H), in memory or in a file.
         seed: of the noise in starts.
         deadline: `time.monotonic()` after which no new ring is tried.
         progress: called with (what, fraction of the time).
     """
 
     matrix: Matrix
-    dense: Tensor | FileMatrix
+    dense: MatrixSource
     seed: int
     deadline: float
     progress: Progress

@@ -12,7 +12,7 @@ from time import monotonic
 
 from torch import Tensor
 
-from trcompress.decomposition import FileMatrix, explain, lower_bound
+from trcompress.decomposition import MatrixSource, explain, lower_bound
 from trcompress.errors import UsageError
 from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.matrix import Matrix
@@ -81,7 +81,7 @@ class WeightSearch:
 
 def search_weight(
     matrix: Matrix,
-    dense: Tensor | FileMatrix,
+    dense: MatrixSource,
     *,
     budget: int | None = None,
     max_error: float | None = None,
@@ -93,7 +93,7 @@ def search_weight(
 
     Args:
         matrix: the weight.
-        dense: its values, (G*H, I), or where they lie in a file.
+        dense: W (I, G*H), in memory or in a file.
         budget: most parameters the ring may have.
         max_error: largest relative error; the ring with the fewest parameters that reaches it is chosen.
         seed: of the noise in starts.
@@ -108,8 +108,9 @@ def search_weight(
 
     Example:
         >>> import torch
+        >>> from trcompress.decomposition import InMemoryMatrix
         >>> matrix = Matrix.input_to_hidden("weight_ih_l0", "gru", 12, 8)
-        >>> found = search_weight(matrix, torch.ones(24, 12), budget=40, time_budget_s=1.0)
+        >>> found = search_weight(matrix, InMemoryMatrix(torch.ones(24, 12)), budget=40, time_budget_s=1.0)
         >>> found.chosen.error < 1e-6
         True
     """
