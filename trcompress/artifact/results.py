@@ -37,7 +37,7 @@ class ClassResult(_Result):
 
 
 class EvaluationResult(_Result):
-    """What `trcompress evaluate --format json` prints of one model."""
+    """What the verb `evaluate` prints of one model as JSON."""
 
     model: str
     data: str
@@ -91,7 +91,7 @@ class TimingResult(_Result):
 
 
 class BenchResult(_Result):
-    """What `trcompress bench --format json` prints."""
+    """What the verb `bench` prints as JSON."""
 
     artifact: str
     baseline: str
