@@ -37,10 +37,10 @@ from trcompress.data import DataSet, load_data
 from trcompress.layers.evaluation import cores_to_dense
 from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring
+from trcompress.passes.assemble import decompose_checkpoint
 from trcompress.passes.calibrated import decompose_calibrated
-from trcompress.passes.compress import decompose_checkpoint
+from trcompress.training.dense import train_dense
 from trcompress.training.evaluate import evaluate
-from trcompress.training.finetune import train_dense
 from trcompress.training.settings import read_settings
 from trcompress.util.files import write_text
 from trcompress.util.machine import this_machine

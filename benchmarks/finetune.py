@@ -31,9 +31,10 @@ from trcompress.artifact.file import write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring
-from trcompress.passes.compress import decompose_checkpoint
+from trcompress.passes.assemble import decompose_checkpoint
 from trcompress.reproduce.result import Claim, Findings, Result, Table, write_result
-from trcompress.training.finetune import finetune, train_dense
+from trcompress.training.dense import train_dense
+from trcompress.training.finetune import finetune
 from trcompress.training.settings import read_settings
 from trcompress.util.files import write_text
 from trcompress.util.machine import this_machine

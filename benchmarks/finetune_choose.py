@@ -21,8 +21,9 @@ from trcompress.artifact.file import write_artifact
 from trcompress.data import DataSet, Split, load_data
 from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring
-from trcompress.passes.compress import decompose_checkpoint
-from trcompress.training.finetune import finetune, train_dense
+from trcompress.passes.assemble import decompose_checkpoint
+from trcompress.training.dense import train_dense
+from trcompress.training.finetune import finetune
 from trcompress.training.settings import read_settings
 
 

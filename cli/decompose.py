@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options, search
+from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options
 from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
-    from trcompress.model.plan import Plan
+    from trcompress.passes.decompose import Choice
 
 INITS = ("tr-als", "tr-svd", "random")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -85,55 +85,36 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(checkpoint,))
-    plan, found = choose_plan(dense, given)
-    weights, skipped = _resolve(plan, dense)
-    _echo_plan(weights, skipped, found.get("notes", ()))
+    chosen = choose_plan(dense, given)
+    weights, skipped = _resolve(chosen.plan, dense)
+    _echo_plan(weights, skipped, chosen.notes)
     if given["dry_run"]:
         _print_dry_run(weights, out, given["format_"])
     else:
-        _run(dense, plan, found, out, given)
+        _run(dense, chosen, out, given)
 
 
-def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
-    """Find the plan that the options describe, or search for it; with what else the search found.
-
-    Returns:
-        The plan, and after a search `warm_starts`, cores to begin from, and `notes`, what was decided in words.
+def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> Choice:
+    """Find the plan that the options describe, or search for it.
 
     Raises:
         UsageError: the options describe no plan, or two.
     """
-    goals = [goal for goal in GOALS if given[goal] is not None]
+    from trcompress.cli.console import progress_bar
+    from trcompress.passes.decompose import check_data, choose
+
+    check_data(given["calibrate"], given["refine"], given["init"])
+    goals = {goal: given[goal] for goal in GOALS if given[goal] is not None}
     if given["ranks"] and goals:
-        raise UsageError(
-            f"--ranks and --{goals[0].replace('_', '-')} both set the size of the rings: give one of them"
-        )
-    if not given["shapes"] and goals:
-        found = search(dense, given, layer=given["layers"][0] if len(given["layers"]) == 1 else "*")
-        return found.plan, {
-            "warm_starts": {one.matrix.key: one.cores for one in found.weights},
-            "notes": found.notes,
-        }
-    if goals == ["max_error"]:
-        from trcompress.passes.compress import ranks_for_error
-
-        open_plan = read_plan(given["shapes"], ("1",), given["layers"], given["gates"])
-        return ranks_for_error(dense, open_plan, given["max_error"]), {}
-    return read_plan(given["shapes"], given["ranks"], given["layers"], given["gates"]), {}
-
-
-def _calibration(given: dict[str, Any], notes: tuple[str, ...]) -> dict[str, Any]:
-    """Collect what calibration and refinement need; empty without `--calibrate`.
-
-    Raises:
-        UsageError: options of calibration without its data, or an init that has nothing to choose.
-    """
-    data = calibration_data(given)
-    if not data and given["refine"]:
-        raise UsageError("--refine goes with --calibrate DATA: name the inputs to match the dense network on")
-    if data and given["init"] != "tr-als":
-        raise UsageError(f"--calibrate chooses among TR-ALS candidates: leave out --init {given['init']}")
-    return data | {"refine_steps": given["refine"], "plan_notes": notes} if data else {}
+        raise UsageError(f"`ranks` and `{next(iter(goals))}` both set the size of the rings: give one of them")
+    plan = None
+    if given["shapes"] or given["ranks"]:
+        ranks = ("1",) if [*goals] == ["max_error"] else given["ranks"]
+        plan = read_plan(given["shapes"], ranks, given["layers"], given["gates"])
+    layer = given["layers"][0] if len(given["layers"]) == 1 else "*"
+    settings = goals | {name: given[name] for name in ("seed", "time_budget")} | calibration_data(given)
+    with progress_bar("plan") as update:
+        return choose(dense, plan, layer=layer, **settings, progress=update)
 
 
 def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str) -> Any:
@@ -210,28 +191,24 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
         stdout.print(f"dry run: would write {out}", markup=False)
 
 
-def _run(dense: Checkpoint, plan: Plan, found: dict[str, Any], out: Path, given: dict[str, Any]) -> None:
+def _run(dense: Checkpoint, chosen: Choice, out: Path, given: dict[str, Any]) -> None:
     import torch
 
-    from trcompress.artifact.file import write_artifact
     from trcompress.cli.console import progress_bar
     from trcompress.cli.render import print_decomposition
-    from trcompress.passes.calibrated import decompose_calibrated
-    from trcompress.passes.compress import decompose_checkpoint
+    from trcompress.passes.decompose import decompose as run
 
-    calibration = _calibration(given, found.get("notes", ()))
+    settings = {name: given[name] for name in ("init", "seed", "overwrite", "refine")}
     with progress_bar("decompose") as update:
-        artifact = (decompose_calibrated if calibration else decompose_checkpoint)(
+        artifact = run(
             dense,
-            plan,
-            **calibration,
-            init=given["init"],
-            seed=given["seed"],
+            chosen,
+            out,
+            **settings,
+            **calibration_data(given),
             device=options.resolve_device(given["device"]),
             dtype=getattr(torch, given["dtype"]) if given["dtype"] else None,
             command=options.command_line(),
-            warm_starts=found.get("warm_starts"),
             progress=update,
         )
-    artifact.path = write_artifact(out, artifact, overwrite=given["overwrite"])
     print_decomposition(artifact, given["format_"])

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from trcompress.cli.task_options import data_option, head_option, read_data_options
 from trcompress.errors import UsageError
-
-if TYPE_CHECKING:
-    from trcompress.checkpoint import Checkpoint
-    from trcompress.search import NetworkSearch
 
 GOALS = ("target_ratio", "max_error", "max_params")
 
@@ -33,11 +28,6 @@ _OPTIONS = (
         help="Seconds to search for, measuring included [default: 60, 30 with --calibrate].",
     ),
 )
-
-SECONDS, SECONDS_CALIBRATED = 60.0, 30.0
-SEARCHING = 0.4
-"""Share of the time that goes into the search where its rows are measured at the outputs afterwards."""
-
 
 _CALIBRATION = (
     click.option("--calibrate", metavar="DATA", help="Choose by what the network does on these inputs."),
@@ -70,7 +60,7 @@ def calibration_data(given: dict[str, Any]) -> dict[str, Any]:
     if kind_of(given["calibrate"]) != "array":
         options["allow_code"] = True  # the user typed package.module:factory
     named = {"head": given["head"], "readout": given["readout"], "data_options": options}
-    return {"data": given["calibrate"], **named}
+    return {"calibrate": given["calibrate"], **named}
 
 
 def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,43 +68,3 @@ def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def search(checkpoint: Checkpoint, given: dict[str, Any], layer: str = "*") -> NetworkSearch:
-    """Search as the options ask, with progress on stderr; with calibration data, choose by the outputs."""
-    from trcompress.cli.console import progress_bar
-    from trcompress.search import rank_by_outputs, search_network
-
-    data = calibration_data(given)
-    seconds = given["time_budget"]
-    if seconds is None:
-        seconds = SECONDS_CALIBRATED if data else SECONDS
-    end = monotonic() + seconds
-    with progress_bar("plan") as update:
-        found = search_network(
-            checkpoint,
-            **{goal: given[goal] for goal in GOALS},
-            layer=layer,
-            seed=given["seed"],
-            time_budget_s=seconds * (SEARCHING if data else 1),
-            progress=update,
-        )
-        if not data:
-            return found
-        return rank_by_outputs(
-            checkpoint,
-            found,
-            **data,
-            budget=_whole_budget(found, given),
-            keep_choice=given["max_error"] is not None,
-            seed=given["seed"],
-            time_budget_s=max(0.0, end - monotonic()),
-            progress=update,
-        )
-
-
-def _whole_budget(found: NetworkSearch, given: dict[str, Any]) -> int | None:
-    """Parameters that all weights may have together; None where the goal is an error."""
-    if given["target_ratio"]:
-        return int(sum(one.matrix.parameters for one in found.weights) / given["target_ratio"])
-    return given["max_params"]

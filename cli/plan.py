@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.goal import calibration_options, goal_options
+from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options
 from trcompress.cli.lines import chosen_line, row_line, search_with_lines
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def plan(checkpoint: Path, **given: Any) -> None:
 
     Example: trcompress plan model.pt --target-ratio 25
     """
-    from trcompress.checkpoint import read_checkpoint
-    from trcompress.cli.console import print_json
-    from trcompress.cli.goal import search
+    from trcompress.cli.console import print_json, progress_bar
+    from trcompress.search.plan import plan as search
 
-    dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
-    found = search(dense, given, layer=given["layer"])
+    settings = {name: given[name] for name in (*GOALS, "time_budget", "layer", "kind", "skip_objects", "seed")}
+    with progress_bar("plan") as update:
+        found = search(checkpoint, **settings, **calibration_data(given), progress=update)
     if given["format_"] == "json":
         print_json(search_with_lines(found))
     else:

@@ -9,7 +9,7 @@ from torch import nn
 from trcompress.artifact.file import write_artifact
 from trcompress.data import from_arrays
 from trcompress.model.plan import Plan
-from trcompress.passes.compress import decompose_checkpoint
+from trcompress.passes.assemble import decompose_checkpoint
 
 CLASSES, STEPS, INPUTS, HIDDEN = 3, 6, 12, 16
 

@@ -14,7 +14,7 @@ from trcompress.checkpoint import read_checkpoint
 from trcompress.errors import InputFileError, UsageError
 from trcompress.layers import TRLSTM
 from trcompress.model.plan import Plan
-from trcompress.passes.compress import decompose_checkpoint
+from trcompress.passes.assemble import decompose_checkpoint
 from trcompress.timing.bench import bench
 from trcompress.util.memory import peak_extra_bytes
 from trcompress.util.timing import side_by_side

@@ -5,8 +5,8 @@ import io
 import small_task
 from rich.console import Console
 
+from trcompress.training.dense import train_dense
 from trcompress.training.display import LineDisplay, LiveDisplay, Progress, make_display
-from trcompress.training.finetune import train_dense
 from trcompress.training.settings import FinetuneSettings
 
 RECORD = {

@@ -38,7 +38,7 @@ def test_full_ranks_equal_torch(tmp_path, kind, shape, dtype, init):
     gates = dense.weight_ih_l0.shape[0] // 16
     torch.save(dense.state_dict(), tmp_path / "dense.pt")
     plan = Plan.of(shape.replace("stacked", str(gates * 16)), "full")
-    artifact = trcompress.decompose_checkpoint(tmp_path / "dense.pt", plan, init=init)
+    artifact = trcompress.decompose(tmp_path / "dense.pt", plan, init=init)
     path = trcompress.write_artifact(tmp_path / "ring.safetensors", artifact)
     ring = trcompress.load(path)[""].train()
     x, state = torch.randn(7, 3, 12, dtype=dtype), state_for(kind, dense, 3, dtype)
@@ -73,9 +73,9 @@ def test_the_papers_counts_come_from_a_real_artifact(tmp_path):
         dense.weight_ih_l0[:64, :64] = torch.eye(64)
     torch.save(dense.state_dict(), tmp_path / "cnn.pt")
     plan = Plan.of("64x32:32x64", "40,60,48,48")
-    artifact = trcompress.decompose_checkpoint(tmp_path / "cnn.pt", plan, init="random")
+    artifact = trcompress.decompose(tmp_path / "cnn.pt", plan, init="random")
     path = trcompress.write_artifact(tmp_path / "cnn.safetensors", artifact)
-    (weight,) = trcompress.make_report(path).weights
+    (weight,) = trcompress.report(path).weights
     assert (weight.parameters_after, round(weight.compression_ratio, 2)) == (663_552, 25.28)
 
 

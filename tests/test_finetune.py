@@ -17,9 +17,10 @@ from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.network.classifier import Wiring
 from trcompress.network.read_classifier import read_classifier
 from trcompress.training.batches import ordered_requests, read_batches, shuffled_requests
+from trcompress.training.dense import train_dense
 from trcompress.training.distributed import Team
 from trcompress.training.evaluate import evaluate
-from trcompress.training.finetune import finetune, train_dense
+from trcompress.training.finetune import finetune
 from trcompress.training.learner import Learner, class_weights
 from trcompress.training.parameters import select_parameters
 from trcompress.training.schedule import lr_factor, make_optimizer, set_lr

@@ -1,4 +1,4 @@
-"""The grammar of --shape and --ranks, and how a plan meets the weights of a network."""
+"""The grammar of shapes and ranks, and how a plan meets the weights of a network."""
 
 import pytest
 from hypothesis import given
@@ -143,3 +143,23 @@ def test_rings_refuse_what_is_not_a_ring():
         TensorRing((4,), (4,), (5, 5))
     with pytest.raises(ShapeError, match="1 or more"):
         TensorRing((4,), (0,), (5, 5, 5))
+
+
+@pytest.mark.parametrize("shape", ["4x3:4x2", ((4, 3), (4, 2)), [[4, 3], [4, 2]]])
+@pytest.mark.parametrize("ranks", [2, "2", (2,), [2], "2,2", (2, 2, 2, 2)])
+def test_a_plan_takes_text_and_numbers_alike(shape, ranks):
+    assert Plan.of(shape, ranks).rules[0].in_modes == (4, 3)
+    (weight,) = Plan.of(shape, ranks).resolve([Matrix.input_to_hidden("weight_ih", "lstm", 12, 8)])
+    assert weight.structure.ranks == (2, 2, 2, 2, 2)
+
+
+@pytest.mark.parametrize("ranks", [0, (2, 0), True, 2.5, "two", (3, "x")])
+def test_a_rank_that_is_no_number_is_named(ranks):
+    with pytest.raises(ShapeError, match="`ranks` is one number"):
+        Plan.of("4x3:4x2", ranks)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), ["43", "42"], "4x3", ((4, 3), ()), ((4, 0), (2,)), 12])
+def test_modes_that_are_no_two_sides_are_named(shape):
+    with pytest.raises(ShapeError, match="`shape` is INPUT:OUTPUT"):
+        Plan.of(shape, 2)

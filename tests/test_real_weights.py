@@ -35,9 +35,9 @@ def test_phoneme_error_rate_before_and_after(g2p, tmp_path):
     checkpoint, words, chosen = g2p
     rates = {1: error_rate(dict(checkpoint.tensors()), words, chosen)}
     for ratio, rank in SVD_RANKS.items():
-        artifact = trcompress.decompose_checkpoint(checkpoint, Plan.of("256:768", f"1,{rank}"), init="tr-svd")
+        artifact = trcompress.decompose(checkpoint, Plan.of("256:768", f"1,{rank}"), init="tr-svd")
         path = trcompress.write_artifact(tmp_path / f"{ratio}.safetensors", artifact)
-        assert trcompress.make_report(path).compression_ratio == pytest.approx(ratio)
+        assert trcompress.report(path).compression_ratio == pytest.approx(ratio)
         rates[ratio] = error_rate(expanded(checkpoint, path), words, chosen)
     assert 5 < rates[1] < 12  # percent; about 9.7 on all 2,000 words
     assert rates[1] - 1 < rates[3] < rates[1] + 3
@@ -46,7 +46,7 @@ def test_phoneme_error_rate_before_and_after(g2p, tmp_path):
 
 def test_full_ranks_leave_every_decoded_word_as_it_was(g2p, tmp_path):
     checkpoint, words, chosen = g2p
-    artifact = trcompress.decompose_checkpoint(checkpoint, Plan.of("16x16:32x24", "full"), init="tr-svd")
+    artifact = trcompress.decompose(checkpoint, Plan.of("16x16:32x24", "full"), init="tr-svd")
     path = trcompress.write_artifact(tmp_path / "full.safetensors", artifact)
     tokens = words.tokens(chosen)
     assert decode(expanded(checkpoint, path), *tokens) == decode(dict(checkpoint.tensors()), *tokens)
@@ -54,7 +54,7 @@ def test_full_ranks_leave_every_decoded_word_as_it_was(g2p, tmp_path):
 
 def test_sileros_cell_step_for_step(tmp_path):
     checkpoint = trcompress.read_checkpoint(sample("silero_vad_16k.safetensors"))
-    artifact = trcompress.decompose_checkpoint(checkpoint, Plan.of("16x8:8x4x4", "full"), init="tr-svd")
+    artifact = trcompress.decompose(checkpoint, Plan.of("16x8:8x4x4", "full"), init="tr-svd")
     path = trcompress.write_artifact(tmp_path / "vad.safetensors", artifact)
     (ring,) = trcompress.load(path).values()
     dense = torch.nn.LSTMCell(128, 128)

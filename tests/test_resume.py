@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from trcompress.errors import InputFileError, OutputFileError, UsageError
+from trcompress.training.dense import train_dense
 from trcompress.training.display import NoDisplay
-from trcompress.training.finetune import finetune, train_dense
+from trcompress.training.finetune import finetune
 from trcompress.training.run_state import RunFolder, RunInterruptedError, RunState
 from trcompress.training.settings import FinetuneSettings
 

@@ -2,16 +2,26 @@
 
 checkpoint -> plan -> cores -> layer -> finetune -> artifact -> report
 
-Public names load on first use, so `import trcompress` and the command line's help do not pay for torch.
+Every verb of the command line is a function of the same name. Public names load on first use, so that
+`import trcompress` and the command line's help do not pay for torch; `__init__.pyi` tells type checkers the same.
 """
 
 from importlib import import_module
-from typing import Any
 
 from trcompress.version import __version__
 
-# name -> the module that defines it
+# name -> the module that defines it, with the name it has there where that is another
 _PUBLIC = {
+    "plan": "trcompress.search.plan",
+    "decompose": "trcompress.passes.decompose",
+    "finetune": "trcompress.training.finetune",
+    "evaluate": "trcompress.training.evaluate",
+    "bench": "trcompress.timing.bench",
+    "report": "trcompress.artifact.report:make_report",
+    "inspect": "trcompress.checkpoint",
+    "compress_": "trcompress.passes.compress",
+    "Artifact": "trcompress.artifact.file",
+    "NetworkSearch": "trcompress.search",
     "Plan": "trcompress.model.plan",
     "Rule": "trcompress.model.plan",
     "TensorRing": "trcompress.formats",
@@ -19,30 +29,30 @@ _PUBLIC = {
     "BlockTerm": "trcompress.formats",
     "TrcompressError": "trcompress.errors",
     "read_checkpoint": "trcompress.checkpoint",
-    "inspect": "trcompress.checkpoint",
-    "compress_": "trcompress.passes.compress",
-    "decompose_checkpoint": "trcompress.passes.compress",
     "read_artifact": "trcompress.artifact.file",
     "write_artifact": "trcompress.artifact.file",
     "save": "trcompress.artifact.save_load",
     "load": "trcompress.artifact.save_load",
     "load_": "trcompress.artifact.save_load",
-    "make_report": "trcompress.artifact.report",
     "TRLSTM": "trcompress.layers",
     "TRGRU": "trcompress.layers",
     "TRRNN": "trcompress.layers",
     "TRLSTMCell": "trcompress.layers",
     "TRGRUCell": "trcompress.layers",
     "TRRNNCell": "trcompress.layers",
+    "FinetuneSettings": "trcompress.training.settings",
+    "DistillSettings": "trcompress.training.settings",
+    "Wiring": "trcompress.network.classifier",
 }
 
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'trcompress' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    module, _, other = _PUBLIC[name].partition(":")
+    return getattr(import_module(module), other or name)
 
 
 def __dir__() -> list[str]:

@@ -10,13 +10,11 @@ from torch import nn
 
 from trcompress.errors import ShapeError, UsageError, nearest
 from trcompress.formats import FORMATS
+from trcompress.model.grammar import Ranks, Shape
 from trcompress.model.kinds import KINDS, kind_of_mode
 from trcompress.model.layer import ROLES, Layer
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import GATE_MODES, Plan, Rule, WeightPlan
-
-Shape = str | tuple[Sequence[int], Sequence[int]]
-Ranks = str | int | Sequence[int]
 
 
 def rule_of(shape: Shape, ranks: Ranks, gates: str = "fused", format: str = "tensor-ring", blocks: int = 2) -> Rule:
@@ -37,10 +35,7 @@ def rule_of(shape: Shape, ranks: Ranks, gates: str = "fused", format: str = "ten
         raise UsageError(f"gates must be one of {', '.join(GATE_MODES)}: got {gates!r}")
     if format not in FORMATS:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}: got {format!r}{nearest(format, [*FORMATS])}")
-    spelled = shape if isinstance(shape, str) else ":".join("x".join(map(str, side)) for side in shape)
-    numbers = str(ranks) if isinstance(ranks, int) else ranks
-    numbers = numbers if isinstance(numbers, str) else ",".join(map(str, numbers)) or "full"
-    return replace(Rule.parse(spelled, numbers, gates=gates), format=format, blocks=blocks)
+    return replace(Rule.parse(shape, ranks, gates=gates), format=format, blocks=blocks)
 
 
 def resolve(

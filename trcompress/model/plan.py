@@ -12,7 +12,7 @@ from math import prod
 
 from trcompress.errors import ShapeError, UsageError
 from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
-from trcompress.model.grammar import format_shape, parse_ranks, parse_shape
+from trcompress.model.grammar import Ranks, Shape, format_shape, parse_ranks, parse_shape
 from trcompress.model.matrix import Matrix, glob_matches
 
 GATE_MODES = ("fused", "per-gate")
@@ -116,8 +116,8 @@ class Rule:
     blocks: int = 2
 
     @classmethod
-    def parse(cls, shape: str, ranks: str, *, layer: str | None = None, gates: str = "fused") -> Rule:
-        """Read a rule from the command line's text.
+    def parse(cls, shape: Shape, ranks: Ranks, *, layer: str | None = None, gates: str = "fused") -> Rule:
+        """Read a rule from the command line's text, or from numbers.
 
         Raises:
             ShapeError: the text is not of the form `4x2:4x4` or `5,10`.
@@ -199,8 +199,8 @@ class Plan:
     rules: tuple[Rule, ...]
 
     @classmethod
-    def of(cls, shape: str, ranks: str, *, layer: str | None = None, gates: str = "fused") -> Plan:
-        """Build a plan of one rule from the command line's text; see `Rule.parse`."""
+    def of(cls, shape: Shape, ranks: Ranks, *, layer: str | None = None, gates: str = "fused") -> Plan:
+        """Build a plan of one rule, from the command line's text or from numbers; see `Rule.parse`."""
         return cls((Rule.parse(shape, ranks, layer=layer, gates=gates),))
 
     def resolve(self, matrices: Sequence[Matrix]) -> tuple[WeightPlan, ...]:

@@ -14,7 +14,7 @@ from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.model.header import Step
 from trcompress.model.layer import input_matrices
 from trcompress.model.plan import Plan
-from trcompress.passes.compress import assemble
+from trcompress.passes.assemble import assemble
 from trcompress.version import __version__
 
 

@@ -12,7 +12,7 @@ from trcompress.artifact.report import Report, make_report
 from trcompress.checkpoint import read_checkpoint
 from trcompress.data import DataSet
 from trcompress.network.classifier import Wiring
-from trcompress.passes.compress import decompose_checkpoint
+from trcompress.passes.assemble import decompose_checkpoint
 from trcompress.reproduce.classify import SPLIT_WORDS, ShareDisplay, how_chosen
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import check_input_size
@@ -21,8 +21,9 @@ from trcompress.reproduce.recipe_schema import Compression, PipelineRecipe
 from trcompress.reproduce.result import Findings, Row, Table
 from trcompress.reproduce.sequences import open_sequences
 from trcompress.search import search_network
+from trcompress.training.dense import train_dense
 from trcompress.training.evaluate import evaluate
-from trcompress.training.finetune import finetune, train_dense
+from trcompress.training.finetune import finetune
 from trcompress.util.progress import Progress, part_of
 
 

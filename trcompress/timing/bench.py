@@ -112,7 +112,8 @@ def bench(
     threads: int | None = None,
     device: str = "cpu",
     seconds: float = SECONDS,
-    **reading: Any,
+    kind: str | None = None,
+    skip_objects: bool = False,
 ) -> Bench:
     """Time a compressed model against its dense original, side by side in interleaved rounds.
 
@@ -125,7 +126,8 @@ def bench(
         threads: of PyTorch while measuring; None: as they are.
         device: where to measure.
         seconds: for each stack, batch size and mode.
-        **reading: how to read the baseline, `kind` and `skip_objects`; see `trcompress.read_checkpoint`.
+        kind: how to read the baseline's layers, see `trcompress.read_checkpoint`.
+        skip_objects: leave out Python objects beside the baseline's weights instead of refusing the file.
 
     Raises:
         UsageError: a size that is not positive.
@@ -137,7 +139,7 @@ def bench(
         41.9
     """
     _check_sizes(batches=batches, steps=[steps], seconds=[seconds], threads=[1 if threads is None else threads])
-    pair = open_pair(Path(artifact), Path(baseline), **reading)
+    pair = open_pair(Path(artifact), Path(baseline), kind=kind, skip_objects=skip_objects)
     place = torch.device(device)
     timings, memory = [], []
     with limited_threads(threads):

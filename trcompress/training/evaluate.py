@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def evaluate(
     wiring: Wiring | None = None,
     batch_size: int = 128,
     device: str = "auto",
-    **data_options: Any,
+    data_options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Measure an artifact or a dense checkpoint on a part of a data set.
 
@@ -93,7 +94,7 @@ def evaluate(
         wiring: how the file's parts form a classifier, where the file does not tell.
         batch_size: sequences at a time, all processes together.
         device: "auto", "cpu", "cuda".
-        **data_options: of `load_data`.
+        data_options: of `load_data`.
 
     Raises:
         UsageError: no such part, or the model does not fit the data.
@@ -104,7 +105,7 @@ def evaluate(
         0.975
     """
     with team(device) as crew:
-        data = data if isinstance(data, DataSet) else load_data(data, **data_options)
+        data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
         part = choose_split(data, split)
         classifier = _ready(model, wiring, data, crew)
         other = None if teacher is None else Teacher(_ready(teacher, wiring, data, crew), crew.device)

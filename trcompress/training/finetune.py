@@ -1,10 +1,11 @@
-"""Training a compressed model end to end, or a dense one from scratch: files in, files out.
+"""Training a compressed model end to end: files in, files out.
 
 The loop itself is `trcompress.training.loop`; what is trained for is `trcompress.training.learner`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from trcompress.artifact.file import Artifact, write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.errors import UsageError
 from trcompress.model.header import Step
-from trcompress.network.classifier import Classifier, Wiring, dense_classifier
+from trcompress.network.classifier import Classifier, Wiring
 from trcompress.network.model_file import ModelFile, open_model
 from trcompress.network.read_classifier import read_classifier
 from trcompress.training.display import Display
@@ -23,8 +24,8 @@ from trcompress.training.job import Evaluations, Job, Outputs, describe_run, fil
 from trcompress.training.learner import hidden_misfit
 from trcompress.training.loop import total_epochs
 from trcompress.training.parameters import redraw
-from trcompress.training.run_state import RunState, write_tensors
-from trcompress.training.settings import FinetuneSettings
+from trcompress.training.run_state import RunState
+from trcompress.training.settings import DistillSettings, FinetuneSettings, combined
 from trcompress.training.teacher import Teacher
 from trcompress.version import __version__
 
@@ -73,12 +74,34 @@ def finetune(
     *,
     teacher: str | Path | None = None,
     settings: FinetuneSettings | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    core_lr_scale: float | None = None,
+    weight_decay: float | None = None,
+    warmup_epochs: float | None = None,
+    clip: float | None = None,
+    dropout: float | None = None,
+    input_dropout: float | None = None,
+    label_smoothing: float | None = None,
+    patience: int | None = None,
+    accumulate: int | None = None,
+    amp: str | None = None,
+    seed: int | None = None,
+    freeze: str | Sequence[str] | None = None,
+    class_weights: str | Sequence[float] | None = None,
+    distill: DistillSettings | Mapping[str, Any] | None = None,
+    start: str | None = None,
+    start_epochs: int | None = None,
+    start_lr: float | None = None,
+    device: str | None = None,
+    teacher_device: str | None = None,
     wiring: Wiring | None = None,
+    data_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
     display: Display | None = None,
-    **data_options: Any,
 ) -> FinetuneResult:
     """Train a compressed model end to end; write the best by validation, never by test.
 
@@ -89,13 +112,36 @@ def finetune(
         data: what `trcompress.data.load_data` takes, or a data set.
         out: the trained artifact; default: `ARTIFACT` with the ending `.tuned.safetensors`.
         teacher: the dense checkpoint to learn from.
-        settings: how to train.
+        settings: how to train, as one object; the keywords from here to `wiring` change single ones, and mean what
+            they mean in `FinetuneSettings`.
+        epochs: passes over the training part.
+        batch_size: sequences per batch, all processes together.
+        lr: peak learning rate of AdamW.
+        core_lr_scale: learning rate of cores, relative to all other weights.
+        weight_decay: of weights and cores.
+        warmup_epochs: linear warm-up; then a cosine to zero.
+        clip: largest norm of the gradient; 0 is off.
+        dropout: before the head, and between layers.
+        input_dropout: of the inputs, in training.
+        label_smoothing: share of the target spread over all classes.
+        patience: stop after so many epochs without a better validation result; 0 is off.
+        accumulate: batches per optimizer step.
+        amp: "off", "bf16" or "fp16".
+        seed: of everything random.
+        freeze: "hh", "head" or both.
+        class_weights: "none", "balanced", or one number per class.
+        distill: loss weights where there is a teacher.
+        start: "artifact", "layerwise" or "scratch".
+        start_epochs: epochs of the layerwise fit.
+        start_lr: peak learning rate of the layerwise fit.
+        device: "auto", "cpu", "cuda", ...
+        teacher_device: where the teacher runs; "same": with the model.
         wiring: how the file's parts form a classifier, where the file does not tell.
+        data_options: of `load_data`.
         resume: go on where an interrupted run to the same `out` stopped.
         overwrite: replace `out`, and the state of an interrupted run.
         command: how the user asked for this, kept in the lineage.
         display: what is shown meanwhile.
-        **data_options: of `load_data`.
 
     Raises:
         UsageError: settings, model, teacher and data do not fit together.
@@ -104,15 +150,16 @@ def finetune(
         RunInterruptedError: Ctrl-C or SIGTERM; whole epochs are saved.
 
     Example:
-        >>> finetune("model.tr.safetensors", "data.npz", teacher="model.pt").metrics  # doctest: +SKIP
+        >>> finetune("model.tr.safetensors", "data.npz", teacher="model.pt", epochs=20).metrics  # doctest: +SKIP
         {'accuracy_after': 0.975, ...}
     """
-    settings, artifact = settings or FinetuneSettings(), Path(artifact)
+    named = {name: value for name, value in locals().items() if name in FinetuneSettings.model_fields}
+    settings, artifact = combined(settings, named), Path(artifact)
     outputs = Outputs(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
     outputs.check(inputs, resume=resume, overwrite=overwrite)
     with resumable(outputs), team(settings.device) as crew:
-        data = data if isinstance(data, DataSet) else load_data(data, **data_options)
+        data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
         file = open_model(artifact)
         if file.artifact is None:
             raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
@@ -128,68 +175,7 @@ def finetune(
         if crew.writes:
             step = _step(settings, identity, command)
             write_artifact(outputs.model, _updated(file.artifact, student, step, metrics), overwrite=True)
-        return _close(job, state, metrics, evaluations)
-
-
-def train_dense(
-    data: str | Path | DataSet,
-    out: str | Path,
-    *,
-    kind: str = "lstm",
-    hidden_size: int = 128,
-    layers: int = 1,
-    bidirectional: bool = False,
-    readout: str = "final",
-    settings: FinetuneSettings | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    display: Display | None = None,
-    **data_options: Any,
-) -> FinetuneResult:
-    """Train a dense classifier from scratch: `rnn` (torch.nn.LSTM, GRU or RNN) and `fc`, by the same loop.
-
-    Args:
-        data: what `trcompress.data.load_data` takes, or a data set.
-        out: the checkpoint, a `.safetensors` file of plain tensors.
-        kind: "lstm", "gru" or "rnn".
-        hidden_size: hidden units per direction.
-        layers: recurrent layers.
-        bidirectional: both directions.
-        readout: what the head sees, see `Wiring`; it is not kept in the file.
-        settings: how to train; distillation and starts do not apply.
-        resume: go on where an interrupted run to the same `out` stopped.
-        overwrite: replace `out`, and the state of an interrupted run.
-        display: what is shown meanwhile.
-        **data_options: of `load_data`.
-
-    Raises:
-        UsageError, InputFileError, OutputFileError, RunInterruptedError: see `finetune`.
-    """
-    settings, outputs = settings or FinetuneSettings(), Outputs(Path(out))
-    outputs.check([], resume=resume, overwrite=overwrite)
-    shape = {"kind": kind, "hidden_size": hidden_size, "layers": layers, "bidirectional": bidirectional}
-    wiring = Wiring(readout=readout)
-    with resumable(outputs), team(settings.device) as crew:
-        data = data if isinstance(data, DataSet) else load_data(data, **data_options)
-        student = dense_classifier(
-            data.input_size,
-            len(data.classes),
-            kind=kind,
-            hidden_size=hidden_size,
-            layers=layers,
-            bidirectional=bidirectional,
-            dropout=settings.dropout,
-            readout=readout,
-        )
-        redraw(student, settings.seed)
-        student.module.to(crew.device)
-        identity = describe_run(settings, data, wiring) | {"network": shape}
-        job = Job(student, data, settings, crew, outputs, identity, None, resume, display)
-        state = job.train()
-        metrics, evaluations = job.metrics(state)
-        if crew.writes:
-            write_tensors(outputs.model, student.file_tensors(), {"format": "pt"})
-        return _close(job, state, metrics, evaluations)
+        return close(job, state, metrics, evaluations)
 
 
 def _filled_in(settings: FinetuneSettings, student: Classifier, guide: Teacher | None) -> FinetuneSettings:
@@ -253,7 +239,8 @@ def _updated(artifact: Artifact, student: Classifier, step: Step, metrics: dict[
     return Artifact(tensors, header)
 
 
-def _close(job: Job, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:
+def close(job: Job, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:
+    """Write the record of a run, and tell what it came to."""
     how = "kept the best epoch by validation" if job.data.validation else "no validation part: kept the last epoch"
     notes = (*job.student.notes, job.data.split_note, *job.data.notes, how)
     job.close(state, metrics, evaluations, notes)

@@ -126,6 +126,20 @@ def read_settings(values: Mapping[str, Any]) -> FinetuneSettings:
         raise UsageError(f"training settings must be known and within range: {'; '.join(faults)}") from error
 
 
+def combined(settings: FinetuneSettings | None, named: Mapping[str, Any]) -> FinetuneSettings:
+    """Lay settings given by name over a whole set; None leaves one as it is.
+
+    Raises:
+        UsageError: a value is out of range; all are listed.
+
+    Example:
+        >>> combined(FinetuneSettings(epochs=9), {"lr": 0.1, "epochs": None}).epochs
+        9
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    return read_settings({**(settings.model_dump() if settings else {}), **given})
+
+
 def _fault(fault: Any) -> str:
     path = [str(part) for part in fault["loc"]]
     model = DistillSettings if path[:1] == ["distill"] and len(path) > 1 else FinetuneSettings

@@ -1,0 +1,154 @@
+"""`decompose_checkpoint`: dense weights of a checkpoint file to cores, as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcompress.artifact.file import Artifact
+from trcompress.artifact.save_load import describe_weight
+from trcompress.checkpoint import Checkpoint, read_checkpoint
+from trcompress.decomposition.weight import (
+    CompressedWeight,
+    decompose_weight,
+    gate_sources,
+    weight_source,
+)
+from trcompress.errors import UsageError
+from trcompress.formats import TensorRing
+from trcompress.model.header import Header, Source, Step
+from trcompress.model.layer import input_matrices
+from trcompress.model.plan import Plan
+from trcompress.util.progress import Progress, part_of
+from trcompress.version import __version__
+
+
+def decompose_checkpoint(
+    checkpoint: str | Path | Checkpoint,
+    plan: Plan,
+    *,
+    init: str = "tr-als",
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    command: str = "",
+    warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Artifact:
+    """Compress the recurrent weights of a checkpoint file.
+
+    Args:
+        checkpoint: the dense checkpoint, or its path.
+        plan: what to replace and how.
+        init: "tr-als", "tr-svd" or "random".
+        seed: of the random starts.
+        dtype: of the cores; the weight's own by default.
+        command: how the user asked for this, kept in the lineage.
+        warm_starts: cores to start from, by weight; the planner's, for instance.
+        progress: called with (what, fraction done).
+        settings: passed on to `trcompress.decomposition.decompose`: `device`, ...
+
+    Returns:
+        The artifact, not yet written: cores in place of the weights, every other tensor as it was.
+
+    Raises:
+        InputFileError: the file cannot be read, or a weight holds NaN or Inf.
+        UsageError: the plan matches no weight.
+        ShapeError: a weight does not fit its modes.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = read_checkpoint(checkpoint)
+    plans = plan.resolve(input_matrices(checkpoint.layers))
+    found = []
+    for done, weight in enumerate(plans):
+        options = {
+            "init": init,
+            "seed": seed,
+            "progress": part_of(progress, weight.name, done, len(plans)),
+            **settings,
+        }
+        if warm_starts and warm_starts.get(weight.name):
+            options["warm_start"] = warm_starts[weight.name]
+        found.append(decompose_weight(weight, weight_source(checkpoint, weight.matrix), **options))
+    step = Step(verb="decompose", command=command, seed=seed, version=__version__)
+    return assemble(checkpoint, found, step, dtype=dtype)
+
+
+def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Plan:
+    """Give the rings of a plan the smallest ranks whose TR-SVD stays within a relative error.
+
+    Args:
+        checkpoint: the dense checkpoint.
+        plan: which weights, and their modes; its ranks are ignored.
+        max_error: largest ||W - W_hat|| / ||W|| of every weight.
+
+    Raises:
+        UsageError: the error is not between 0 and 1.
+    """
+    from trcompress.decomposition import tr_svd_max_error
+
+    if not 0 < max_error < 1:
+        raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
+    rules = []
+    for weight in plan.resolve(input_matrices(checkpoint.layers)):
+        modes = weight.structure.in_modes, weight.structure.out_modes
+        matrices = gate_sources(weight, weight_source(checkpoint, weight.matrix))
+        rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
+        ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
+        rules.append(replace(weight, structure=TensorRing(*modes, ranks)).rule)
+    return Plan(tuple(rules))
+
+
+def assemble(
+    checkpoint: Checkpoint,
+    found: Sequence[CompressedWeight],
+    step: Step,
+    *,
+    dtype: torch.dtype | None = None,
+    changed: Mapping[str, Tensor] | None = None,
+) -> Artifact:
+    """Put cores in place of the weights they stand for, and describe the whole.
+
+    Args:
+        checkpoint: the dense checkpoint.
+        found: the compressed weights.
+        step: how they were found, for the lineage.
+        dtype: of the cores; the weight's own by default.
+        changed: other tensors to replace (corrected biases), by key; all the rest stays as it was.
+    """
+    cores: dict[str, Tensor] = {}
+    weights = []
+    for one in found:
+        own = dtype or getattr(torch, checkpoint.dtypes[one.plan.name])
+        cores |= {f"{one.plan.name}.core.{k}": core.to("cpu", own).contiguous() for k, core in enumerate(one.cores)}
+        measured = {"init": one.init, "error": one.error, "bound": one.bound, "notes": one.notes}
+        dtype_name = str(own).removeprefix("torch.")
+        weights.append(
+            describe_weight(one.plan.name, one.plan, dtype=dtype_name, candidates=one.candidates, **measured)
+        )
+    replaced = {one.plan.name for one in found}
+    kept = {key: checkpoint.tensor(key) for key in checkpoint.shapes if key not in replaced}
+    header = Header(
+        layers=checkpoint.layers,
+        weights=tuple(weights),
+        source=_describe_source(checkpoint),
+        shared=tuple(group for group in checkpoint.shared if not replaced & set(group)),
+        lineage=(step,),
+    )
+    return Artifact(kept | dict(changed or {}) | cores, header)
+
+
+def _describe_source(checkpoint: Checkpoint) -> Source:
+    return Source(
+        file=checkpoint.path.name,
+        sha256=checkpoint.sha256,
+        size_bytes=checkpoint.size_bytes,
+        tensor_bytes=checkpoint.tensor_bytes,
+        format=checkpoint.format,
+        notes=tuple(checkpoint.notes),
+    )

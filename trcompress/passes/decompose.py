@@ -1,0 +1,183 @@
+"""`trcompress.decompose`: a dense checkpoint in, an artifact out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.checkpoint import Checkpoint, read_checkpoint
+from trcompress.errors import UsageError
+from trcompress.model.plan import Plan
+from trcompress.passes.assemble import decompose_checkpoint, ranks_for_error
+from trcompress.passes.calibrated import decompose_calibrated
+from trcompress.search.plan import plan as search_plan
+from trcompress.util.files import check_output
+from trcompress.util.progress import Progress
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and what a search for it left behind.
+
+    Args:
+        plan: which weights, and their rings.
+        warm_starts: cores to begin from, by weight.
+        notes: what was decided, in words.
+    """
+
+    plan: Plan
+    warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def decompose(
+    checkpoint: str | Path | Checkpoint,
+    plan: Plan | Choice | None = None,
+    out: str | Path | None = None,
+    *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    layer: str = "*",
+    calibrate: str | Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    head: str | None = None,
+    readout: str | None = None,
+    refine: int = 0,
+    init: str = "tr-als",
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    kind: str | None = None,
+    skip_objects: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Artifact:
+    """Turn the recurrent layers of a dense checkpoint into tensor rings.
+
+    Args:
+        checkpoint: the dense checkpoint, or its path.
+        plan: what to replace and how; or leave it out and give a goal.
+        out: where to write the artifact; None keeps it in memory.
+        target_ratio: a goal, see `trcompress.plan`; with a plan, only `max_error` goes, and sets its ranks.
+        max_error: a goal, see `trcompress.plan`.
+        max_params: a goal, see `trcompress.plan`.
+        layer: glob over the weights that a goal is for.
+        calibrate: inputs of the network, to choose cores by what its outputs do.
+        data_options: how to read `calibrate`.
+        head: key of the linear layer over the last stack; found by its shape where omitted.
+        readout: outputs that count, "final" or "every".
+        refine: gradient steps that then match the dense network; needs `calibrate`.
+        init: how cores are found: "tr-als", "tr-svd" or "random".
+        dtype: of the cores; the weight's own by default.
+        device: where to compute; None: where the weight is.
+        kind: how to read recurrent layers, see `read_checkpoint`.
+        skip_objects: leave out Python objects beside the weights instead of refusing the file.
+        seed: of everything random.
+        overwrite: replace `out`.
+        command: how the user asked for this, kept in the lineage.
+        progress: called with (what, fraction done).
+
+    Returns:
+        The artifact: cores in place of the weights, every other tensor as it was.
+
+    Raises:
+        InputFileError: the file cannot be read, or a weight holds NaN or Inf.
+        UsageError: no plan and no goal, or both; or the plan matches no weight.
+        ShapeError: a weight does not fit its modes.
+        OutputFileError: `out` exists or cannot be written.
+
+    Example:
+        >>> decompose("model.pt", Plan.of("8x8:4x4", 5), "model.tr.safetensors")  # doctest: +SKIP
+        Artifact(...)
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
+    if out is not None:
+        out = check_output(out, overwrite=overwrite, keep=(checkpoint.path,))
+    check_data(calibrate, refine, init)
+    data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout}
+    if not isinstance(plan, Choice):
+        goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
+        plan = choose(
+            checkpoint, plan, **goals, layer=layer, calibrate=calibrate, **data, seed=seed, progress=progress
+        )
+    given: dict[str, Any] = {"init": init, "seed": seed, "dtype": dtype, "device": device, "command": command}
+    given |= {"warm_starts": plan.warm_starts, "progress": progress}
+    if calibrate is None:
+        artifact = decompose_checkpoint(checkpoint, plan.plan, **given)
+    else:
+        artifact = decompose_calibrated(
+            checkpoint, plan.plan, calibrate, **given, **data, refine_steps=refine, plan_notes=plan.notes
+        )
+    if out is not None:
+        artifact.path = write_artifact(out, artifact, overwrite=overwrite)
+    return artifact
+
+
+def choose(
+    checkpoint: Checkpoint,
+    plan: Plan | None = None,
+    *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    layer: str = "*",
+    calibrate: str | Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    head: str | None = None,
+    readout: str | None = None,
+    seed: int = 0,
+    time_budget: float | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """Settle on a plan: the one given, its ranks set by `max_error`, or one searched for under a goal.
+
+    Raises:
+        UsageError: neither a plan nor a goal, or a plan with a goal that it cannot take.
+    """
+    goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
+    given = [name for name, value in goals.items() if value is not None]
+    if plan is not None:
+        if given == ["max_error"] and max_error is not None:
+            return Choice(ranks_for_error(checkpoint, plan, max_error))
+        if given:
+            raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
+        return Choice(plan)
+    if not given:
+        raise UsageError(
+            "decompose needs `shape` and `ranks` (a plan), or a goal such as `target_ratio=25`; "
+            "`trcompress inspect CKPT` suggests a goal"
+        )
+    found = search_plan(
+        checkpoint,
+        **goals,
+        layer=layer,
+        calibrate=calibrate,
+        data_options=data_options,
+        head=head,
+        readout=readout,
+        seed=seed,
+        time_budget=time_budget,
+        progress=progress,
+    )
+    return Choice(found.plan, {one.matrix.key: one.cores for one in found.weights}, found.notes)
+
+
+def check_data(calibrate: str | Path | None, refine: int, init: str) -> None:
+    """Refuse what does not go together, before any search.
+
+    Raises:
+        UsageError: steps of refinement without data, or an init that leaves calibration nothing to choose.
+    """
+    if calibrate is None and refine:
+        raise UsageError("`refine` goes with `calibrate`: name the inputs to match the dense network on")
+    if calibrate is not None and init != "tr-als":
+        raise UsageError(f"`calibrate` chooses among TR-ALS candidates: leave out `init={init}`")
