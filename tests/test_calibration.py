@@ -20,7 +20,6 @@ from trcompress.calibration.select import Candidate, rank
 from trcompress.calibration.sensitivity import gate_sensitivity
 from trcompress.calibration.sequences import flat_rows
 from trcompress.calibration.share import share_ranks, two_mode
-from trcompress.calibration.sketch import Sketch, weighted_moments
 from trcompress.calibration.solve import solve, two_mode_factors
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition import InMemoryMatrix
@@ -33,6 +32,7 @@ from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, WeightPlan
 from trcompress.network.model_file import of_checkpoint
+from trcompress.network.moments import Sketch, weighted_moments
 from trcompress.passes.calibrated import decompose_calibrated
 
 CALIBRATED = ("rnn.bias_ih_l0", "rnn.bias_ih_l1")
@@ -79,7 +79,7 @@ def plans_of(checkpoint, plan):
 @pytest.mark.parametrize("keep", [None, 24])
 def test_sketch_holds_the_moments(keep, monkeypatch):
     if keep:
-        monkeypatch.setattr("trcompress.calibration.sketch.EXACT_WIDTH", 10)
+        monkeypatch.setattr("trcompress.network.moments.EXACT_WIDTH", 10)
     x = torch.from_numpy(narrow_inputs(50, 4, 30, 10)).flatten(0, 1)
     sketch = Sketch(30, keep or 512)
     for block in x.split(17):
@@ -92,7 +92,7 @@ def test_sketch_holds_the_moments(keep, monkeypatch):
 
 
 def test_sketch_that_is_too_narrow_keeps_the_strongest_directions(monkeypatch):
-    monkeypatch.setattr("trcompress.calibration.sketch.EXACT_WIDTH", 10)
+    monkeypatch.setattr("trcompress.network.moments.EXACT_WIDTH", 10)
     torch.manual_seed(0)
     x = torch.randn(400, 40) * torch.logspace(0, -3, 40)
     sketch = Sketch(40, 12)

@@ -19,10 +19,10 @@ from trcompress.calibration.reading import CalibrationData, read_calibration
 from trcompress.calibration.select import Candidate, Choice, choose, replaced
 from trcompress.calibration.sensitivity import gate_sensitivity, unit_input
 from trcompress.calibration.sequences import flat_rows
-from trcompress.calibration.sketch import InputMoments, Sketch, weighted_moments
 from trcompress.checkpoint import Checkpoint
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.network.model_file import of_checkpoint
+from trcompress.network.moments import InputMoments, Sketch, weighted_moments
 from trcompress.util.progress import Progress
 
 HELD_OUT = 0.25

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trcompress.calibration.sketch import InputMoments
+from trcompress.network.moments import InputMoments
 
 RIDGES = (0.0, 0.1, 1.0)
 MIDDLE = (0.1,)

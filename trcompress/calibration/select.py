@@ -13,11 +13,11 @@ from trcompress.calibration.feeds import TokenFeed
 from trcompress.calibration.metrics import MIDDLE, RIDGES, Metric, candidates
 from trcompress.calibration.network import Network, Unit
 from trcompress.calibration.outputs import Exam
-from trcompress.calibration.sketch import InputMoments
 from trcompress.calibration.solve import is_two_mode, ring_of, solve
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.model.grammar import format_shape
+from trcompress.network.moments import InputMoments
 
 GAIN_PLAIN = 0.95
 """Another candidate in the plain metric (a corrected bias, another structure) must have at most this share of the

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trcompress.errors import InputFileError
+
 EXACT_WIDTH = 1024
 """Up to so many inputs the moments are kept exactly, as an (I, I) matrix."""
 KEPT_ROWS = 512
-"""Rows that stand for wider inputs."""
+"""Rows that stand for wider inputs, at most."""
+KEPT_VALUES = 1 << 23
+"""Values of those rows, at most: 64 MB in float64."""
+BLOCK_ROWS = 4096
+"""Inputs that are turned into float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Sketch:
     Args:
         width: I.
         keep: rows kept where the width is above `EXACT_WIDTH`.
+        device: where sums are kept; moments are given on the CPU.
 
     Example:
         >>> sketch = Sketch(2)
@@ -47,20 +54,21 @@ class Sketch:
         ([2.0, 0.0], 1.0)
     """
 
-    def __init__(self, width: int, keep: int = KEPT_ROWS) -> None:
-        self._keep = keep
+    def __init__(self, width: int, keep: int = KEPT_ROWS, device: torch.device | str | None = None) -> None:
+        self._keep = max(1, min(keep, KEPT_VALUES // width))
         self._count = 0
-        self._sum = torch.zeros(width, dtype=torch.float64)
-        self._gram = torch.zeros(width, width, dtype=torch.float64) if width <= EXACT_WIDTH else None
-        self._rows = torch.zeros(0, width)
+        self._sum = torch.zeros(width, dtype=torch.float64, device=device)
+        self._gram = torch.zeros(width, width, dtype=torch.float64, device=device) if width <= EXACT_WIDTH else None
+        self._rows = torch.zeros(0, width, device=device)
 
     def add(self, inputs: Tensor) -> None:
         """Take in some inputs, (n, I)."""
         self._count += len(inputs)
         self._sum += inputs.sum(0, dtype=torch.float64)
         if self._gram is not None:
-            exact = inputs.double()
-            self._gram.addmm_(exact.t(), exact)
+            for block in inputs.split(BLOCK_ROWS):
+                exact = block.double()
+                self._gram.addmm_(exact.t(), exact)
             return
         for block in inputs.float().split(self._keep):
             self._rows = torch.cat([self._rows, block])
@@ -68,12 +76,20 @@ class Sketch:
                 self._rows = _strongest(self._rows, self._keep)
 
     def moments(self) -> InputMoments:
-        """What was seen so far."""
-        mean = self._sum / self._count
+        """What was seen so far.
+
+        Raises:
+            InputFileError: NaN or Inf was among it.
+        """
+        mean = self._sum.cpu() / self._count
+        if not bool(torch.isfinite(mean).all()):
+            raise InputFileError(
+                "what reaches a recurrent layer must be finite: the calibration data gives NaN or Inf"
+            )
         if self._gram is not None:
-            second = self._gram / self._count
+            second = self._gram.cpu() / self._count
             return InputMoments(mean, _root(second), _root(second - torch.outer(mean, mean)), self._count)
-        rows = _strongest(self._rows, self._keep).double() / self._count**0.5
+        rows = _strongest(self._rows, self._keep).cpu().double() / self._count**0.5
         return InputMoments(mean, rows, _without_mean(rows, mean), self._count)
 
 
