@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from counting import input_side_operations, operations, saved_bytes
 from peers import CONTENDERS, HIDDEN, INPUTS, install
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +25,7 @@ from torch import nn
 
 from trcompress.util.files import write_text
 from trcompress.util.machine import this_machine
-from trcompress.util.memory import peak_extra_bytes, status_bytes
+from trcompress.util.memory import peak_extra_bytes, saved_bytes, status_bytes
 from trcompress.util.timing import side_by_side
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench-layers.json"
@@ -126,8 +125,7 @@ def show_memory(report: dict[str, Any]) -> None:
     kernel = report["saved_bytes"][KERNEL]
     table.add_row(KERNEL, f"{kernel / 1e6:,.1f} MB", f"{kernel / x_bytes:.1%}")
     console.print(table)
-    console.print("kept beside the input, the parameters, and the layer's own buffers of merged cores")
-    console.print(f"operations dispatched in a training step: {report['operations']}")
+    console.print("kept beside the input and the parameters")
     console.print(f"evaluated as {report['chosen']}")
 
 
@@ -141,8 +139,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found["saved_bytes"] = {
         name: saved_bytes(lambda model=model: model(x), [x, *model.parameters()]) for name, model in models.items()
     } | {KERNEL: saved_bytes(lambda: kernel(z), [z, *kernel.parameters()])}
-    found["operations"] = {name: len(operations(models[name], x)) for name in (OURS, DENSE, TEDNET)}
-    found["operations"] |= {"TRLSTM's input side": len(input_side_operations(models[OURS], x))}
     return found | {"input_bytes": x.nbytes, "memory": peaks(options) if x.device.type == "cpu" else {}}
 
 

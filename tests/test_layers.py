@@ -37,7 +37,6 @@ CELL_PAIRS = [(TRLSTMCell, nn.LSTMCell), (TRGRUCell, nn.GRUCell), (TRRNNCell, nn
 @given(cases())
 def test_equals_torch(case):
     compare(case)
-    compare(case)  # again: layers keep what they prepared
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -86,7 +85,7 @@ def test_cells_equal_torch(ring_type, dense_type, strategy):
             assert_close(ring(x, hx), dense(x, hx), 1e-10)
 
 
-def test_a_cells_loop_merges_once():
+def test_a_cells_loop_has_the_gradients_of_the_dense_one():
     ring = TRGRUCell(12, 8, shape="3x4:2x4", ranks=2, dtype=torch.float64)
     dense = to_dense_module(ring)
     hx, want = (torch.zeros(3, 8, dtype=torch.float64) for _ in range(2))
@@ -95,8 +94,6 @@ def test_a_cells_loop_merges_once():
     carried = torch.autograd.grad(want.sum(), [dense.weight_ih])
     expected = torch.autograd.grad(ring.weight_ih.to_dense(), list(ring.weight_ih.core), carried)
     assert_close(torch.autograd.grad(hx.sum(), list(ring.weight_ih.core)), expected, 1e-10)
-    first = ring.weight_ih.weight()
-    assert ring.weight_ih.weight() is first
 
 
 @pytest.mark.parametrize("make", [TRLinear, TTLinear])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import counting
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trcompress.layers import TRLSTM, to_dense_module
+from trcompress.layers.evaluation import DENSE
 from trcompress.layers.evaluation.cost import Use, choose, dense_estimate, estimates
-from trcompress.layers.evaluation.evaluate import DENSE
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
+from trcompress.util.memory import saved_bytes
 
 FLAGSHIP = "4x2x5x8x6x5x3x2:4x4x2x4x2"
 
@@ -22,35 +23,49 @@ def flagship():
     return TRLSTM(57600, 256, shape=FLAGSHIP, ranks="5,10"), torch.randn(6, 16, 57600)
 
 
-def test_a_training_step_dispatches_few_operations(flagship):
-    layer, x = flagship
-    assert 20 < len(counting.input_side_operations(layer, x)) < 60
-    longer = x.reshape(16, 6, -1)  # more steps than go by hand: the rest is PyTorch's kernel
-    small, z = nn.LSTM(50, 256), torch.randn(16, 6, 50, requires_grad=True)
-    assert len(counting.operations(layer, longer)) - len(counting.operations(small, z)) < 60
+class Counter(TorchDispatchMode):
+    """Counts the operations that PyTorch dispatches."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
 
 
-def test_the_input_is_nearly_all_that_autograd_keeps(flagship):
-    layer, x = flagship
-    assert 0.02 * x.nbytes < counting.saved_bytes(lambda: layer(x), [x]) < 0.05 * x.nbytes
-    dense = nn.LSTM(57600, 256)
-    assert counting.saved_bytes(lambda: dense(x), [x, *dense.parameters()]) > 0.07 * x.nbytes
-
-
-def test_merged_cores_are_kept_only_for_an_input_that_wants_its_gradient(flagship):
-    layer, x = flagship
-    without = counting.saved_bytes(lambda: layer(x), [x, *layer.parameters()])
-    x = x.clone().requires_grad_()
-    assert counting.saved_bytes(lambda: layer(x), [x, *layer.parameters()]) > without + 4 * 25 * 1440
-
-
-def test_what_training_keeps_beside_the_cores_is_told(flagship):
-    layer, x = flagship
-    for _ in range(3):
+def dispatched(layer, x):
+    with Counter() as counter:
         layer(x)[0].sum().backward()
-        with torch.no_grad():
-            layer.weight_ih_l0.core[0].mul_(1.0)
-        assert layer.weight_ih_l0.kept_bytes == 4 * (7200 * 32 + 1024 * 64 + 256 * 64)
+    return counter.calls
+
+
+def test_a_training_step_dispatches_few_operations(flagship):
+    """Thirteen cores are merged in ten joins; each takes a product forward, two back, and views."""
+    layer, x = flagship
+    small, z = nn.LSTM(50, 256), torch.randn(6, 16, 50, requires_grad=True)
+    assert dispatched(layer, x) - dispatched(small, z) < 300
+
+
+def test_autograd_keeps_less_than_an_eighth_of_the_input_beside_it(flagship):
+    layer, x = flagship
+    kept = saved_bytes(lambda: layer(x), [x, *layer.parameters()])
+    assert 0.02 * x.nbytes < kept < 0.12 * x.nbytes
+    dense = nn.LSTM(57600, 256)
+    assert saved_bytes(lambda: dense(x), [x, *dense.parameters()]) > 0.07 * x.nbytes
+
+
+def test_merged_cores_are_saved_only_for_an_input_that_wants_its_gradient(flagship):
+    layer, x = flagship
+    without = saved_bytes(lambda: layer(x), [x, *layer.parameters()])
+    x = x.clone().requires_grad_()
+    assert saved_bytes(lambda: layer(x), [x, *layer.parameters()]) > without + 4 * 25 * 1440
+
+
+def test_nothing_is_kept_between_calls_with_gradients(flagship):
+    layer, x = flagship
+    for _ in range(2):
+        layer(x)[0].sum().backward()
+        assert layer.weight_ih_l0.kept_bytes == 0
 
 
 def plan_of(inputs, hidden, shape, ranks, kind="lstm"):
@@ -93,4 +108,5 @@ def test_eval_materialises_what_is_cheaper_dense():
     with torch.no_grad():
         torch.testing.assert_close(layer(x)[0], to_dense_module(layer)(x)[0], atol=1e-5, rtol=0)
     assert layer.strategy.chosen == {"weight_ih_l0": "dense"}
-    assert layer.weight_ih_l0.kept_bytes == 4 * 64 * 256
+    copied = sum(core.numel() for core in layer.weight_ih_l0.core)
+    assert layer.weight_ih_l0.kept_bytes == 4 * (64 * 256 + copied)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from layer_cases import assert_close, tensors
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 
 from trcompress.errors import ShapeError, UsageError
@@ -22,86 +23,6 @@ from trcompress.layers.evaluation import STRATEGIES
 def small(kind=TRLSTM, **options):
     torch.manual_seed(0)
     return kind(12, 8, **{"shape": "3x4:2x4", "ranks": "2,3"} | options)
-
-
-CHANGES = {
-    "no_grad": lambda core: core.mul_(2),
-    "copy_": lambda core: core.copy_(torch.randn_like(core)),
-    "data": lambda core: core.data.mul_(2),
-    "data view": lambda core: core.data[0].zero_(),
-    "set data": lambda core: setattr(core, "data", core.data * 2),
-    "detach": lambda core: core.detach().add_(1),
-    "init": lambda core: nn.init.ones_(core),
-}
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("training", [False, True])
-def test_never_stale(strategy, change, training):
-    layer, x = small().train(training), torch.randn(5, 3, 12)
-    layer.strategy = strategy
-    with torch.no_grad():
-        layer(x)
-        before = layer(x)
-        for _ in range(3):
-            CHANGES[change](layer.weight_ih_l0.core[1])
-            after = layer(x)
-        assert_close(after, to_dense_module(layer)(x), 1e-5)
-        assert not torch.allclose(after[0], before[0])
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_never_stale_through_held_aliases(strategy):
-    layer, x = small().eval(), torch.randn(5, 3, 12)
-    layer.strategy = strategy
-    alias = layer.weight_ih_l0.core[2].data
-    with torch.no_grad():
-        for _ in range(3):
-            layer(x)
-            alias.mul_(2)
-            assert_close(layer(x), to_dense_module(layer)(x), 1e-5)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize("foreach", [False, True])
-def test_never_stale_after_optimizer_steps_in_eval_mode(strategy, optimizer, foreach):
-    layer, x = small().eval(), torch.randn(5, 3, 12)
-    layer.strategy = strategy
-    steps = optimizer(layer.parameters(), lr=0.1, foreach=foreach)
-    for _ in range(3):
-        with torch.inference_mode():
-            layer(x)
-        steps.zero_grad()
-        layer(x)[0].sum().backward()
-        steps.step()
-        with torch.no_grad():
-            assert_close(layer(x), to_dense_module(layer)(x), 1e-5)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_never_stale_after_loads_and_moves(strategy):
-    layer, other, x = small().eval(), small().eval(), torch.randn(5, 3, 12)
-    layer.strategy = strategy
-    other.reset_parameters()
-    with torch.no_grad():
-        layer(x)
-        for assign in (False, True):
-            layer.load_state_dict(copy.deepcopy(other.state_dict()), assign=assign)
-            assert_close(layer(x), to_dense_module(other)(x), 1e-5)
-            other.reset_parameters()
-        layer.double()
-        assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
-        layer.float().to("cpu", torch.float64)
-        assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
-        layer.weight_ih_l0.core[0] = nn.Parameter(torch.ones_like(layer.weight_ih_l0.core[0]))
-        assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
-        layer.weight_hh_l0 = nn.Parameter(torch.ones_like(layer.weight_hh_l0))
-        assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
-        layer.weight_ih_l0 = small(dtype=torch.float64).weight_ih_l0
-        layer.weight_ih_l0.reset_parameters(1.0)
-        assert_close(layer(x.double()), to_dense_module(layer)(x.double()), 1e-10)
 
 
 def test_functional_call_sees_the_given_values():
@@ -536,3 +457,29 @@ def test_distributed_replicas_stay_equal(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", [TRLSTM, TRGRU, TRRNN])
+def test_weights_read_as_torchs(kind):
+    layer = small(kind, num_layers=2, bidirectional=True)
+    dense = to_dense_module(layer)
+    for mine, theirs in zip(layer.all_weights, dense.all_weights, strict=True):
+        assert_close(mine, [one.detach() for one in theirs], 1e-6)
+    assert [one.shape for one in layer._flat_weights] == [one.shape for one in dense._flat_weights]
+    for name in ("shape", "dtype", "device"):
+        assert getattr(layer.weight_ih_l0, name) == getattr(dense.weight_ih_l0, name)
+    layer.all_weights[0][0].sum().backward()
+    assert layer.weight_ih_l0.core[0].grad is not None
+
+
+@pytest.mark.parametrize("kind", [TRLSTM, TRGRU, TRRNN])
+def test_script_names_what_can_be_scripted(kind):
+    with pytest.raises(UsageError, match=r"script trcompress\.to_plain\(model\)"):
+        torch.jit.script(nn.Sequential(small(kind)))
+
+
+def test_cores_that_are_computed_can_not_be_set():
+    weight = small().weight_ih_l0
+    prune.l1_unstructured(weight.core, "1", amount=2)
+    with pytest.raises(UsageError, match=r"\[1\] are pruned or parametrized"):
+        weight.set_cores([core.detach() for core in weight.core])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Use
-from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
+from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
 from trcompress.layers.resolve import layers_of, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
@@ -83,7 +83,7 @@ class RingCell(Evaluated):
         if forms is None:
             dense = dense_of(weight, self._strategy)
         else:
-            x, (dense,) = enter(x, [weight], forms, self._strategy)
+            x, (dense,) = project_inputs(x, [weight], forms, self._strategy)
         hx = states if self.mode == "LSTM" else states[0]
         return kernels.CELL[self.mode](x, hx, dense, self.weight_hh, self.bias_ih, self.bias_hh)
 

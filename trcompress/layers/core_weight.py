@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trcompress.errors import ShapeError
+from trcompress.errors import ShapeError, UsageError
 from trcompress.formats import BlockTerm, TensorRing
-from trcompress.layers.evaluation import Evaluator, Form, Use, Watched, cores_to_dense, ring_factors
-from trcompress.layers.evaluation.cache import in_disguise
-from trcompress.layers.evaluation.matrices import Matrices
+from trcompress.layers.evaluation import Evaluator, Form, Use, cores_to_dense, ring_factors
 from trcompress.layers.evaluation.norm import mean_square
-from trcompress.layers.evaluation.watch import Stamp
 from trcompress.model.plan import WeightPlan
-
-
-class Remembered(NamedTuple):
-    """What an evaluation left behind: the cores, until when it is right, (S, Q), the graph's buffers."""
-
-    cores: dict[str, nn.Parameter | None]
-    stamp: Stamp
-    entry: tuple[Tensor, ...] | None
-    buffers: Matrices | None
 
 
 class CoreWeight(nn.Module):
@@ -59,7 +47,8 @@ class CoreWeight(nn.Module):
         self._evaluator = Evaluator(plan)
         lead = (plan.copies,) if plan.per_gate else ()
         self.core = nn.ParameterList(
-            Watched(torch.empty(*lead, *shape, device=device, dtype=dtype)) for shape in plan.structure.core_shapes
+            nn.Parameter(torch.empty(*lead, *shape, device=device, dtype=dtype))
+            for shape in plan.structure.core_shapes
         )
 
     @property
@@ -70,28 +59,57 @@ class CoreWeight(nn.Module):
             raise ShapeError(f"only a tensor ring has a bottleneck: {self.plan.name} is a {structure.kind}")
         return structure.bottleneck * self.plan.copies
 
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the dense weight, (G*H, I), as of torch.nn's parameter."""
+        return torch.Size((self.plan.matrix.rows, self.plan.matrix.columns))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the cores."""
+        return self.cores()[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the cores live."""
+        return self.cores()[0].device
+
+    def cores(self) -> list[Tensor]:
+        """Return the cores as they are now: parameters, or what pruning and parametrizations make of them."""
+        holder = self.core
+        for hook in holder._forward_pre_hooks.values():  # a ParameterList is never called, which would apply masks
+            hook(holder, ())
+        return list(holder)
+
     def to_dense(self) -> Tensor:
         """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""
-        return cores_to_dense(self.plan, list(self.core))
+        return cores_to_dense(self.plan, self.cores())
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the ring's two matrices: A (I, K) and B (K, G*H), with A @ B the transposed weight.
 
         One ring per gate: the A's stand side by side, the B's form a block diagonal, so K is G times a gate's own.
         """
-        return ring_factors(self.plan, list(self.core))
+        return ring_factors(self.plan, self.cores())
 
     def set_cores(self, cores: Sequence[Tensor]) -> None:
         """Copy these values into the cores.
 
         Raises:
             ShapeError: another number of cores, or a core of another shape.
+            UsageError: a core is pruned or parametrized, so that its value can't be set.
         """
         want = [tuple(core.shape) for core in self.core]
         got = [tuple(core.shape) for core in cores]
         if want != got:
             raise ShapeError(
                 f"{self.plan.name} takes {len(want)} cores of shapes {want}: got {got}; decompose it with this plan"
+            )
+        computed = [k for k, core in enumerate(self.core) if not isinstance(core, nn.Parameter)]
+        if computed:
+            raise UsageError(
+                f"cores of {self.plan.name} can only be set where they are parameters: {computed} are pruned or "
+                "parametrized; remove that first (torch.nn.utils.prune.remove, parametrize.remove_parametrizations)"
             )
         with torch.no_grad():
             for mine, theirs in zip(self.core, cores, strict=True):
@@ -125,12 +143,10 @@ class CoreWeight(nn.Module):
     @property
     def trains(self) -> bool:
         """Whether a core takes part in training."""
-        return any(core.requires_grad for core in self._cores())
+        return any(core.requires_grad for core in self.core)
 
     def form(self, use: Use, strategy: str) -> Form:
         """Return how the weight is evaluated in this use; see `trcompress.layers.evaluation`."""
-        if in_disguise():
-            return self._evaluator.fixed_form(strategy)
         return self._evaluator.form(use, strategy)
 
     @property
@@ -140,33 +156,20 @@ class CoreWeight(nn.Module):
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the matrices kept beside the cores, to be fast; none with the strategy "ring"."""
+        """Bytes kept beside the cores by calls without gradients, to be fast; none with the strategy "ring"."""
         return self._evaluator.kept_bytes
 
     def width(self, form: Form) -> int:
-        """Values a step that `enter` produces."""
+        """Values a step that `project` produces."""
         return self._evaluator.width(form)
 
-    def enter(self, x: Tensor, form: Form, keep: bool = True) -> tuple[Tensor, Tensor | None]:
+    def project(self, x: Tensor, form: Form, keep: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return (z, V) with x @ W.T == z @ V.T, V None for the identity; for a form other than dense."""
-        return self._evaluator.enter(x, self._cores(), form, keep)
+        return self._evaluator.project(x, self.cores(), form, keep)
 
     def weight(self, keep: bool = True) -> Tensor:
-        """Return the dense weight; with `keep`, remembered until the cores change."""
-        return self._evaluator.dense(self._cores(), keep)
-
-    def remembered(self, form: Form) -> Remembered | None:
-        """Return what is kept of a form, if the cores are still the ones it was computed from."""
-        kept = self._evaluator.kept(form, self._cores())
-        if kept is None:
-            return None
-        stamp, matrices, buffers = kept
-        entry = (matrices[0], *matrices[2:]) if len(matrices) > 1 else None
-        return Remembered(self.core._parameters, stamp, entry, buffers)
-
-    def filled(self, form: Form) -> Matrices | None:
-        """Return buffers that hold the form's matrices as the cores are now, if a training pass left any."""
-        return self._evaluator.filled(form, self._cores())
+        """Return the dense weight, not to be written into: without gradients it may be a kept one."""
+        return self._evaluator.dense(self.cores(), keep)
 
     def forget(self) -> None:
         """Drop everything computed from the cores; the next use computes it again."""
@@ -177,9 +180,6 @@ class CoreWeight(nn.Module):
         if mode != self.training:
             self.forget()
         return super().train(mode)
-
-    def _cores(self) -> list[Any]:
-        return [*self.core._parameters.values()]
 
     def _apply(self, *args: Any, **kwargs: Any) -> CoreWeight:
         self.forget()

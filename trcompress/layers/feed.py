@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trcompress.layers.core_weight import CoreWeight
-from trcompress.layers.evaluation import Form, Use
+from trcompress.layers.evaluation import Form, Use, is_tracing
 
 Weight = CoreWeight | Tensor
 
@@ -30,7 +30,9 @@ def bottleneck_forms(weights: Sequence[Weight], use: Use, strategy: str) -> list
     return [replace(form, offset=sum(widths[:at]), columns=sum(widths)) for at, form in enumerate(forms)]
 
 
-def enter(x: Tensor, weights: Sequence[Any], forms: Sequence[Form], strategy: str) -> tuple[Tensor, list[Tensor]]:
+def project_inputs(
+    x: Tensor, weights: Sequence[Any], forms: Sequence[Form], strategy: str
+) -> tuple[Tensor, list[Tensor]]:
     """Take the inputs through the bottleneck of each direction.
 
     Returns:
@@ -38,7 +40,7 @@ def enter(x: Tensor, weights: Sequence[Any], forms: Sequence[Form], strategy: st
         one bidirectional kernel call serves both.
     """
     keep = strategy != "ring"
-    parts = [weight.enter(x, form, keep) for weight, form in zip(weights, forms, strict=True)]
+    parts = [weight.project(x, form, keep) for weight, form in zip(weights, forms, strict=True)]
     inputs = [_identity(z, form) if V is None else V for (z, V), form in zip(parts, forms, strict=True)]
     zs = [z for z, _ in parts]
     return zs[0] if len(zs) == 1 else torch.cat(zs, -1), inputs
@@ -46,15 +48,20 @@ def enter(x: Tensor, weights: Sequence[Any], forms: Sequence[Form], strategy: st
 
 def _identity(z: Tensor, form: Form) -> Tensor:
     width = z.shape[-1]
-    return _shifted_identity(width, form.offset, form.columns or width, z.dtype, z.device)
+    make = _make_identity if is_tracing() or type(z) is not Tensor else _shifted_identity
+    return make(width, form.offset, form.columns or width, z.dtype, z.device)
+
+
+def _make_identity(size: int, offset: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    eye = torch.zeros(size, columns, dtype=dtype, device=device)
+    eye[:, offset : offset + size].fill_diagonal_(1.0)
+    return eye
 
 
 @lru_cache(maxsize=8)
 def _shifted_identity(size: int, offset: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        eye = torch.zeros(size, columns, dtype=dtype, device=device)
-        eye[:, offset : offset + size].fill_diagonal_(1.0)
-        return eye
+        return _make_identity(size, offset, columns, dtype, device)
 
 
 def dense_of(weight: Weight, strategy: str) -> Tensor:
@@ -63,17 +70,13 @@ def dense_of(weight: Weight, strategy: str) -> Tensor:
 
 
 def rounded(rows: Any) -> int:
-    """Keep the three leading bits of a number of rows, so that few cases differ."""
-    return bucket(rows)[0] if isinstance(rows, int) else 1  # a symbol while tracing, where the form is fixed
-
-
-def bucket(rows: int) -> tuple[int, int]:
-    """Return the range of numbers of rows that are treated alike: first, and one past the last.
+    """Keep the three leading bits of a number of rows, so that few cases differ.
 
     Example:
-        >>> bucket(96), bucket(100), bucket(1)
-        ((96, 112), (96, 112), (1, 2))
+        >>> rounded(96), rounded(100), rounded(1)
+        (96, 96, 1)
     """
+    if not isinstance(rows, int):
+        return 1  # a symbol while tracing, where the form is fixed
     shift = max(0, rows.bit_length() - 3)
-    first = rows >> shift << shift
-    return max(1, first), max(1, first) + (1 << shift)
+    return max(1, rows >> shift << shift)

@@ -63,36 +63,6 @@ def zero_state(mode: str, sizes: tuple[int, int, int], proj_size: int, like: Ten
     return hidden, cell
 
 
-def flatten(layer: Any, weights: Sequence[Tensor]) -> list[Tensor]:
-    """Lay the weights out in one piece for cuDNN, as torch.nn's `flatten_parameters` does.
-
-    Parameters become views of that piece; computed weights are copied into it, unless they are part of a graph.
-    """
-    if any(weight.requires_grad and not isinstance(weight, torch.nn.Parameter) for weight in weights):
-        return list(weights)
-    flat = [weight if isinstance(weight, torch.nn.Parameter) else weight.detach().clone() for weight in weights]
-    same = all(weight.dtype == flat[0].dtype and torch.backends.cudnn.is_acceptable(weight) for weight in flat)
-    if not same or len({weight.data_ptr() for weight in flat}) != len(flat):
-        return list(weights)
-    per_layer = (4 if layer.bias else 2) + (layer.proj_size > 0)
-    import torch.backends.cudnn.rnn  # only where there is cuDNN
-
-    mode = torch.backends.cudnn.rnn.get_cudnn_mode(layer.mode)
-    with torch.cuda.device_of(flat[0]), torch.no_grad():
-        torch._cudnn_rnn_flatten_weight(
-            flat,
-            per_layer,
-            flat[0].shape[1],
-            mode,
-            layer.hidden_size,
-            layer.proj_size,
-            layer.num_layers,
-            False,
-            layer.bidirectional,
-        )
-    return flat
-
-
 def _autocast_is_refused(device: torch.device) -> bool:
     """Whether oneDNN's LSTM fails in the type that autocast asks for, as it does on processors without it."""
     if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):

@@ -84,7 +84,7 @@ class TRLinear(Evaluated):
         form, keep = self.weight.form(use, self._strategy), self._strategy != "ring"
         if form.kind == "dense":
             return F.linear(input, self.weight.weight(keep), self.bias)
-        z, V = self.weight.enter(input, form, keep)
+        z, V = self.weight.project(input, form, keep)
         return F.linear(z, V, self.bias) if V is not None else z if self.bias is None else z + self.bias
 
     def extra_repr(self) -> str:

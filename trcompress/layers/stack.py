@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.layers import arguments
+from trcompress.errors import UsageError
+from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
-from trcompress.layers.evaluation import Form, Use, in_disguise
-from trcompress.layers.evaluation.evaluate import DENSE
-from trcompress.layers.feed import bottleneck_forms, dense_of, enter, rounded
-from trcompress.layers.group import Group
-from trcompress.layers.ready import Ready, prepare
+from trcompress.layers.evaluation import Form, Use
+from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
 from trcompress.layers.resolve import layers_of, resolve
-from trcompress.layers.step import Step, prepare_step
 from trcompress.layers.strategy import Evaluated
 from trcompress.model.layer import input_matrices
 from trcompress.model.plan import WeightPlan
@@ -43,7 +40,6 @@ class RingStack(Evaluated):
     dropout: float
     bidirectional: bool
     proj_size: int
-    _ready: Ready | Step | None = None
 
     def __init__(self, template: nn.RNNBase, device: Any, dtype: torch.dtype | None, **ring: Any) -> None:
         super().__init__()
@@ -54,7 +50,6 @@ class RingStack(Evaluated):
             template._all_weights[at : at + directions] for at in range(0, len(template._all_weights), directions)
         ]
         self._keys = [([names[0] for names in layer], [names[1:] for names in layer]) for layer in keys]
-        self._chosen: dict[tuple[Any, ...], list[Form] | None] = {}
         plans = resolve(input_matrices(layers_of(template)), **ring)
         build_parameters(self, template, plans, device, dtype)
         self.reset_parameters()
@@ -63,6 +58,19 @@ class RingStack(Evaluated):
     def dtype(self) -> torch.dtype:
         """The type of the parameters, and of the input outside autocast."""
         return self._get(self._keys[0][1][0][0]).dtype  # of weight_hh_l0, which is never compressed
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """Weights and biases of each layer and direction as in torch.nn; cores are expanded, differentiably."""
+        return [
+            [self._dense(name) for name in (first, *rest)]
+            for inputs, others in self._keys
+            for first, rest in zip(inputs, others, strict=True)
+        ]
+
+    @property
+    def _flat_weights(self) -> list[Tensor]:
+        return [weight for weights in self.all_weights for weight in weights]
 
     def reset_parameters(self) -> None:
         """Start from torch.nn's distribution: uniform in +-1/sqrt(H); cores with exactly its variance."""
@@ -81,10 +89,6 @@ class RingStack(Evaluated):
         Returns:
             (output, h_n) or (output, (h_n, c_n)), shaped as torch.nn's.
         """
-        if not in_disguise() and self._ready is not None and self._ready.fits(self, input):
-            found = self._ready.run(self, input, hx)
-            if found is not None:
-                return found
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         arguments.check_input(self, input, batched_dims=3)
@@ -108,42 +112,66 @@ class RingStack(Evaluated):
         return PackedSequence(output, batch_sizes, order, back), states
 
     def _stack(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> tuple[Tensor, Any]:
-        """Run the layers in groups; a group is one kernel call and begins where a bottleneck feeds it."""
+        """Run the layers; one kernel call takes all layers up to the next that a bottleneck feeds."""
         rows = x.numel() // x.shape[-1]
-        group = Group(self, x, batch_sizes, hx, batch_first)
-        used: list[tuple[str, Form]] = []
-        for layer, (inputs, others) in enumerate(self._keys):
-            weights = [self._get(name) for name in inputs]
-            forms = self._forms(layer, weights, rows, x)
-            if forms is None:
-                entered = [dense_of(weight, self._strategy) for weight in weights]
-            else:
-                group.flush(layer)
-                group.x, entered = enter(group.x, weights, forms, self._strategy)
-            used += [
-                (name, forms[at] if forms else DENSE)
-                for at, name in enumerate(inputs)
-                if isinstance(weights[at], CoreWeight)
-            ]
-            for weight, names in zip(entered, others, strict=True):
-                group.weights += [weight, *map(self._get, names)]
-        whole = group.weights if group.first else []
-        output, states = group.finish()
-        if batch_sizes is None and whole and not in_disguise():
-            self.__dict__["_ready"] = (prepare_step if self.training else prepare)(self, x, used, whole)
-        return output, states
+        if hx is None:
+            hx = self._zero_state(x, int(batch_sizes[0]) if batch_sizes is not None else x.shape[not batch_first])
+        forms = [self._forms(layer, rows, x) for layer in range(self.num_layers)]
+        starts = [0, *(layer for layer in range(1, self.num_layers) if forms[layer])]
+        finals = []
+        for start, stop in zip(starts, [*starts[1:], self.num_layers], strict=True):
+            if start and self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+            x, weights = self._kernel_inputs(x, start, stop, forms[start])
+            x = x.transpose(0, 1) if batch_first and start == 0 else x
+            x, *states = self._kernel(x, batch_sizes, self._states(hx, start, stop), weights)
+            finals.append(states)
+        states = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*finals, strict=True)]
+        return x, tuple(states) if self.mode == "LSTM" else states[0]
 
-    def _forms(self, layer: int, weights: Sequence[Any], rows: Any, x: Tensor) -> list[Form] | None:
-        """Choose the forms of a layer's weights; the choice for like cases is remembered."""
-        if in_disguise():
-            return bottleneck_forms(weights, Use(1), self._strategy)
-        training = self.training and any(isinstance(weight, CoreWeight) and weight.trains for weight in weights)
+    def _forms(self, layer: int, rows: Any, x: Tensor) -> list[Form] | None:
+        """Choose the forms of a layer's weights, or None where the kernel reads the layer's input as it is."""
+        weights = [self._get(name) for name in self._keys[layer][0]]
+        if not all(isinstance(weight, CoreWeight) for weight in weights):
+            return None
+        training = self.training and any(weight.trains for weight in weights)
         input_grad = training and (layer > 0 or x.requires_grad)
-        key = (layer, rounded(rows), training, input_grad, x.is_cuda, self._strategy, torch.get_num_threads())
-        if key not in self._chosen:
-            use = Use(key[1], training, input_grad, self.mode == "LSTM" and not x.is_cuda, x.is_cuda)
-            self._chosen[key] = bottleneck_forms(weights, use, self._strategy)
-        return self._chosen[key]
+        use = Use(rounded(rows), training, input_grad, self.mode == "LSTM" and not x.is_cuda, x.is_cuda)
+        return bottleneck_forms(weights, use, self._strategy)
+
+    def _kernel_inputs(
+        self, x: Tensor, start: int, stop: int, forms: list[Form] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return what the kernel reads for layers start..stop-1, and its flat list of weights."""
+        weights: list[Tensor] = []
+        for layer in range(start, stop):
+            names, others = self._keys[layer]
+            if layer == start and forms is not None:
+                x, inputs = project_inputs(x, [self._get(name) for name in names], forms, self._strategy)
+            else:
+                inputs = [dense_of(self._get(name), self._strategy) for name in names]
+            for weight, rest in zip(inputs, others, strict=True):
+                weights += [weight, *map(self._get, rest)]
+        return x, weights
+
+    def _kernel(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
+        """Run PyTorch's kernel; x (T, B, K), or (values, K) with `batch_sizes`."""
+        states = hx[0] if self.mode == "LSTM" else hx
+        layers = states.shape[0] // (2 if self.bidirectional else 1)
+        settings = (self.bias, layers, self.dropout, self.training, self.bidirectional)
+        return kernels.run(self.mode, x, batch_sizes, hx, weights, settings)
+
+    def _zero_state(self, x: Tensor, batch: int) -> Any:
+        """Return zeros for an omitted initial state, in the type of the layer's input."""
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        return kernels.zero_state(self.mode, (rows, batch, self.hidden_size), self.proj_size, x)
+
+    def _states(self, hx: Any, start: int, stop: int) -> Any:
+        """Return the initial states of layers start..stop-1."""
+        if stop - start == self.num_layers:
+            return hx
+        directions = 2 if self.bidirectional else 1
+        return arguments.each(hx, lambda state: state[start * directions : stop * directions])
 
     def _get(self, name: str) -> Any:
         found: Any = self._parameters.get(name)
@@ -151,19 +179,18 @@ class RingStack(Evaluated):
             found = self._modules.get(name)
         return getattr(self, name) if found is None else found
 
-    def _apply(self, *args: Any, **kwargs: Any) -> RingStack:
-        self.__dict__.pop("_ready", None)
-        return super()._apply(*args, **kwargs)
+    def _dense(self, name: str) -> Tensor:
+        weight = self._get(name)
+        return weight.to_dense() if isinstance(weight, CoreWeight) else weight
 
-    def train(self, mode: bool = True) -> RingStack:
-        """Set the mode; a pass prepared in the other mode is dropped."""
-        self.__dict__.pop("_ready", None)
-        return super().train(mode)
+    def __prepare_scriptable__(self) -> Any:
+        raise UsageError(NOT_SCRIPTABLE)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what can be computed again."""
-        return {name: value for name, value in self.__dict__.items() if name != "_ready"} | {"_chosen": {}}
 
+NOT_SCRIPTABLE = (
+    "torch.jit.script can't compile layers whose weights are cores: script trcompress.to_plain(model), "
+    "which computes the same with torch.nn's own modules"
+)
 
 SETTINGS = (
     "mode",

@@ -49,7 +49,6 @@ class Evaluated(nn.Module):
     @strategy.setter
     def strategy(self, strategy: str) -> None:
         self._strategy = check_strategy(str(strategy))
-        self.__dict__.pop("_ready", None)
         for weight in self._core_weights().values():
             weight.forget()
 

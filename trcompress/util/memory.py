@@ -1,10 +1,10 @@
-"""How much memory a call takes at its peak, beyond what was taken before it."""
+"""How much memory a call takes at its peak, and how much autograd keeps after it."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -38,6 +38,33 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | 
     before = status_bytes("VmRSS")
     call()
     return max(0, status_bytes("VmHWM") - before)
+
+
+def saved_bytes(call: Callable[[], object], beside: Iterable[torch.Tensor]) -> int:
+    """Count what autograd keeps for the backward pass of a call.
+
+    Args:
+        call: a forward pass.
+        beside: tensors that are there anyway, as inputs and parameters; their storages do not count.
+
+    Example:
+        >>> x = torch.ones(10, requires_grad=True)
+        >>> saved_bytes(lambda: x.exp(), [x])
+        40
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in beside}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = call()
+    del result
+    return sum(kept.values())
 
 
 def _reset_peak() -> bool:

@@ -166,7 +166,9 @@ class _Pricing:
         rows = self._use.rows
         self._differentiated(rows * sizes.prefix, sizes.suffix, sizes.columns, self._use.input_grad)
         if self._form.split:
-            self._differentiated(rows, sizes.prefix * sizes.columns, sizes.width)
+            self._differentiated(rows * sizes.copies * sizes.rn, sizes.prefix * sizes.rs, sizes.r0)
+            moved = rows * sizes.prefix * sizes.columns  # values put in order for that product
+            self._seconds += 8 * moved * self._machine.byte_s * (1 + self._use.training)
         self._seconds += 2 * self._machine.op_s  # views
         self._kernel(sizes.width, True)
 
@@ -178,7 +180,6 @@ class _Pricing:
         macs = sum(_merge_macs(chain) for chain in chains if chain) * copies
         sizes = Sizes.of(self._plan, split)
         values = sizes.suffix * sizes.columns + self._plan.matrix.rows * sizes.width
-        values += sizes.prefix * sizes.columns * sizes.width if split else 0
         self._macs += 3 * macs
         self._seconds += 3 * macs * self._machine.mac_s * 3 + 5 * 4 * values * self._machine.byte_s
         self._seconds += (3 * (len(shapes) - len(chains)) + 10) * self._machine.op_s

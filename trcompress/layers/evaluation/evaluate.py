@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from trcompress.errors import UsageError, nearest
 from trcompress.formats import TensorRing
-from trcompress.layers.evaluation.cache import MatrixCache
 from trcompress.layers.evaluation.cost import Use, choose, estimates
 from trcompress.layers.evaluation.form import Form, Sizes
+from trcompress.layers.evaluation.kept import KeptMatrices, can_be_kept
+from trcompress.layers.evaluation.matrices import matrices
 from trcompress.layers.evaluation.paired import paired_product
 from trcompress.layers.evaluation.project import project
+from trcompress.layers.evaluation.tracing import is_tracing
 from trcompress.model.plan import WeightPlan
 
 STRATEGIES = ("auto", "ring", "merged", "dense")
@@ -30,7 +32,9 @@ NOMINAL_ROWS = 128
 
 
 class Evaluator:
-    """Evaluates one weight from its cores.
+    """Evaluates one weight from its cores, which are read anew at each call.
+
+    Without gradients matrices are kept beside a copy of the core values they came from; see `KeptMatrices`.
 
     Args:
         plan: the weight and its structure.
@@ -38,11 +42,11 @@ class Evaluator:
 
     def __init__(self, plan: WeightPlan) -> None:
         self._plan = plan
-        self._cache = MatrixCache(plan)
+        self._kept = KeptMatrices()
         self._chosen: dict[tuple[str, Use, int], Form] = {}
         self._fixed = self._choose(Use(NOMINAL_ROWS, training=True), "auto")
         self.last: Form | None = None
-        self.clear, self.kept, self.filled = self._cache.clear, self._cache.kept, self._cache.filled
+        self.clear = self._kept.clear
 
     def form(self, use: Use, strategy: str = "auto") -> Form:
         """Return how the weight is evaluated in this use.
@@ -51,6 +55,8 @@ class Evaluator:
             use: rows, training, device.
             strategy: one of STRATEGIES.
         """
+        if is_tracing():
+            return self._fixed_form(strategy)
         key = (strategy, use, torch.get_num_threads())
         found = self._chosen.get(key)
         if found is None:
@@ -58,42 +64,56 @@ class Evaluator:
         self.last = found
         return found
 
-    def fixed_form(self, strategy: str = "auto") -> Form:
-        """Return a form that no size of the input changes, for compiled and exported graphs."""
-        return self._fixed if strategy in ("auto", "ring") else self._choose(Use(NOMINAL_ROWS), strategy)
-
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the matrices kept beside the cores."""
-        return self._cache.kept_bytes
+        """Bytes of what is kept beside the cores."""
+        return self._kept.nbytes
 
     def width(self, form: Form) -> int:
-        """Values a step that `enter` produces."""
+        """Values a step that `project` produces."""
         if isinstance(self._plan.structure, TensorRing):
             return Sizes.of(self._plan, form.split).width
         return self._plan.matrix.rows
 
-    def dense(self, cores: Sequence[Any], keep: bool = True) -> Tensor:
-        """Return the weight (G*H, I); with `keep`, remembered until the cores change."""
-        return self._cache.get(DENSE, cores, keep)[0]
+    def dense(self, cores: Sequence[Tensor], keep: bool = True) -> Tensor:
+        """Return the weight (G*H, I)."""
+        return self._matrices(DENSE, cores, keep)[0]
 
-    def enter(self, x: Tensor, cores: Sequence[Any], form: Form, keep: bool = True) -> tuple[Tensor, Tensor | None]:
+    def project(
+        self, x: Tensor, cores: Sequence[Tensor], form: Form, keep: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """Take inputs through the form.
 
         Args:
             x: (..., I).
             cores: the parameters.
             form: not the dense one.
-            keep: remember the matrices until the cores change.
+            keep: whether matrices may be kept, in a call without gradients.
 
         Returns:
             (z (..., width), V (G*H, columns)) with x @ W.T == z @ V[:, offset : offset + width].T;
             V is None where it is the identity.
         """
-        if not isinstance(self._plan.structure, TensorRing):
+        structure = self._plan.structure
+        if not isinstance(structure, TensorRing):
             return paired_product(self._plan, cores, x), None
-        S, V, *Q = self._cache.get(form, cores, keep)
-        return project(x, S, *Q), V
+        S, V, *P = self._matrices(form, cores, keep)
+        return project(x, S, *P, bond=structure.ranks[len(structure.in_modes)]), V
+
+    def _matrices(self, form: Form, cores: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
+        if torch._C._is_any_autocast_enabled():  # merge in the cores' own type: errors of a dozen products add up
+            with torch.autocast(cores[0].device.type, enabled=False):
+                return self._computed(form, cores, keep)
+        return self._computed(form, cores, keep)
+
+    def _computed(self, form: Form, cores: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
+        if keep and not torch.is_grad_enabled() and not is_tracing() and can_be_kept(cores):
+            return self._kept.get(form, cores, partial(matrices, self._plan, form))
+        return matrices(self._plan, form, cores)
+
+    def _fixed_form(self, strategy: str) -> Form:
+        """Return a form that no size of the input changes, for compiled and exported graphs."""
+        return self._fixed if strategy in ("auto", "ring") else self._choose(Use(NOMINAL_ROWS), strategy)
 
     def _choose(self, use: Use, strategy: str) -> Form:
         if strategy == "auto":
