@@ -55,8 +55,9 @@ def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="STEPS",
     help="Then match the dense states.",
 )
-@options.kind_option
-@options.skip_objects_option
+@options.reading_options
+@options.drop_option
+@options.allow_nonfinite_option
 @options.seed_option
 @options.device_option
 @options.out_option("CKPT with the ending .tr.safetensors")
@@ -82,7 +83,8 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     from trcompress.util.files import check_output
 
     out = given["out"] or checkpoint.with_name(f"{checkpoint.stem}.tr.safetensors")
-    dense = read_checkpoint(checkpoint, kind=given["kind"], skip_objects=given["skip_objects"])
+    dense = read_checkpoint(checkpoint, **options.reading(given))
+    dense.check_compressible()
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(checkpoint,))
     chosen = choose_plan(dense, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,10 +80,24 @@ def _print_rest(found: Inspection) -> None:
         + (f"; the largest: {largest}" if largest else ""),
         markup=False,
     )
-    for name, reason in found.ignored.items():
-        say(f"ignored: {name} ({reason})")
+    for line in _set_aside(found.ignored):
+        say(line)
+    for stack, keys in found.unknown.items():
+        say(f"not understood, inside the layer {stack or '(the root)'!r}: {', '.join(keys)}")
+    for name, reason in found.unreadable.items():
+        say(f"cannot be kept in an artifact: {name} ({reason})")
+    for name, bad in found.nonfinite.items():
+        say(f"not finite: {name} holds {count(bad)} NaN or Inf values")
     for group in found.shared:
         out.print(f"tied: {' = '.join(group)}", markup=False)
     for note in found.notes:
         say(f"note: {note}")
     out.print(f"\ntry:\n  {plan_line(found.path, found.suggested_ratio)}", markup=False)
+
+
+def _set_aside(ignored: Mapping[str, str]) -> list[str]:
+    """What is not the model, in a few lines: one for each set of tensors, one for all else."""
+    held = {name: why for name, why in ignored.items() if "tensor" in why and "without tensors" not in why}
+    rest = ", ".join(f"{name} ({why})" for name, why in ignored.items() if name not in held)
+    lines = [f"not the model: {name} ({why})" for name, why in held.items()]
+    return [*lines, *([f"not the model, without tensors: {rest}"] if rest else [])]

@@ -32,6 +32,29 @@ kind_option = click.option(
 skip_objects_option = click.option(
     "--skip-objects", is_flag=True, help="Leave out Python objects beside the weights instead of refusing the file."
 )
+ignore_unknown_option = click.option(
+    "--ignore-unknown",
+    multiple=True,
+    metavar="KEY",
+    help="Tensors (or a glob) inside a layer's module that take no part in its steps.",
+)
+drop_option = click.option("--drop", multiple=True, metavar="KEY", help="Tensors (or a glob) to leave out.")
+allow_nonfinite_option = click.option(
+    "--allow-nonfinite", multiple=True, metavar="KEY", help="Tensors (or a glob) that may hold NaN or Inf."
+)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--kind`, `--skip-objects` and `--ignore-unknown`: how a dense checkpoint is read."""
+    for option in (ignore_unknown_option, skip_objects_option, kind_option):
+        command = option(command)
+    return command
+
+
+def reading(given: dict[str, Any]) -> dict[str, Any]:
+    """Collect the arguments of `read_checkpoint` that were given."""
+    names = ("kind", "skip_objects", "ignore_unknown", "drop", "allow_nonfinite")
+    return {name: given[name] for name in names if name in given}
 
 
 def path_argument(name: str, metavar: str) -> Callable[[Any], Any]:

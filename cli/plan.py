@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--layer", default="*", show_default=True, metavar="GLOB", help="Weights, layers or stacks to plan for."
 )
-@options.kind_option
-@options.skip_objects_option
+@options.reading_options
 @options.seed_option
 @options.format_option
 def plan(checkpoint: Path, **given: Any) -> None:
@@ -34,12 +33,14 @@ def plan(checkpoint: Path, **given: Any) -> None:
 
     Example: trcompress plan model.pt --target-ratio 25
     """
+    from trcompress.checkpoint import read_checkpoint
     from trcompress.cli.console import print_json, progress_bar
     from trcompress.search.plan import plan as search
 
-    settings = {name: given[name] for name in (*GOALS, "time_budget", "layer", "kind", "skip_objects", "seed")}
+    dense = read_checkpoint(checkpoint, **options.reading(given))
+    settings = {name: given[name] for name in (*GOALS, "time_budget", "layer", "seed")}
     with progress_bar("plan") as update:
-        found = search(checkpoint, **settings, **calibration_data(given), progress=update)
+        found = search(dense, **settings, **calibration_data(given), progress=update)
     if given["format_"] == "json":
         print_json(search_with_lines(found))
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from trcompress.cli.options import reading, reading_options
 from trcompress.errors import UsageError
 
 READOUTS = ("final", "last-step", "mean")
@@ -53,7 +54,9 @@ _TASK_OPTIONS = (
 
 
 def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--data`, `--data-option`, `--max-bad-clips`, `--head`, `--stacks`, `--readout`, `--model`."""
+    """Add `--data`, `--data-option`, `--max-bad-clips`, `--head`, `--stacks`, `--readout`, `--model` and
+    how a dense checkpoint is read."""
+    command = reading_options(command)
     for option in reversed(_TASK_OPTIONS):
         command = option(command)
     return command
@@ -80,7 +83,9 @@ def read_wiring(given: dict[str, Any]) -> Any:
     from trcompress.network.classifier import Wiring
 
     stacks = tuple(name.strip() for name in (given["stacks"] or "").split(",") if name.strip())
-    return Wiring(stacks=stacks, head=given["head"], readout=given["readout"], model=given["factory"])
+    return Wiring(
+        stacks=stacks, head=given["head"], readout=given["readout"], model=given["factory"], **reading(given)
+    )
 
 
 def open_data(given: dict[str, Any]) -> Any:

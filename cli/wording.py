@@ -16,6 +16,9 @@ _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 _ALIASES = {"data_options": "data_option", "calibrate_options": "data_option", "plan": "shape", "path": "out"}
 """Arguments whose option has another name."""
 
+_ELSEWHERE = {"model": "--model"}
+"""What a message may tell of other verbs: how to evaluate a network that `decompose` does not understand."""
+
 
 def as_options(text: str, verb: str = "") -> str:
     """Turn the arguments that a message names into options of the verb.
@@ -32,7 +35,7 @@ def as_options(text: str, verb: str = "") -> str:
 
     def spell(found: re.Match[str]) -> str:
         name, value = found.groups()
-        option = known.get(_ALIASES.get(name, name)) or known.get(name)
+        option = known.get(_ALIASES.get(name, name)) or known.get(name) or (value and _ELSEWHERE.get(name))
         if option is None:
             return found.group()
         return option if value in (None, "True") else f"{option} {value}"

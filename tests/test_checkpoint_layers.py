@@ -180,10 +180,14 @@ def test_short_names_and_capitals(read):
     assert layer.keys["bias_hh"] == "net.enc_b_hh"
 
 
-def test_a_quantized_tensor_that_is_not_recurrent_is_ignored(read):
+def test_a_quantized_tensor_that_is_not_recurrent_is_told_apart(read):
     state = nn.LSTM(6, 4).state_dict() | {"other": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}
     checkpoint = read(state)
-    assert checkpoint.ignored == {"other": "a quantized tensor"}
+    assert checkpoint.unreadable == {"other": "a quantized tensor"}
+    with pytest.raises(
+        InputFileError, match=r"'other' is a quantized tensor; .*before it was quantized.*`drop='other'`"
+    ):
+        checkpoint.refuse_incomplete()
     assert "other" not in checkpoint.shapes
 
 

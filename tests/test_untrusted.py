@@ -608,7 +608,7 @@ def test_object_arrays_beside_the_weights_are_never_opened(tmp_path, sentinel):
     trap = np.array([Calls(os.system, command(sentinel))], dtype=object)
     np.savez(tmp_path / "model.npz", **arrays, words=trap)
     checkpoint = read_checkpoint(tmp_path / "model.npz")
-    assert "never opened" in checkpoint.ignored["words"]
+    assert "never opened" in checkpoint.unreadable["words"]
     np.savez(tmp_path / "only.npz", model=trap)
     with pytest.raises(UnsafeFileError, match="model hold Python objects"):
         read_checkpoint(tmp_path / "only.npz")

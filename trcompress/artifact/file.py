@@ -56,6 +56,13 @@ class Artifact:
         """Bytes of one tensor as it is stored, before entropy coding."""
         return self.stored[key].nbytes if key in self.stored else self.tensors[key].nbytes
 
+    @property
+    def beside(self) -> frozenset[str]:
+        """Keys that lay beside the model's own dict in the checkpoint (`generator.0.weight`)."""
+        told = (step.settings.get("reading") for step in self.header.lineage)
+        keys = [key for one in told if isinstance(one, dict) for key in one.get("beside") or ()]
+        return frozenset(key for key in keys if isinstance(key, str))
+
     def weight_plans(self) -> dict[str, WeightPlan]:
         """The structure of every compressed weight, by its key."""
         return self.header.weight_plans()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,11 @@ def load_(path: str | Path | Artifact, model: nn.Module) -> nn.Module:
         for name, layers in by_stack(artifact.header.layers).items()
         if any(layer.keys["weight_ih"] in plans for layer in layers)
     }
-    _check_keys(model, swaps, artifact)
+    tensors = _of_the_model(artifact, model)
+    _check_keys(model, swaps, tensors)
     for name, module in swaps.items():
         model = replace_module(model, name, module)
-    model.load_state_dict(artifact.tensors)
+    model.load_state_dict(tensors)
     return model
 
 
@@ -193,11 +194,16 @@ def _ring_like(module: nn.Module, layers: list[Any], plans: dict[str, WeightPlan
     return ring.to_empty(device=first.device).to(first.dtype).train(module.training)
 
 
-def _check_keys(model: nn.Module, swaps: dict[str, nn.Module], artifact: Artifact) -> None:
+def _of_the_model(artifact: Artifact, model: nn.Module) -> dict[str, Tensor]:
+    """Leave out what lay beside the model's own dict in the checkpoint, where the model has no such tensor."""
+    own = model.state_dict().keys()
+    return {key: value for key, value in artifact.tensors.items() if key in own or key not in artifact.beside}
+
+
+def _check_keys(model: nn.Module, swaps: dict[str, nn.Module], given: Mapping[str, Tensor]) -> None:
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items() if not _inside(key, swaps)}
     for name, module in swaps.items():
         wanted |= {(f"{name}." if name else "") + key: tensor.shape for key, tensor in module.state_dict().items()}
-    given = artifact.tensors
     faults = [f"missing {key}{nearest(key, list(given))}" for key in wanted if key not in given]
     faults += [f"unexpected {key}{nearest(key, list(wanted))}" for key in given if key not in wanted]
     faults += [

@@ -65,6 +65,7 @@ class Bench:
         data_options: Mapping[str, Any] | None = None,
     ) -> Bench:
         """Open the data and divide it."""
+        checkpoint.refuse_unknown()
         file = of_checkpoint(checkpoint, checkpoint.path)
         if not isinstance(data, CalibrationData):
             data = read_calibration(data, file, **dict(data_options or {}))

@@ -12,19 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trcompress.checkpoint.folding import fold
-from trcompress.checkpoint.kinds import KindRule, parse_kinds
-from trcompress.checkpoint.limits import DamageError, printable
-from trcompress.checkpoint.names import parse_recurrent
-from trcompress.checkpoint.npz_file import OBJECT_ARRAY
-from trcompress.checkpoint.reading import FileContent, read_content
-from trcompress.checkpoint.recurrent import Layer, find_layers
-from trcompress.checkpoint.statedicts import ModuleHint, survey
-from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
-from trcompress.checkpoint.unwrap import Weights, unwrap
-from trcompress.errors import InputFileError, UnsafeFileError, nearest
+from trcompress.checkpoint.finite import count_nonfinite, count_nonfinite_in_file
+from trcompress.checkpoint.foreign import refuse_foreign
+from trcompress.checkpoint.safetensors_file import DTYPES
+from trcompress.checkpoint.stored import AnyTensor
+from trcompress.errors import InputFileError, nearest
+from trcompress.model.layer import Layer
 
-_BLOCK = 1 << 20
+STORABLE = frozenset(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
+"""Dtypes that an artifact can hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +31,20 @@ class Checkpoint:
         path: the file.
         format: "torch-zip", "torch-legacy", "safetensors" or "npz".
         layers: every recurrent layer, per layer and direction.
-        ignored: what the file holds beside the model -> why it was left out.
+        ignored: what the file holds that is not the model -> why; see `set_aside` for the rule.
+        unreadable: tensors of the model that have no plain values -> what they are.
+        unknown: stack -> tensors in the layer's own module that its kind cannot use; see `foreign`.
+        dropped: keys that the user left out.
+        beside: keys that the file keeps in another dict than the model's own.
+        known_better: keys that the user took out of `unknown`.
+        allowed_nonfinite: keys that may hold NaN or Inf, as the user said.
         notes: wrappers stripped, weight_norm folded, the model picked among several.
         metadata: of a safetensors file, else empty.
 
     Example:
         >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "model.pt"
+        >>> from trcompress.checkpoint import read_checkpoint
         >>> torch.save({"model_state": torch.nn.GRU(12, 8).state_dict(), "epoch": 3}, path)
         >>> checkpoint = read_checkpoint(path)
         >>> layer, = checkpoint.layers
@@ -56,6 +59,12 @@ class Checkpoint:
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
     _tensors: Mapping[str, AnyTensor] = field(repr=False)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    beside: frozenset[str] = frozenset()
+    known_better: tuple[str, ...] = ()
+    allowed_nonfinite: tuple[str, ...] = ()
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -91,7 +100,7 @@ class Checkpoint:
     def tensor_bytes(self) -> int:
         """Size of the model's tensors alone, tied weights counted once."""
         repeated = {key for group in self.shared for key in group[1:]}
-        sizes = {key: prod(shape) * getattr(torch, self.dtypes[key]).itemsize for key, shape in self.shapes.items()}
+        sizes = {key: prod(shape) * self._tensors[key].dtype.itemsize for key, shape in self.shapes.items()}
         return sum(size for key, size in sizes.items() if key not in repeated)
 
     def tensor(self, key: str) -> Tensor:
@@ -118,124 +127,73 @@ class Checkpoint:
         """
         return self._at(key).region
 
+    @cached_property
+    def lost(self) -> dict[str, str]:
+        """Tensors that no artifact can hold -> what they are."""
+        return dict(self.unreadable) | {
+            key: f"of type {dtype}, which safetensors cannot hold"
+            for key, dtype in self.dtypes.items()
+            if dtype not in STORABLE
+        }
+
+    @cached_property
+    def nonfinite(self) -> Mapping[str, int]:
+        """How many NaN or Inf values each tensor holds that has any; reads every tensor, in blocks."""
+        counts = {
+            key: count_nonfinite_in_file(tensor.region) if tensor.region else count_nonfinite(self.tensor(key))
+            for key, tensor in self._tensors.items()
+            if tensor.dtype.is_floating_point or tensor.dtype.is_complex
+        }
+        return {key: count for key, count in counts.items() if count}
+
+    def check_compressible(self) -> None:
+        """Make sure that compressing this gives the user's network, all of it, in numbers.
+
+        Raises:
+            InputFileError: see `refuse_unknown` and `refuse_incomplete`; or a tensor holds NaN or Inf.
+        """
+        self.refuse_unknown()
+        self.refuse_incomplete()
+        bad = {key: count for key, count in self.nonfinite.items() if key not in self.allowed_nonfinite}
+        if bad:
+            shown = ", ".join(f"{key!r} {count:,}" for key, count in list(bad.items())[:5])
+            raise InputFileError(
+                f"tensors must be finite: {self.path} holds NaN or Inf values ({shown}); the training diverged, so "
+                "take an earlier checkpoint; where they are meant, as in a mask, "
+                f"`allow_nonfinite={next(iter(bad))!r}` keeps them"
+            )
+
+    def refuse_unknown(self) -> None:
+        """Stop before the network is run or rewritten where it is not the one that its shapes suggest.
+
+        Raises:
+            InputFileError: names the tensors that no torch.nn layer uses, or a layer without weight_hh.
+        """
+        refuse_foreign(self.path, {layer.stack: layer.kind for layer in self.layers}, self.unknown)
+        for layer in self.layers:
+            if "weight_hh" not in layer.keys:
+                raise InputFileError(
+                    f"{self.path}: {layer.keys['weight_ih']!r} has no weight_hh beside it, so it is no whole "
+                    f"{layer.kind.upper()} layer; save the model's whole state_dict"
+                )
+
+    def refuse_incomplete(self) -> None:
+        """Stop before an artifact would lack a tensor of the model.
+
+        Raises:
+            InputFileError: names every tensor that cannot be kept bit by bit, and why.
+        """
+        if lost := self.lost:
+            shown = "; ".join(f"{key!r} is {why}" for key, why in list(lost.items())[:5])
+            more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
+            raise InputFileError(
+                f"every tensor of {self.path} must arrive in the artifact: {shown}{more}; save the model with "
+                "plain dense tensors (before it was quantized or converted), or leave out on purpose: "
+                f"`drop={next(iter(lost))!r}`"
+            )
+
     def _at(self, key: str) -> AnyTensor:
         if key not in self._tensors:
             hint = nearest(key, list(self._tensors))
             raise InputFileError(f"{self.path} has no tensor {key!r}{hint}; it has {len(self._tensors):,}")
         return self._tensors[key]
-
-
-def read_checkpoint(path: str | Path, *, kind: str | None = None, skip_objects: bool = False) -> Checkpoint:
-    """Open any dense checkpoint without running anything of it, and find its recurrent layers.
-
-    Reads `torch.save` files (zip and legacy, state dicts and whole modules), TorchScript archives, safetensors and
-    `.npz`, told apart by content. State dicts are found at any depth; `module.`, `_orig_mod.` and the like are
-    stripped; weight_norm is folded.
-
-    Args:
-        path: the file; never modified.
-        kind: "lstm", "gru" or "rnn" where the shapes cannot tell, or `stack-glob=kind` pairs joined by commas.
-        skip_objects: leave out objects of foreign classes beside the weights instead of refusing the file;
-            calls stay refused.
-
-    Raises:
-        InputFileError: missing, truncated, not a checkpoint, already compressed, or without a recurrent layer.
-        UnsafeFileError: its pickle holds more than weights; the blocked globals are named.
-        UsageError: `kind` is unknown or names no stack.
-    """
-    rules = parse_kinds(kind)
-    try:
-        content = read_content(path, skip_objects=skip_objects)
-        try:
-            return _checkpoint(content, unwrap(survey(content.root)), rules)
-        except DamageError as error:
-            raise InputFileError(f"cannot read {path}: {error}") from error
-        except InputFileError as error:
-            raise type(error)(f"{path}: {error}") from error
-    except InputFileError as error:
-        raise type(error)(printable(str(error))) from error
-
-
-def check_finite(tensor: Tensor, key: str) -> None:
-    """Refuse a weight that holds NaN or Inf, in blocks that need little memory.
-
-    Raises:
-        InputFileError: names the weight and counts the values.
-    """
-    flat = tensor.detach().reshape(-1)
-    bad = sum(_count_bad(block) for block in flat.split(_BLOCK))
-    if bad:
-        raise InputFileError(
-            f"weights must be finite: {key!r} holds {bad:,} NaN or Inf values of {flat.numel():,}; "
-            "the training diverged or the file is damaged: take an earlier checkpoint"
-        )
-
-
-def _count_bad(block: Tensor) -> int:
-    """How many values are NaN or Inf; the extremes, found in one pass, mostly tell that none is."""
-    if not block.numel() or (not block.is_complex() and all(map(torch.isfinite, block.aminmax()))):
-        return 0
-    return int((~torch.isfinite(block)).sum())
-
-
-def _checkpoint(content: FileContent, weights: Weights, rules: tuple[KindRule, ...]) -> Checkpoint:
-    _refuse_objects(weights.tensors)
-    folded, parts, fold_notes = fold(weights.tensors)
-    hints = dict(weights.hints) | {
-        plain: weights.hints[part] for plain, part in parts.items() if part in weights.hints
-    }
-    layers, layer_notes = find_layers(folded, hints, rules)
-    readable = {key: tensor for key, tensor in folded.items() if not isinstance(tensor, UnreadableTensor)}
-    if not layers:
-        raise InputFileError(_nothing_found(folded, (*weights.notes, *layer_notes)))
-    ignored = dict(weights.ignored) | {
-        key: tensor.reason for key, tensor in folded.items() if isinstance(tensor, UnreadableTensor)
-    }
-    notes = (*content.notes, *weights.notes, *fold_notes, *layer_notes, *_unknown_nonlinearities(layers, hints))
-    return Checkpoint(
-        content.path,
-        content.format,
-        layers,
-        {printable(name): printable(reason) for name, reason in ignored.items()},
-        tuple(map(printable, notes)),
-        dict(content.metadata),
-        readable,
-    )
-
-
-def _refuse_objects(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None:
-    """Arrays of Python objects are pickles: left alone beside recurrent weights, refused in their place."""
-    recurrent = {key for key in tensors if parse_recurrent(key)}
-    objects = {
-        key for key, one in tensors.items() if isinstance(one, UnreadableTensor) and one.reason == OBJECT_ARRAY
-    }
-    if objects and (objects & recurrent or not recurrent):
-        raise UnsafeFileError(
-            f"refused as unsafe: {', '.join(sorted(objects)[:5])} hold Python objects, which only unpickling reads "
-            "(nothing was run); where you trust the file, save plain arrays under torch key names: "
-            "numpy.savez(path, **{key: tensor.numpy() for key, tensor in model.state_dict().items()})"
-        )
-
-
-def _unknown_nonlinearities(layers: tuple[Layer, ...], hints: Mapping[str, ModuleHint]) -> tuple[str, ...]:
-    """Say where tanh is an assumption: the weights of an RNN do not tell it from relu."""
-    unknown = {
-        layer.stack
-        for layer in layers
-        if layer.kind == "rnn" and "nonlinearity" not in getattr(hints.get(layer.keys["weight_ih"]), "options", {})
-    }
-    return tuple(f"stack {stack!r}: tanh assumed; weights do not tell it from relu" for stack in sorted(unknown))
-
-
-def _nothing_found(tensors: Mapping[str, AnyTensor | UnreadableTensor], notes: tuple[str, ...]) -> str:
-    readable = {key: one for key, one in tensors.items() if not isinstance(one, UnreadableTensor)}
-    largest = sorted(readable, key=lambda key: -readable[key].numel)[:3]
-    shown = ", ".join(f"{key or 'one without a name'} {readable[key].shape}" for key in largest)
-    plural = "" if len(readable) == 1 else "s"
-    held = f"{len(readable):,} tensor{plural}, the largest: {shown}" if readable else "no tensor at all"
-    reasons = [f"{key} is {one.reason}" for key, one in tensors.items() if isinstance(one, UnreadableTensor)]
-    more = "; ".join((*reasons[:3], *notes[:3]))
-    return (
-        f"no recurrent layer: the file holds {held}{f' ({more})' if more else ''}; "
-        "weights must be named as torch.nn names them, as in rnn.weight_ih_l0 or cell.weight_ih"
-    )

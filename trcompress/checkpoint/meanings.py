@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, plain_key
 from trcompress.checkpoint.limits import DamageError
-from trcompress.checkpoint.stored import Storage, StoredTensor, UnreadableTensor
+from trcompress.checkpoint.stored import DerivedTensor, Storage, StoredTensor, UnreadableTensor
 
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
@@ -50,9 +51,21 @@ def _tensor(args: tuple[Any, ...], dtype: torch.dtype | None = None, metadata: A
         return storage
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise DamageError("its pickle rebuilds a tensor from something that is no storage")
-    if metadata:
-        return UnreadableTensor("a conjugate or negative view")
-    return StoredTensor(storage, dtype or storage.dtype, shape, stride, offset)
+    stored = StoredTensor(storage, dtype or storage.dtype, shape, stride, offset)
+    return _seen_through(stored, metadata) if metadata else stored
+
+
+def _seen_through(stored: StoredTensor, metadata: Any) -> DerivedTensor | UnreadableTensor:
+    """A conjugate or negative view: the values that it shows, not those that are stored."""
+    if not isinstance(metadata, dict) or not set(metadata) <= {"conj", "neg"}:
+        return UnreadableTensor("a view of an unknown kind")
+
+    def compute() -> Tensor:
+        values = stored.load()
+        values = values.conj().resolve_conj() if metadata.get("conj") else values
+        return -values if metadata.get("neg") else values
+
+    return DerivedTensor(stored.dtype, stored.shape, compute)
 
 
 def _tensor_v2(args: tuple[Any, ...]) -> Any:

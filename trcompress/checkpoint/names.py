@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _RECURRENT = re.compile(
@@ -12,7 +12,7 @@ _RECURRENT = re.compile(
 )
 _ANYWHERE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _WRAPPER = "module"
-AVERAGING_COUNTER = "n_averaged"
+AVERAGING_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside its `module`
 
 MAIN = (
     "model_state_dict",
@@ -25,14 +25,9 @@ MAIN = (
     "weights",
     "params",
     "parameters",
-    "generator",
     "student",
 )
 """Names under which training scripts keep the model that matters, the most telling first."""
-
-_VERSIONS = ("best", "final", "last", "latest", "current", "previous", "prev", "initial", "init", "old", "backup")
-_AVERAGED = re.compile(r"(^|_)(ema|avg|averaged?|swa|shadow|polyak)(_|$)", re.IGNORECASE)
-_TRAINING = re.compile(r"optim(izer|_|s?$)|scheduler|scaler|(^|_)(sched|rng|opt)(_|$)", re.IGNORECASE)
 
 
 class RecurrentName(NamedTuple):
@@ -64,22 +59,6 @@ def parse_recurrent(key: str) -> RecurrentName | None:
     return RecurrentName(
         stack, f"{what}_{found['side'].lower()}", layer, bool(found["reverse"]), found["layer"] is None
     )
-
-
-def version_rank(name: str) -> int:
-    """0 for a name that tells no version of a model; else the smaller, the better (`best_model` before `last`)."""
-    words = name.lower().split("_")
-    return min((_VERSIONS.index(word) + 1 for word in words if word in _VERSIONS), default=0)
-
-
-def is_averaged(path: Sequence[str]) -> bool:
-    """Whether a path names a running average of a model's weights (EMA, SWA)."""
-    return any(_AVERAGED.search(part) for part in path)
-
-
-def is_training_state(path: Sequence[str]) -> bool:
-    """Whether a path names the state of a training run: optimizer, scheduler, random generators."""
-    return any(_TRAINING.search(part) for part in path)
 
 
 def strip_wrappers(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:

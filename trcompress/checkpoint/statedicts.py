@@ -14,7 +14,7 @@ from trcompress.model.kinds import KINDS
 MAX_DEPTH = 100
 MAX_NODES = 2_000_000
 _LONG_LIST = 1_000
-_MANY = 100
+_MANY = 12
 _PLAIN = (str, bytes, int, float, complex, type(None), Global)
 _OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
 _MODES = {mode: kind.name for kind in KINDS.values() for mode in kind.modes}
@@ -117,8 +117,8 @@ class _Walk:
         return bool(held)
 
     def _ignore_rest(self, rest: dict[Any, Any], path: tuple[str, ...]) -> None:
-        """Write down what lies beside tensors without holding any; a vocabulary in one line."""
-        if len(rest) > _MANY:
+        """Write down what lies beside tensors without holding any: in one line but for a few at the root."""
+        if len(rest) > (0 if path else _MANY):
             self.found.ignored[".".join(path) or "the root"] = f"{len(rest):,} entries without tensors"
             return
         for name, child in rest.items():

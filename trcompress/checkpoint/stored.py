@@ -42,7 +42,7 @@ class FileBytes:
         flat = torch.empty(count, dtype=dtype)
         with self.path.open("rb") as stream:
             stream.seek(start)
-            _fill(flat, stream, self.path)
+            fill(flat, stream, self.path)
         return _swapped(flat) if self.big_endian else flat
 
     def _mapped(self, dtype: torch.dtype, start: int, count: int) -> Tensor:
@@ -70,7 +70,7 @@ class ZipBytes:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as stream:
                 stream.seek(self.skip + first * dtype.itemsize)
-                _fill(flat, stream, self.path)
+                fill(flat, stream, self.path)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputFileError(
                 f"{self.path} is damaged: entry {self.entry!r} does not unpack ({error})"
@@ -206,7 +206,7 @@ def _expect_size(path: Path, end: int) -> None:
         raise InputFileError(f"{path} is truncated: {end:,} bytes expected, {path.stat().st_size:,} there")
 
 
-def _fill(flat: Tensor, stream: IO[bytes], path: Path) -> None:
+def fill(flat: Tensor, stream: IO[bytes], path: Path) -> None:
     """Read exactly as many bytes as the tensor holds."""
     room = memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
     while len(room):

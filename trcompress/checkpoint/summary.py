@@ -8,7 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from trcompress.checkpoint.dense import Checkpoint, read_checkpoint
+from trcompress.checkpoint.dense import Checkpoint
+from trcompress.checkpoint.opening import read_checkpoint
 from trcompress.checkpoint.recurrent import Layer
 from trcompress.checkpoint.suggestion import suggested_ratio
 
@@ -71,7 +72,10 @@ class Inspection:
         other_parameters: values in those.
         largest_other: the largest of them.
         shared: groups of tied weights.
-        ignored: what the file holds beside the model -> why it was left out.
+        ignored: what the file holds that is not the model -> why it was left out.
+        unreadable: tensors that no artifact can hold -> what they are.
+        unknown: stack -> tensors in the layer's own module that its kind cannot use.
+        nonfinite: tensors that hold NaN or Inf -> how many.
         notes: wrappers stripped, weights folded, which model was picked.
         suggested_ratio: a goal for `plan` that keeps the network alive.
     """
@@ -87,6 +91,9 @@ class Inspection:
     largest_other: tuple[TensorSummary, ...]
     shared: tuple[tuple[str, ...], ...]
     ignored: Mapping[str, str]
+    unreadable: Mapping[str, str]
+    unknown: Mapping[str, tuple[str, ...]]
+    nonfinite: Mapping[str, int]
     notes: tuple[str, ...]
     suggested_ratio: float
 
@@ -96,7 +103,7 @@ class Inspection:
 
 
 def inspect(source: str | Path | Checkpoint, *, kind: str | None = None) -> Inspection:
-    """Describe a checkpoint without loading its tensors.
+    """Describe a checkpoint; its values are looked at in blocks, never held.
 
     Args:
         source: a path, or an opened checkpoint.
@@ -134,6 +141,9 @@ def inspect(source: str | Path | Checkpoint, *, kind: str | None = None) -> Insp
         ),
         shared=checkpoint.shared,
         ignored=dict(checkpoint.ignored),
+        unreadable=checkpoint.lost,
+        unknown=dict(checkpoint.unknown),
+        nonfinite=dict(checkpoint.nonfinite),
         notes=checkpoint.notes,
         suggested_ratio=suggested_ratio(checkpoint.layers),
     )

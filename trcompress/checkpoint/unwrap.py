@@ -1,21 +1,17 @@
-"""From everything a file holds to the one model in it: its tensors under their own names."""
+"""From everything a file holds to the one model in it: its tensors under their own names.
+
+What is not the model is decided in `set_aside`; here the way down through wrappers is found, and names are made.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from trcompress.checkpoint.limits import DamageError
-from trcompress.checkpoint.names import (
-    AVERAGING_COUNTER,
-    MAIN,
-    is_averaged,
-    is_training_state,
-    parse_recurrent,
-    strip_wrappers,
-    version_rank,
-)
+from trcompress.checkpoint.names import AVERAGING_COUNTER, MAIN, parse_recurrent, strip_wrappers
+from trcompress.checkpoint.set_aside import is_averaged, is_counter, is_training_state, outline, version_rank
 from trcompress.checkpoint.statedicts import ModuleHint, StateDict, Survey
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
 
@@ -33,12 +29,14 @@ class Weights:
         hints: what pickled recurrent modules say of themselves, by the name of their tensors.
         ignored: what else the file holds -> why it was left out.
         notes: what was chosen and stripped, in words.
+        beside: names of tensors that the file keeps beside the model's own dict, and that are kept with it.
     """
 
     tensors: Mapping[str, AnyTensor | UnreadableTensor]
     hints: Mapping[str, ModuleHint] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: frozenset[str] = frozenset()
 
 
 def unwrap(survey: Survey) -> Weights:
@@ -47,11 +45,10 @@ def unwrap(survey: Survey) -> Weights:
     Raises:
         DamageError: names no model has.
     """
-    ignored = dict(survey.ignored)
-    groups = _without_training_state(_split_flat(survey.groups), ignored)
-    groups, notes = _without_averages(groups, ignored)
-    groups, depth = _choose(groups, ignored, notes)
-    return _named(groups, depth, ignored, notes)
+    choice = _Choice(dict(survey.ignored))
+    groups = choice.without_averages(choice.without_training_state(_split_flat(survey.groups)))
+    depth, groups = choice.go_down(groups)
+    return _named(choice, groups, depth)
 
 
 def _split_flat(groups: Sequence[StateDict]) -> list[StateDict]:
@@ -77,88 +74,115 @@ def _check_name(name: str) -> None:
         raise DamageError(f"it names a tensor as no model does, in {len(name):,} characters: {name[:60]!r}")
 
 
-def _without_training_state(groups: list[StateDict], ignored: dict[str, str]) -> list[StateDict]:
-    for group in groups:
-        if is_training_state(group.path):
-            ignored[group.where] = f"training state ({len(group.tensors):,} tensors)"
-    return [group for group in groups if not is_training_state(group.path)]
+class _Choice:
+    """What was set aside on the way down to the model, and what lies beside it and stays.
 
-
-def _without_averages(groups: list[StateDict], ignored: dict[str, str]) -> tuple[list[StateDict], list[str]]:
-    """Prefer the trained weights to their running averages; take the averages where there is nothing else."""
-    averaged = [group for group in groups if is_averaged(group.path)]
-    plain = [group for group in groups if not is_averaged(group.path)]
-    if not any(map(_is_recurrent, averaged)):
-        return groups, []
-    if not any(map(_is_recurrent, plain)):
-        return groups, [f"the weights are a running average (from {averaged[0].where}); the file holds no others"]
-    for group in averaged:
-        ignored[group.where] = f"a running average of the weights ({len(group.tensors):,} tensors)"
-    return plain, []
-
-
-def _choose(groups: list[StateDict], ignored: dict[str, str], notes: list[str]) -> tuple[list[StateDict], int]:
-    """Go down through wrappers to the model; where several lie side by side, prefer the known names.
-
-    Returns:
-        The groups of the model (several where it is kept in parts: encoder, decoder), and how many leading keys
-        of their paths are wrappers.
+    Attributes:
+        ignored: name -> why it was left out.
+        notes: in words.
+        beside: groups that are kept, each with how many leading keys of its path are wrappers.
     """
-    depth = 0
-    while name := _wrapper(groups, depth):
-        _leave([group for group in groups if group.path[depth : depth + 1] != (name,)], name, ignored, notes)
-        groups = [group for group in groups if group.path[depth : depth + 1] == (name,)]
-        depth += 1
-    direct = [group for group in groups if len(group.path) == depth]
-    nested = [group for group in groups if len(group.path) > depth]
-    if any(map(_is_recurrent, direct)) or not nested:
-        chosen = direct
-    else:
-        chosen = nested + [group for group in direct if any(_numel(one) > 1 for one in group.tensors.values())]
-    picked = {id(group) for group in chosen}
-    _leave([group for group in groups if id(group) not in picked], "the root", ignored, notes)
-    if depth and chosen:
-        notes.insert(0, f"the weights are taken from {'.'.join(chosen[0].path[:depth])}")
-    return chosen, depth
+
+    def __init__(self, ignored: dict[str, str]) -> None:
+        self.ignored = ignored
+        self.notes: list[str] = []
+        self.beside: list[tuple[StateDict, int]] = []
+
+    def without_training_state(self, groups: list[StateDict]) -> list[StateDict]:
+        """Set optimizers and the like aside: rule 1."""
+        kept = [group for group in groups if not is_training_state(group.path)]
+        rest = [group for group in groups if is_training_state(group.path)]
+        self._set_aside(rest, "training state", is_training_state)
+        return kept
+
+    def without_averages(self, groups: list[StateDict]) -> list[StateDict]:
+        """Prefer the trained weights to their running averages: rule 2; averages where there is nothing else."""
+        averaged = [group for group in groups if is_averaged(group.path)]
+        plain = [group for group in groups if not is_averaged(group.path)]
+        if not any(map(_is_recurrent, averaged)):
+            return groups
+        if not any(map(_is_recurrent, plain)):
+            self.notes.append(
+                f"the weights are a running average (from {averaged[0].where}); the file holds no others"
+            )
+            return groups
+        self._set_aside(averaged, "a running average of the weights", is_averaged)
+        return plain
+
+    def go_down(self, groups: list[StateDict]) -> tuple[int, list[StateDict]]:
+        """Go down through wrappers to the model.
+
+        Returns:
+            How many leading keys of the model's paths are wrappers, and its groups (several where it is kept in
+            parts: encoder, decoder).
+        """
+        depth = 0
+        while name := _wrapper(groups, depth):
+            inside = [group for group in groups if group.path[depth : depth + 1] == (name,)]
+            self._sort([group for group in groups if group not in inside], inside, depth)
+            groups = inside
+            depth += 1
+        for group in groups:
+            if len(group.path) == depth and not _is_recurrent(group) and any(map(_is_recurrent, groups)):
+                self._drop_counters(group)
+        if depth and groups:
+            self.notes.insert(0, f"the weights are taken from {'.'.join(groups[0].path[:depth])}")
+        return depth, [group for group in groups if group.tensors]
+
+    def _sort(self, others: list[StateDict], model: list[StateDict], depth: int) -> None:
+        """Copies and counters go, all else stays with the model."""
+        wanted, copies = outline(model, depth + 1), []
+        for first in dict.fromkeys(group.path[depth : depth + 1] for group in others):
+            same = [group for group in others if group.path[depth : depth + 1] == first]
+            if first and version_rank(first[0]) and outline(same, depth + 1) == wanted:
+                copies += same
+                continue
+            for group in same:
+                self._drop_counters(group)
+                if group.tensors:
+                    self.beside.append((group, depth))
+        if copies:
+            self._set_aside(copies, "another copy of the model", lambda path: len(path) > depth)
+            taken = ".".join(model[0].path[: depth + 1])
+            self.notes.append(
+                f"of several copies of the model {taken} was picked, not {', '.join(g.where for g in copies[:5])}"
+            )
+
+    def _drop_counters(self, group: StateDict) -> None:
+        for name, tensor in list(group.tensors.items()):
+            counts, trains = is_counter(name, tensor), is_training_state([name])
+            if counts or trains:
+                why = "a number beside the model" if counts else "training state"
+                self.ignored[".".join((*group.path, name))] = why
+                del group.tensors[name]
+
+    def _set_aside(self, groups: list[StateDict], why: str, told: Callable[[Sequence[str]], bool]) -> None:
+        """Write one line for all that lies under the key that tells what it is."""
+        held: dict[str, int] = {}
+        for group in groups:
+            length = next(k for k in range(1, len(group.path) + 1) if told(group.path[:k]))
+            where = ".".join(group.path[:length])
+            held[where] = held.get(where, 0) + len(group.tensors)
+        self.ignored |= {where: f"{why} ({count:,} tensors)" for where, count in held.items()}
 
 
 def _wrapper(groups: list[StateDict], depth: int) -> str | None:
     """The next key on the way to the model, or None where its tensors or its parts begin."""
     recurrent = [group for group in groups if _is_recurrent(group)] or groups
-    below: dict[str, set[tuple[object, ...]]] = {}
+    below: dict[str, list[StateDict]] = {}
     for group in recurrent:
         if len(group.path) > depth:
-            keys = {(*group.path[depth + 1 :], name, _shape(tensor)) for name, tensor in group.tensors.items()}
-            below.setdefault(group.path[depth], set()).update(keys)
+            below.setdefault(group.path[depth], []).append(group)
     known = [name for name in below if name.lower() in MAIN]
     if known:
         return min(known, key=lambda name: MAIN.index(name.lower()))
     if not below or any(len(group.path) == depth for group in recurrent):
         return None
     alone = all(group.path[depth : depth + 1] == (name,) for group in groups for name in below)
-    equal = len(set(map(frozenset, below.values()))) == 1
+    equal = len({outline(held, depth + 1) for held in below.values()}) == 1
     copies = equal and sum(version_rank(name) == 0 for name in below) <= 1
-    return min(below, key=version_rank) if alone or copies else None
-
-
-def _leave(groups: list[StateDict], taken: str, ignored: dict[str, str], notes: list[str]) -> None:
-    """Write down what is not part of the model."""
-    for group in groups:
-        if len(group.tensors) == 1:
-            ignored[".".join((*group.path, *group.tensors))] = "a tensor beside the model"
-        else:
-            ignored[group.where] = f"{len(group.tensors):,} tensors beside the model"
-    others = [group.where for group in groups if _is_recurrent(group)]
-    if others:
-        notes.append(f"of several models {taken} was picked, not {', '.join(others[:5])}")
-
-
-def _shape(tensor: AnyTensor | UnreadableTensor) -> tuple[int, ...] | None:
-    return None if isinstance(tensor, UnreadableTensor) else tensor.shape
-
-
-def _numel(tensor: AnyTensor | UnreadableTensor) -> int:
-    return 0 if isinstance(tensor, UnreadableTensor) else tensor.numel
+    loose = all(len(group.path) == depth or group.path[depth] in below for group in groups)
+    return min(below, key=version_rank) if alone or copies or (len(below) == 1 and loose) else None
 
 
 def _is_recurrent(group: StateDict) -> bool:
@@ -173,22 +197,45 @@ def _is_input_weight(name: str) -> bool:
     return found is not None and found.role == "weight_ih"
 
 
-def _named(groups: list[StateDict], depth: int, ignored: dict[str, str], notes: list[str]) -> Weights:
+def _named(choice: _Choice, groups: list[StateDict], depth: int) -> Weights:
     """Join the groups under what is left of their paths, and strip the wrappers inside the names."""
-    joined: dict[str, AnyTensor | UnreadableTensor] = {}
-    hints: dict[str, ModuleHint] = {}
-    for group in groups:
-        for name, tensor in group.tensors.items():
-            full = ".".join((*group.path[depth:], name))
-            joined[full] = tensor
-            if name in group.hints:
-                hints[full] = group.hints[name]
+    model, renamed = _join([(group, depth) for group in groups], choice.notes)
+    beside, also_renamed = _join(choice.beside, choice.notes)
+    if model.keys() & beside.keys():  # two names would become one: let each keep its whole path
+        model, renamed = _join([(group, 0) for group in groups], choice.notes)
+        beside, also_renamed = _join([(group, 0) for group, _ in choice.beside], choice.notes)
+    hints = {
+        rename(group, name): hint
+        for some, rename in ((groups, renamed), ([group for group, _ in choice.beside], also_renamed))
+        for group in some
+        for name, hint in group.hints.items()
+    }
+    if AVERAGING_COUNTER in model:
+        del model[AVERAGING_COUNTER]
+        choice.ignored[AVERAGING_COUNTER] = "the counter of an averaged model"
+        choice.notes.append("the weights are a running average (AveragedModel)")
+    if beside:
+        kept = ", ".join(dict.fromkeys(group.where for group, _ in choice.beside))
+        choice.notes.append(f"kept with the model although beside it in the file: {kept}")
+    return Weights(model | beside, hints, choice.ignored, tuple(choice.notes), frozenset(beside))
+
+
+def _join(
+    groups: Sequence[tuple[StateDict, int]], notes: list[str]
+) -> tuple[dict[str, AnyTensor | UnreadableTensor], Callable[[StateDict, str], str]]:
+    """Tensors of some groups by their stripped names, and the function that makes such a name."""
+    wrapped = {group.path: depth for group, depth in groups}
+    joined = {
+        ".".join((*group.path[depth:], name)): tensor
+        for group, depth in groups
+        for name, tensor in group.tensors.items()
+    }
     stripped, wrappers = strip_wrappers(joined)
     if wrappers:
         notes.append(f"wrapper prefixes stripped: {', '.join(f'{wrapper}.' for wrapper in wrappers)}")
-    tensors = {stripped[name]: tensor for name, tensor in joined.items()}
-    if AVERAGING_COUNTER in tensors:
-        del tensors[AVERAGING_COUNTER]
-        ignored[AVERAGING_COUNTER] = "the counter of an averaged model"
-        notes.append("the weights are a running average (AveragedModel)")
-    return Weights(tensors, {stripped[name]: hint for name, hint in hints.items()}, ignored, tuple(notes))
+
+    def rename(group: StateDict, name: str) -> str:
+        full = ".".join((*group.path[wrapped[group.path] :], name))
+        return stripped.get(full, full)
+
+    return {stripped[name]: tensor for name, tensor in joined.items()}, rename

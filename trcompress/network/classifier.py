@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,23 @@ class Wiring:
         readout: what the head sees: "final" = the last states of all directions (each direction at its own
             end), "last-step" = the output at the last valid step, "mean" = the mean output over valid steps.
         model: `package.module:factory` of the user's own network instead of a chain.
+        kind: how to read a dense checkpoint; see `read_checkpoint`, as for the next two.
+        skip_objects: leave out Python objects beside the weights.
+        ignore_unknown: keys or globs of tensors in a layer's own module that take no part in its steps.
     """
 
     stacks: tuple[str, ...] = ()
     head: str | None = None
     readout: str = "final"
     model: str | None = None
+    kind: str | None = None
+    skip_objects: bool = False
+    ignore_unknown: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `open_model`."""
+        return {name: getattr(self, name) for name in ("kind", "skip_objects", "ignore_unknown")}
 
     def __post_init__(self) -> None:
         if self.readout not in READOUTS:

@@ -64,7 +64,7 @@ def find_chain(file: ModelFile, names: Sequence[str] = ()) -> tuple[tuple[str, .
         if not _connects(file, names):
             raise UsageError(f"each stack must take what the one before gives: {_listing(file, names)}")
         return tuple(names), "stacks in the given order"
-    natural = sorted(file.stacks, key=_natural)
+    natural = sorted(file.main_stacks, key=_natural)
     if len(natural) == 1:
         return tuple(natural), "the only recurrent stack"
     if _connects(file, natural):

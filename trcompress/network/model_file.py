@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact, read_artifact
-from trcompress.checkpoint import Checkpoint, is_artifact, read_checkpoint
+from trcompress.checkpoint import (
+    Checkpoint,
+    foreign_tensors,
+    is_artifact,
+    read_checkpoint,
+    refuse_foreign,
+    without_ignored,
+)
+from trcompress.errors import InputFileError
 from trcompress.layers.stacks import build_stack, load_stack
 from trcompress.model.layer import Layer, by_stack
 from trcompress.model.plan import WeightPlan
@@ -27,6 +35,8 @@ class ModelFile:
         shapes: shape of every tensor, by key.
         tensor: reads one tensor.
         artifact: the artifact, if it is one.
+        unknown: stack -> tensors in a layer's own module that its kind cannot use.
+        beside: keys that lay in another dict than the model's own.
     """
 
     path: Path
@@ -35,6 +45,29 @@ class ModelFile:
     shapes: Mapping[str, tuple[int, ...]]
     tensor: Callable[[str], Tensor]
     artifact: Artifact | None = None
+    unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    beside: frozenset[str] = frozenset()
+
+    @property
+    def main_stacks(self) -> list[str]:
+        """Names of the stacks of the model's own dict; of all, where there is no other."""
+        own = [name for name, layers in self.stacks.items() if layers[0].keys["weight_ih"] not in self.beside]
+        return own or list(self.stacks)
+
+    def refuse_unknown(self) -> None:
+        """Stop before a network is run that is not the one that its shapes suggest.
+
+        Raises:
+            InputFileError: names the tensors that no torch.nn layer uses, and the ways out.
+        """
+        refuse_foreign(self.path, {name: layers[0].kind for name, layers in self.stacks.items()}, self.unknown)
+        for layers in self.stacks.values():
+            for layer in layers:
+                if "weight_hh" not in layer.keys:
+                    raise InputFileError(
+                        f"{self.path}: {layer.keys['weight_ih']!r} has no weight_hh beside it, so it is no whole "
+                        f"{layer.kind.upper()} layer; save the model's whole state_dict"
+                    )
 
     @property
     def recurrent_keys(self) -> set[str]:
@@ -60,28 +93,39 @@ class ModelFile:
         return load_stack(module, layers, own), keys
 
 
-def open_model(path: str | Path) -> ModelFile:
+def open_model(path: str | Path, *, ignore_unknown: Sequence[str] = (), **reading: Any) -> ModelFile:
     """Open an artifact or a dense checkpoint.
+
+    Args:
+        path: the file.
+        ignore_unknown: keys or globs of tensors in a layer's own module that take no part in its steps.
+        **reading: how to read a dense checkpoint, `kind` and `skip_objects`; see `read_checkpoint`.
 
     Raises:
         InputFileError: neither, or damaged; see `read_artifact` and `read_checkpoint`.
     """
     path = Path(path)
     if is_artifact(path):
-        return of_artifact(read_artifact(path), path)
-    return of_checkpoint(read_checkpoint(path), path)
+        return of_artifact(read_artifact(path), path, ignore_unknown)
+    return of_checkpoint(read_checkpoint(path, ignore_unknown=ignore_unknown, **reading), path)
 
 
-def of_artifact(artifact: Artifact, path: Path) -> ModelFile:
+def of_artifact(artifact: Artifact, path: Path, ignore_unknown: Sequence[str] = ()) -> ModelFile:
     """See an artifact in memory as a model's file."""
     shapes = {key: tuple(tensor.shape) for key, tensor in artifact.tensors.items()}
     stacks = _as_sequences(artifact.header.layers)
-    return ModelFile(path, stacks, artifact.weight_plans(), shapes, artifact.tensors.__getitem__, artifact)
+    beside = artifact.beside
+    found = foreign_tensors(artifact.header.layers, shapes, beside)
+    unknown, _ = without_ignored(found, ignore_unknown, shapes)
+    plans, tensor = artifact.weight_plans(), artifact.tensors.__getitem__
+    return ModelFile(path, stacks, plans, shapes, tensor, artifact, unknown, beside)
 
 
 def of_checkpoint(checkpoint: Checkpoint, path: Path) -> ModelFile:
     """See a dense checkpoint as a model's file."""
-    return ModelFile(path, _as_sequences(checkpoint.layers), {}, checkpoint.shapes, checkpoint.tensor)
+    stacks = _as_sequences(checkpoint.layers)
+    tensor, shapes = checkpoint.tensor, checkpoint.shapes
+    return ModelFile(path, stacks, {}, shapes, tensor, None, checkpoint.unknown, checkpoint.beside)
 
 
 def _as_sequences(layers: Sequence[Layer]) -> dict[str, list[Layer]]:

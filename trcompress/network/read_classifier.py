@@ -36,13 +36,15 @@ def read_classifier(
         dropout: of what enters the head, and between layers and stacks.
 
     Raises:
-        InputFileError: the file is damaged, or nothing in it could be the head.
+        InputFileError: the file is damaged, a layer's own module holds what its kind cannot use, or nothing in it
+            could be the head.
         UsageError: the order of the stacks or the head is ambiguous, or `wiring` does not fit the file.
     """
-    file = path if isinstance(path, ModelFile) else open_model(path)
     wiring = wiring or Wiring()
+    file = path if isinstance(path, ModelFile) else open_model(path, **wiring.reading)
     if wiring.model is not None:
         return build_user_model(file, wiring)
+    file.refuse_unknown()
     order, how = find_chain(file, wiring.stacks)
     features = output_size(file.stacks[order[-1]])
     head = find_head(file, features, classes, wiring.head)

@@ -57,12 +57,14 @@ def decompose_checkpoint(
         The artifact, not yet written: cores in place of the weights, every other tensor as it was.
 
     Raises:
-        InputFileError: the file cannot be read, or a weight holds NaN or Inf.
+        InputFileError: the file cannot be read, a layer is not the one that its shapes suggest, a tensor cannot be
+            kept, or one holds NaN or Inf.
         UsageError: the plan matches no weight.
         ShapeError: a weight does not fit its modes.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
+    checkpoint.check_compressible()
     plans = plan.resolve(input_matrices(checkpoint.layers))
     found = []
     for done, weight in enumerate(plans):
@@ -138,9 +140,21 @@ def assemble(
         weights=tuple(weights),
         source=_describe_source(checkpoint),
         shared=tuple(group for group in checkpoint.shared if not replaced & set(group)),
-        lineage=(step,),
+        lineage=(step.model_copy(update={"settings": {**step.settings, **_reading(checkpoint)}}),),
     )
     return Artifact(kept | dict(changed or {}) | cores, header)
+
+
+def _reading(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the user chose about the tensors, and which lay beside the model's own; empty if nothing."""
+    chosen = {
+        "dropped": checkpoint.dropped,
+        "beside": sorted(checkpoint.beside),
+        "ignored_unknown": checkpoint.known_better,
+        "allowed_nonfinite": checkpoint.allowed_nonfinite,
+    }
+    told = {name: list(keys) for name, keys in chosen.items() if keys}
+    return {"reading": told} if told else {}
 
 
 def _describe_source(checkpoint: Checkpoint) -> Source:

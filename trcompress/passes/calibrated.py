@@ -50,6 +50,7 @@ def decompose_calibrated(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
+    checkpoint.check_compressible()
     plans = plan.resolve(input_matrices(checkpoint.layers))
     found = calibrate(checkpoint, plans, data, seed=seed, init=init, **options)
     step = Step(

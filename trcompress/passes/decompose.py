@@ -63,7 +63,7 @@ def decompose(
     """Turn the recurrent layers of a dense checkpoint into tensor rings.
 
     Args:
-        checkpoint: the dense checkpoint, or its path.
+        checkpoint: the dense checkpoint, or its path; `read_checkpoint` tells how to leave tensors out.
         plan: what to replace and how; or leave it out and give a goal.
         out: where to write the artifact; None keeps it in memory.
         target_ratio: a goal, see `trcompress.plan`; with a plan, only `max_error` goes, and sets its ranks.
@@ -89,7 +89,8 @@ def decompose(
         The artifact: cores in place of the weights, every other tensor as it was.
 
     Raises:
-        InputFileError: the file cannot be read, or a weight holds NaN or Inf.
+        InputFileError: the file cannot be read, a layer is not the one that its shapes suggest, a tensor cannot be
+            kept, or one holds NaN or Inf.
         UsageError: no plan and no goal, or both; or the plan matches no weight.
         ShapeError: a weight does not fit its modes.
         OutputFileError: `out` exists or cannot be written.
@@ -100,6 +101,7 @@ def decompose(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
+    checkpoint.check_compressible()
     if out is not None:
         out = check_output(out, overwrite=overwrite, keep=(checkpoint.path,))
     check_data(calibrate, refine, init)

@@ -160,7 +160,7 @@ def finetune(
     outputs.check(inputs, resume=resume, overwrite=overwrite)
     with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
-        file = open_model(artifact)
+        file = open_model(artifact, **(wiring or Wiring()).reading)
         if file.artifact is None:
             raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
         student = _classifier(file, data, wiring, crew, dropout=settings.dropout)
