@@ -86,7 +86,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     dense = read_checkpoint(checkpoint, **options.reading(given))
     dense.check_compressible()
     if not given["dry_run"]:
-        check_output(out, overwrite=given["overwrite"], keep=(checkpoint,))
+        check_output(out, overwrite=given["overwrite"], keep=(checkpoint, given["calibrate"]))
     chosen = choose_plan(dense, given)
     weights, skipped = _resolve(chosen.plan, dense)
     _echo_plan(weights, skipped, chosen.notes)

@@ -11,9 +11,11 @@ from importlib import import_module
 
 import click
 
-from trcompress.cli.faults import explain, open_closed_streams
+from trcompress.cli.faults import explain, open_closed_streams, stop_on_signals
 from trcompress.cli.verbs import VERBS
 from trcompress.errors import TrcompressError, nearest
+from trcompress.util.claims import claims_last
+from trcompress.util.inputs import inputs_noted
 from trcompress.version import __version__
 
 
@@ -55,7 +57,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line."""
     open_closed_streams()
-    code = _run()
+    stop_on_signals()
+    with inputs_noted(), claims_last():
+        code = _run()
     try:
         sys.stdout.flush()
     except OSError as error:  # what was printed has no place to go

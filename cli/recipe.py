@@ -71,6 +71,6 @@ def copy(name: str, target: Path | None, overwrite: bool) -> None:
     from trcompress.util.files import check_output, write_text
 
     found = read_recipe(name)
-    path = check_output(target or Path(f"{Path(name).stem}.toml"), overwrite=overwrite)
+    path = check_output(target or Path(f"{Path(name).stem}.toml"), overwrite=overwrite, keep=[name])
     write_text(path, found.text)
     click.echo(str(path))

@@ -17,6 +17,7 @@ from trcompress.checkpoint.safety import refuse_calls, refuse_unsafe
 from trcompress.checkpoint.torch_legacy import NotTorchError, read_torch_legacy
 from trcompress.checkpoint.torch_zip import is_scripted, pickle_entry, read_torch_zip
 from trcompress.errors import InputFileError
+from trcompress.util.inputs import note_input
 
 METADATA_KEY = "trcompress"
 _KINDS = "a PyTorch (.pt, .pth), .safetensors or .npz checkpoint"
@@ -65,6 +66,7 @@ def read_content(path: str | Path, *, skip_objects: bool = False) -> FileContent
         UnsafeFileError: a pickle that holds more than weights.
     """
     path = _check_is_file(Path(path))
+    note_input(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the standard library's parsers, on escapes in damaged text

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from trcompress.data.load import Progress
 from trcompress.data.motions import MOTIONS
 from trcompress.data.video_tree import LAYOUTS, MARKER
 from trcompress.errors import OutputFileError, UsageError, nearest
+from trcompress.util.folders import atomic_folder
 
 _SPLITS = 3
 _TEST_SHARE = 0.3
@@ -91,7 +88,7 @@ def make_clips(
     require_av()
     looks, names = group_looks(groups, seed), tuple(MOTIONS)[:classes]
     total, done, written = classes * groups * clips_per_group, 0, 0
-    with _new_folder(out, overwrite) as folder:
+    with atomic_folder(out, lambda there: _may_replace(there, overwrite)) as folder:
         for label, name in enumerate(names):
             for group, look in enumerate(looks):
                 for clip in range(clips_per_group):
@@ -149,27 +146,34 @@ def _check(layout: str, settings: dict[str, Any], size: tuple[int, int]) -> None
         raise UsageError(f"clips cannot be made with {'; '.join(faults)}; change these")
 
 
-@contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a folder beside `out` that takes its place if the body succeeds, and is removed if not."""
-    occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if occupied and not (overwrite and (out / MARKER).is_file()):
+def _may_replace(folder: Path, overwrite: bool) -> None:
+    """Allow only a folder that `make_clips` made, and that holds nothing else."""
+    if not (overwrite and (folder / MARKER).is_file()):
         remedy = "only folders made by make-clips are replaced" if overwrite else "or allow `overwrite=True`"
-        raise OutputFileError(f"clips need a new or empty folder: {out} is not; choose another ({remedy})")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
-    except OSError as error:
-        raise OutputFileError(f"cannot make {out}: {error.strerror}; choose another folder") from error
-    try:
-        yield part
-        part.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
-    except OSError as error:
+        raise OutputFileError(f"clips need a new or empty folder: {folder} is not; choose another ({remedy})")
+    own = _names(folder / MARKER)
+    others = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    others = [name for name in others if name not in own]
+    if others:
         raise OutputFileError(
-            f"cannot write {out}: {error.strerror or error}; free some space and run again"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            f"{folder} holds {len(others):,} files that make-clips did not make ({', '.join(others[:3])}): "
+            "move them away, or choose another folder"
+        )
+
+
+def _names(marker: Path) -> set[str]:
+    """Return the names of all files that a tree with this marker was made of; none where it is damaged."""
+    try:
+        made = json.loads(marker.read_text(encoding="utf-8"))
+        _check(made["layout"], made, tuple(made["size"]))
+        kinds = tuple(MOTIONS)[: made["classes"]]
+        clips = {
+            Path(_clip_name(made["layout"], kind, group, clip)).as_posix()
+            for kind in kinds
+            for group in range(made["groups"])
+            for clip in range(made["clips_per_group"])
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+    lists = {f"{kind}_test_split{number + 1}.txt" for kind in kinds for number in range(_SPLITS)}
+    return clips | {MARKER} | (lists if made["layout"] == "hmdb51" else set())

@@ -84,7 +84,7 @@ def extract(
         )
     if Path(out).suffix.lower() not in SUFFIXES:
         raise UsageError(f"features are written as {' or '.join(SUFFIXES)}: got {out}; rename it")
-    out = check_output(out, overwrite=overwrite)
+    out = check_output(out, overwrite=overwrite, keep=[tree, backbone, weights, options.get("split_dir")])
     network = open_backbone(backbone, weights, normalize)
     settings = _settings(network, options)
     found = find_clips(tree, settings.layout)

@@ -10,6 +10,7 @@ from typing import Any
 
 from trcompress.data.dataset import DataSet
 from trcompress.errors import InputFileError
+from trcompress.util.inputs import note_input
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what) while something long is prepared."""
@@ -88,6 +89,9 @@ def load_data(
         ...
         trcompress.errors.InputFileError: no such data file: missing.npz
     """
-    module, _, name = DATA_KINDS[kind_of(spec)].function.partition(":")
+    kind = kind_of(spec)
+    if kind != "factory":
+        note_input(spec)
+    module, _, name = DATA_KINDS[kind].function.partition(":")
     load = getattr(import_module(module), name)
     return load(str(spec), options, allow_code=allow_code, progress=progress)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from trcompress.errors import InputFileError, TrcompressError, UsageError, nearest
 from trcompress.reproduce.recipe_schema import RECIPE_KINDS, Recipe
+from trcompress.util.inputs import note_input
 
 MAX_BYTES = 2**20
 QUICK = "quick"
@@ -84,6 +85,7 @@ def read_recipe(source: str | Path) -> RecipeFile:
         1725
     """
     origin, path = str(source), _find(source)
+    note_input(path)
     text = _read_text(path)
     try:
         values = tomllib.loads(text)

@@ -15,7 +15,7 @@ from trcompress.reproduce.plots import Matrix, draw, write_numbers
 from trcompress.reproduce.recipe import write_recipe
 from trcompress.reproduce.recipe_schema import Data, Recipe
 from trcompress.reproduce.result import RESULT_FILE, Findings, Result, write_result
-from trcompress.util.files import write_text
+from trcompress.util.files import check_output, write_text
 from trcompress.util.machine import this_machine
 from trcompress.util.progress import Progress
 from trcompress.version import __version__
@@ -66,6 +66,8 @@ def reproduce(
     require_data(recipe)
     folder = check_folder(out, overwrite=overwrite)
     _make(folder)
+    for name in (RECIPE_FILE, RESULT_FILE):
+        check_output(folder / name, overwrite=True, keep=[getattr(getattr(recipe, "data", None), "path", None)])
     write_text(folder / RECIPE_FILE, write_recipe(recipe))
     started = time.perf_counter()
     findings = runner_of(recipe)(recipe, Context(folder, progress or silent))

@@ -52,7 +52,7 @@ def train_dense(
         UsageError, InputFileError, OutputFileError, RunInterruptedError: see `finetune`.
     """
     settings, outputs = settings or FinetuneSettings(), Outputs(Path(out))
-    outputs.check([], resume=resume, overwrite=overwrite)
+    outputs.check([data], resume=resume, overwrite=overwrite)
     shape = {"kind": kind, "hidden_size": hidden_size, "layers": layers, "bidirectional": bidirectional}
     wiring = Wiring(readout=readout)
     with resumable(outputs), team(settings.device) as crew:

@@ -157,7 +157,7 @@ def finetune(
     settings, artifact = combined(settings, named), Path(artifact)
     outputs = Outputs(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
-    outputs.check(inputs, resume=resume, overwrite=overwrite)
+    outputs.check([*inputs, data], resume=resume, overwrite=overwrite)
     with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
         file = open_model(artifact, **(wiring or Wiring()).reading)

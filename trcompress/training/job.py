@@ -50,8 +50,13 @@ class Outputs:
         """`model.run`, the folder of log and state."""
         return self.model.with_suffix(".run")
 
-    def check(self, inputs: Sequence[Path], *, resume: bool, overwrite: bool) -> None:
+    def check(self, inputs: Sequence[Any], *, resume: bool, overwrite: bool) -> None:
         """Refuse outputs that exist, before any long work.
+
+        Args:
+            inputs: what the run reads; see `check_output`.
+            resume: an interrupted run may be gone on with.
+            overwrite: outputs that exist may be replaced.
 
         Raises:
             OutputFileError: an output exists and may not be replaced, or is an input.
@@ -63,8 +68,12 @@ class Outputs:
                 "go on with `resume=True`, or start again with `overwrite=True`"
             )
         replace = overwrite or (resume and interrupted)
-        check_output(self.model, overwrite=replace, keep=tuple(inputs))
-        check_output(self.metrics, overwrite=replace, keep=tuple(inputs))
+        check_output(self.model, overwrite=replace, keep=inputs)
+        check_output(self.metrics, overwrite=replace, keep=inputs)
+        if self.run.is_dir():
+            folder = RunFolder(self.run)
+            for path in (folder.state_path, folder.metrics_path):
+                check_output(path, overwrite=True, keep=inputs)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ numbers need no state: every epoch draws from generators seeded by the run's see
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trcompress.errors import InputFileError, OutputFileError, UsageError
-from trcompress.util.files import atomic_path
+from trcompress.util.files import atomic_path, system_error
 
 METADATA_KEY = "trcompress-run"
 VERSION = 1
@@ -68,8 +67,6 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(exist_ok=True)
-            for rest in path.glob(".*.part"):
-                rest.unlink()
         except OSError as error:
             raise OutputFileError(f"cannot make the run's folder {path}: {error.strerror or error}") from error
 
@@ -197,6 +194,5 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     with atomic_path(path) as temporary:
         try:
             save_file(own, temporary, metadata=metadata)
-        except SafetensorError as error:  # it wraps the operating system's word
-            code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
-            raise OSError(code, str(error)) from error
+        except SafetensorError as error:
+            raise system_error(error) from error

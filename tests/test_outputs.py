@@ -1,0 +1,171 @@
+"""No verb writes over what it reads, whatever the file is called: each verb, each input, each way to name it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import small_task
+import torch
+from command import run
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trcompress.cli.main import cli
+from trcompress.cli.verbs import VERBS
+
+SHAPE = ("--shape", "6x2:4x4", "--ranks", "2")
+ON_DATA = ("--data", "data.npz")
+FAST = ("--epochs", 1, "--batch-size", 16, "--device", "cpu")
+
+# verb -> (its command, with OUT where the output goes; the inputs that OUT must not be)
+WRITERS = {
+    "decompose": (
+        ["decompose", "dense.safetensors", *SHAPE, "--calibrate", "data.npz", "-o", "OUT"],
+        ("dense.safetensors", "data.npz"),
+    ),
+    "finetune": (
+        [
+            "finetune",
+            "ring.safetensors",
+            "--data",
+            "data.npz",
+            "--teacher",
+            "dense.safetensors",
+            *FAST,
+            "-o",
+            "OUT",
+        ],
+        ("ring.safetensors", "data.npz", "dense.safetensors"),
+    ),
+    "recipe copy": (["recipe", "copy", "mine.toml", "OUT"], ("mine.toml",)),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Every kind of input."""
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.manual_seed(0)
+    tensors = {f"rnn.{key}": value for key, value in nn.LSTM(12, 16).state_dict().items()}
+    save_file(tensors | {"fc.weight": torch.randn(3, 16), "fc.bias": torch.zeros(3)}, folder / "dense.safetensors")
+    np.savez(folder / "data.npz", **small_task.arrays())
+    assert run("decompose", folder / "dense.safetensors", *SHAPE, "-o", folder / "ring.safetensors").code == 0
+    assert run("recipe", "copy", "synthetic-fig5", folder / "mine.toml").code == 0
+    return folder
+
+
+@pytest.fixture
+def inputs(files, tmp_path):
+    shutil.copytree(files, tmp_path / "in")
+    return tmp_path / "in"
+
+
+def outputs_of(command, name):
+    """Yield the verbs that take an output path, found by what their parameters are called."""
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for sub in command.list_commands(context):
+                yield from outputs_of(command.get_command(context, sub), f"{name} {sub}".strip())
+    elif any(parameter.name in ("out", "target", "html") for parameter in command.params):
+        yield name
+
+
+FOLDERS = {"data make-clips", "reproduce", "demo", "data extract"}
+"""Verbs that write a folder, or read one: tested below, each in its own way."""
+
+
+def test_every_verb_that_writes_is_tested_here():
+    assert set(outputs_of(cli, "")) == set(WRITERS) | FOLDERS
+    assert {name.partition(" ")[0] for name in WRITERS} <= set(VERBS)
+
+
+CASES = [(verb, source) for verb, (_, sources) in WRITERS.items() for source in sources]
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "hard link"])
+@pytest.mark.parametrize(("verb", "source"), CASES)
+def test_no_verb_writes_over_an_input(inputs, verb, source, way):
+    out = inputs / source
+    if way != "itself":
+        out = inputs / f"other{out.suffix}"
+        (out.symlink_to if way == "link" else out.hardlink_to)(inputs / source)
+    before = {path.name: path.read_bytes() for path in inputs.iterdir()}
+    words = [out if word == "OUT" else word for word in WRITERS[verb][0]]
+    for more in ([], ["--overwrite"]):
+        done = run(*words, *more, cwd=inputs)
+        assert done.code == 2, done.stderr
+        assert "must not replace the input" in done.stderr
+        assert {path.name: path.read_bytes() for path in inputs.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("verb", list(WRITERS))
+def test_every_verb_writes_through_a_link_and_refuses_what_is_no_file(inputs, tmp_path, verb):
+    suffix = Path(WRITERS[verb][1][0]).suffix
+    target, link = tmp_path / f"target{suffix}", tmp_path / f"link{suffix}"
+    link.symlink_to(target)
+    command = WRITERS[verb][0]
+    refused = run(*[link if word == "OUT" else word for word in command], "--overwrite", cwd=inputs)
+    assert (refused.code, "leads to no file" in refused.stderr) == (2, True), refused.stderr
+    target.write_text("old")
+    done = run(*[link if word == "OUT" else word for word in command], "--overwrite", cwd=inputs)
+    assert done.code == 0, done.stderr
+    assert link.is_symlink()
+    assert target.read_bytes() != b"old"
+    refused = run(*["/dev/null" if word == "OUT" else word for word in command], "--overwrite", cwd=inputs)
+    assert (refused.code, "is a device" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_shard_of_an_index_is_an_input(inputs):
+    tensors = load_file(inputs / "dense.safetensors")
+    shard = inputs / "model-00001-of-00001.safetensors"
+    save_file(tensors, shard)
+    index = inputs / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, shard.name)}))
+    before = shard.read_bytes()
+    done = run("decompose", index, *SHAPE, "-o", shard, "--overwrite")
+    assert done.code in (2, 3)
+    assert shard.read_bytes() == before
+
+
+def test_a_recipe_is_not_replaced_by_the_copy_in_its_results(inputs):
+    (inputs / "recipe.toml").write_text((inputs / "mine.toml").read_text())
+    before = (inputs / "recipe.toml").read_bytes()
+    done = run("reproduce", "recipe.toml", "--quick", "--out", ".", "--overwrite", cwd=inputs)
+    assert (done.code, "must not replace the input" in done.stderr) == (2, True), done.stderr
+    assert (inputs / "recipe.toml").read_bytes() == before
+
+
+def test_clips_replace_no_file_that_is_not_theirs(tmp_path):
+    pytest.importorskip("av", reason="needs the extra [video]")
+    words = ["data", "make-clips", tmp_path / "tree", "--classes", 2, "--groups", 2, "--clips-per-group", 1]
+    words += ["--frames", 6, "--size", "64x48", "--overwrite"]
+    assert run(*words).code == 0
+    assert run(*words).code == 0
+    own = tmp_path / "tree" / "right" / "notes.txt"
+    own.write_text("precious")
+    done = run(*words)
+    assert (done.code, "files that make-clips did not make (right/notes.txt)" in done.stderr) == (2, True), (
+        done.stderr
+    )
+    assert own.read_text() == "precious"
+
+
+def test_features_replace_no_clip_and_no_network(tmp_path):
+    pytest.importorskip("av", reason="needs the extra [video]")
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    from test_data_features import TinyCNN, export
+
+    export(TinyCNN(), tmp_path / "tiny.onnx", (1, 3, 24, 32))
+    words = ["--classes", 2, "--groups", 2, "--clips-per-group", 1, "--frames", 6, "--size", "64x48"]
+    assert run("data", "make-clips", tmp_path / "tree", *words).code == 0
+    clip = next((tmp_path / "tree").rglob("*.mpg"))
+    for source in (clip, tmp_path / "tiny.onnx"):
+        before, out = source.read_bytes(), tmp_path / f"{source.stem}.npz"
+        out.hardlink_to(source)
+        common = ["data", "extract", tmp_path / "tree", "--backbone", tmp_path / "tiny.onnx", "--workers", 0]
+        done = run(*common, "-o", out, "--overwrite", "--cache-dir", tmp_path / "cache")
+        assert (done.code, "must not replace the input" in done.stderr) == (2, True), done.stderr
+        assert source.read_bytes() == before

@@ -1,0 +1,75 @@
+"""Writing a whole folder so that it appears when it is complete, and an old one is there until then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trcompress.errors import OutputFileError
+from trcompress.util.claims import beside, exclusive
+
+
+@contextmanager
+def atomic_folder(out: Path, may_replace: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield a folder beside `out` that takes its place if the body succeeds, and is removed if not.
+
+    What a killed run left of its own folder is removed; an old folder that it had already put aside is put back.
+
+    Args:
+        out: where the folder goes. A link to a folder is written through; a link that leads nowhere is refused.
+        may_replace: raises OutputFileError where a folder that is there, and not empty, must stay.
+
+    Raises:
+        OutputFileError: it cannot be written, is no folder, or another run is writing it.
+    """
+    try:
+        if out.is_symlink() and not out.exists():
+            raise OutputFileError(
+                f"the output is a link that leads nowhere: {out}; remove it or choose another `out`"
+            )
+        target = Path(os.path.realpath(out))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(target) as alone:
+            part, old = beside(target, "part", "" if alone else uuid.uuid4().hex), beside(target, "old")
+            if alone:
+                _take_over(target, part, old)
+            _check(out, target, may_replace)
+            part.mkdir()
+            try:
+                yield part
+                _put_in_place(part, target, old)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OutputFileError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OutputFileError(f"cannot write {out}: {reason}; free some space, or choose another `out`") from error
+
+
+def _take_over(target: Path, part: Path, old: Path) -> None:
+    """Clear up after a killed run: its part goes; the folder it was about to replace comes back."""
+    shutil.rmtree(part, ignore_errors=True)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check(out: Path, target: Path, may_replace: Callable[[Path], None]) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputFileError(f"the output must be a folder: {out} is a file; choose another `out`")
+    if any(target.iterdir()):
+        may_replace(target)
+
+
+def _put_in_place(part: Path, target: Path, old: Path) -> None:
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
