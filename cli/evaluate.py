@@ -42,7 +42,7 @@ def evaluate(model: Path, **given: Any) -> None:
 
     Example: trcompress evaluate model.tr.safetensors --data data.npz --baseline model.pt --max-drop 0.01
     """
-    from trcompress.errors import UsageError
+    from trcompress.errors import QualityGateError, UsageError
     from trcompress.training.evaluate import check_gates
     from trcompress.training.evaluate import evaluate as measure
 
@@ -52,9 +52,15 @@ def evaluate(model: Path, **given: Any) -> None:
     same = {key: given[key] for key in ("split", "batch_size", "device")} | {"wiring": wiring}
     baseline = measure(given["baseline"], data, **same) if given["baseline"] else None
     found = measure(model, data, teacher=given["teacher"] or given["baseline"], **same)
+    missed = None
+    try:
+        check_gates(found, min_accuracy=given["min_accuracy"], baseline=baseline, max_drop=given["max_drop"])
+    except QualityGateError as error:
+        missed = error
     if _writes():
-        _print(found, baseline, given["format_"])
-    check_gates(found, min_accuracy=given["min_accuracy"], baseline=baseline, max_drop=given["max_drop"])
+        _print(found, baseline, missed, given["format_"])
+    if missed is not None:
+        raise missed
 
 
 def _writes() -> bool:
@@ -64,12 +70,14 @@ def _writes() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _print(found: Any, baseline: Any, format_: str) -> None:
-    from trcompress.cli.console import print_json
+def _print(found: Any, baseline: Any, missed: Any, format_: str) -> None:
+    from trcompress.cli.console import error_document, print_json
     from trcompress.cli.render_evaluation import print_evaluation
 
     if format_ == "human":
         print_evaluation(found, baseline)
         return
     extra = {} if baseline is None else {"baseline": baseline.to_dict(), "drop": baseline.accuracy - found.accuracy}
-    print_json(found.to_dict() | extra)
+    print_json(
+        found.to_dict() | extra | ({} if missed is None else error_document(missed, str(missed), missed.exit_code))
+    )

@@ -120,11 +120,11 @@ def finetune(artifact: Path, **given: Any) -> None:
 def _display(settings: Any, tensorboard: Path | None) -> Any:
     import os
 
-    from trcompress.cli.console import err
+    from trcompress.cli.console import err, is_quiet
     from trcompress.training.display import TensorBoardDisplay, make_display
     from trcompress.training.loop import total_epochs
 
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" or is_quiet():
         return None
     shown = make_display(err, total_epochs(settings))
     return shown if tensorboard is None else TensorBoardDisplay(tensorboard, shown)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib import import_module
+from itertools import pairwise
 
 import click
 
 from trcompress.cli.faults import explain, open_closed_streams, stop_on_signals
 from trcompress.cli.verbs import VERBS
+from trcompress.cli.voice import add_voice_options, voice
 from trcompress.errors import TrcompressError, nearest
 from trcompress.util.claims import claims_last
 from trcompress.util.inputs import inputs_noted
@@ -30,7 +33,7 @@ class VerbGroup(click.Group):
         """Import the verb, or say which one is nearest."""
         if name not in VERBS:
             raise click.UsageError(f"no such verb: {name!r}{nearest(name, list(VERBS))}", ctx)
-        return getattr(import_module(VERBS[name][0]), name)
+        return add_voice_options(getattr(import_module(VERBS[name][0]), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
@@ -40,7 +43,8 @@ class VerbGroup(click.Group):
 
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="trcompress")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Compress pretrained LSTM, GRU and RNN checkpoints with tensor rings.
 
     \b
@@ -52,6 +56,7 @@ def cli() -> None:
     Results go to stdout, progress and errors to stderr. Exit codes: 0 ok, 2 usage, 3 bad input file,
     4 unsafe file refused, 5 quality gate missed, 130 interrupted.
     """
+    voice.reset(context.invoked_subcommand or "")
 
 
 def main() -> None:
@@ -70,17 +75,18 @@ def main() -> None:
 def _run() -> int:
     """Run the verb; return the exit code, once a fault has been told."""
     stdout = sys.stdout
+    voice.reset("")
     try:
         code = cli.main(prog_name="trcompress", standalone_mode=False)
     except TrcompressError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(error, str(error), error.exit_code)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130)
+        return _told(error, error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        return _fail(stop, "interrupted", 130)
     except SystemExit:
         if sys.stdout is stdout:
             raise
@@ -100,12 +106,35 @@ def _tell(error: Exception) -> int:
         raise error
     if isinstance(error, OSError) and not error.filename:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered is lost as well
-    return _fail(*told)
+    return _fail(error, *told)
 
 
-def _fail(message: str, code: int) -> int:
-    from trcompress.cli.console import spelled
-
+def _fail(error: BaseException, message: str, code: int) -> int:
+    """Say an error in one line; with --verbose where it came from, in JSON mode as a document too."""
+    message = _spelled(message)
+    if voice.level > 0:
+        traceback.print_exception(error)
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(spelled(message), err=True)
+    click.echo(message, err=True)
+    return _told(error, message, code)
+
+
+def _spelled(message: str) -> str:
+    from trcompress.cli.console import spelled
+    from trcompress.util.text import visible
+
+    return visible(spelled(message), keep="\n")
+
+
+def _told(error: BaseException, message: str, code: int) -> int:
+    """Print an error as a JSON document where the user asked for JSON and no result was printed."""
+    if _asked_for_json(sys.argv[1:]) and not voice.documents:
+        from trcompress.cli.console import error_document, print_json
+
+        print_json(error_document(error, message, code))
     return code
+
+
+def _asked_for_json(words: list[str]) -> bool:
+    """Whether the words hold `--format json`; read by hand, since a usage error may come before parsing ends."""
+    return "--format=json" in words or ("--format", "json") in pairwise(words)

@@ -1,48 +1,73 @@
-"""Library results as rich tables."""
+"""Reports on the terminal: short, unless --verbose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
+from trcompress.artifact.document import accuracy_of
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.report import Report, WeightReport, make_report
-from trcompress.cli.console import count, out, print_json, ratio, size
+from trcompress.cli.console import is_verbose, out, print_json
+from trcompress.cli.tables import bold, make_table
+from trcompress.util.figures import count, error, ratio, share, size, spell
+from trcompress.util.text import visible
 
 CANDIDATE_COLUMNS = ("chosen", "metric", "bias_corrected", "weight_error", "difference")
+MOST_MATRICES = 20
+"""Matrices in the short report; --verbose lists all."""
 
 
 def print_report(report: Report) -> None:
-    """Print the whole report."""
-    out.print(f"[bold]{report.artifact}[/bold]")
-    for weight in report.weights:
-        print_weight(weight)
+    """Print one report: sizes, matrices, accuracy, lineage; with --verbose candidates and tensors too."""
+    out.print(bold(report.artifact))
     _print_totals(report)
-    _print_tensors(report)
-    _print_metrics(report)
+    _print_accuracy(report)
+    if is_verbose():
+        for weight in report.weights:
+            print_weight(weight)
+        _print_tensors(report)
+        _print_metrics(report)
+    else:
+        _print_matrices(report.weights)
+    _print_latency(report)
     _print_lineage(report)
+
+
+def print_reports(reports: Sequence[Report], front: Sequence[Mapping[str, Any]]) -> None:
+    """Print several reports as one table, and which of them nothing beats."""
+    rows = []
+    for report in reports:
+        known = report.to_dict()
+        bytes_after = report.tensor_bytes_after if report.file_bytes_after is None else report.file_bytes_after
+        accuracies = [spell(accuracy_of(known, role), "share") for role in ("dense", "compressed")]
+        best = any(one["name"] == report.artifact and one["best"] for one in front)
+        ratios = [spell(report.bytes_ratio, "ratio"), ratio(report.compression_ratio)]
+        rows.append([report.artifact, size(bytes_after), *ratios, *accuracies, "*" if best else ""])
+    columns = ["artifact", ">on disk", ">file", ">Eq. 7", ">dense", ">accuracy", ""]
+    out.print(make_table(columns, rows))
+    if front:
+        out.print("* nothing here is both smaller and as accurate")
 
 
 def print_weight(weight: WeightReport, most_candidates: int | None = None) -> None:
     """Print one compressed weight: the resolved ring, its count, its error and what no ring could do better."""
     rings = f"{weight.rings} rings of " if weight.rings > 1 else ""
-    out.print(f"\n[bold]{weight.name}[/bold]  {weight.layer}")
-    out.print(f"  {weight.format}: {rings}{weight.shape}  ranks {','.join(map(str, weight.ranks))}")
+    out.print()
+    out.print(bold(weight.name), visible(weight.layer), markup=False)
+    _line(f"  {weight.format}: {rings}{weight.shape}  ranks {','.join(map(str, weight.ranks))}")
     if weight.bottleneck:
-        out.print(f"  bottleneck K = R0*Rn = {count(weight.bottleneck * weight.rings)}")
-    out.print(
-        f"  input-to-hidden parameters {count(weight.parameters_before)} -> "
-        f"[bold]{count(weight.parameters_after)}[/bold], "
-        f"compression_ratio (Eq. 7) [bold]{ratio(weight.compression_ratio)}[/bold]"
+        _line(f"  bottleneck K = R0*Rn = {count(weight.bottleneck * weight.rings)}")
+    _line(
+        f"  parameters {count(weight.parameters_before)} -> {count(weight.parameters_after)}, "
+        f"compression_ratio (Eq. 7) {ratio(weight.compression_ratio)}"
     )
     if weight.error is not None:
-        out.print(f"  {explain_error(weight)}")
+        _line(f"  {explain_error(weight)}")
     if weight.error_now is not None:
-        out.print(f"  distance of today's cores from the baseline's weight: {weight.error_now:.4f}")
+        _line(f"  distance of today's cores from the baseline's weight: {error(weight.error_now)}")
     for note in weight.notes:
-        out.print(f"  note: {note}")
+        _line(f"  note: {note}")
     if weight.candidates:
         _print_candidates(weight.candidates, most_candidates)
 
@@ -50,92 +75,136 @@ def print_weight(weight: WeightReport, most_candidates: int | None = None) -> No
 def explain_error(weight: WeightReport) -> str:
     """The decomposition's error beside the bound, in plain words."""
     if weight.bound is None:
-        return f"decomposition error ({weight.init}): {weight.error:.4f} of ||W||"
+        return f"decomposition error ({weight.init}): {spell(weight.error, 'error')} of ||W||"
     return (
         f"decomposition error ({weight.init}): no {weight.format} of these ranks can do better than "
-        f"{weight.bound:.4f} of ||W||; this one is at {weight.error:.4f}"
+        f"{error(weight.bound)} of ||W||; this one is at {spell(weight.error, 'error')}"
     )
+
+
+def _line(text: str) -> None:
+    out.print(visible(text), markup=False)
 
 
 def _print_candidates(candidates: Sequence[Mapping[str, Any]], most: int | None) -> None:
     """Print what calibration compared, the best first; only some of it where `most` is given."""
     ranked = sorted(candidates, key=lambda one: one.get("difference", 0.0))
     shown = ranked if most is None else ranked[:most]
-    table = Table(
-        title="candidates, by the dense network's answers on held-out calibration data", title_justify="left"
-    )
     columns = [column for column in ranked[0] if column != "measure"]
     columns.sort(key=lambda column: CANDIDATE_COLUMNS.index(column) if column in CANDIDATE_COLUMNS else 99)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for candidate in shown:
-        table.add_row(*(_cell(candidate.get(column)) for column in columns))
-    table.caption = f"difference: {ranked[0].get('measure', 'from the dense network')}"
-    out.print(table)
+    out.print(
+        make_table(
+            [column.replace("_", " ") for column in columns],
+            [[_cell(one.get(column)) for column in columns] for one in shown],
+            title="candidates, by the dense network's answers on held-out calibration data",
+            caption=f"difference: {ranked[0].get('measure', 'from the dense network')}",
+        )
+    )
     if len(shown) < len(ranked):
-        out.print(f"  and {len(ranked) - len(shown)} more: trcompress report lists all", markup=False)
+        out.print(f"  and {len(ranked) - len(shown)} more: trcompress report -v lists all", markup=False)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print_totals(report: Report) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "before", "after", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
-    matrices = [(one.parameters_before, one.parameters_after) for one in report.weights]
-    before, after = map(sum, zip(*matrices, strict=True))
-    table.add_row("input-to-hidden (Eq. 7)", count(before), count(after), ratio(report.compression_ratio))
-    table.add_row(
-        "all parameters (model_ratio)",
-        count(report.parameters_before),
-        count(report.parameters_after),
-        ratio(report.model_ratio),
+    before, after = (
+        sum(getattr(one, key) for one in report.weights) for key in ("parameters_before", "parameters_after")
     )
-    for name, first, second in (
-        ("tensor bytes", report.tensor_bytes_before, report.tensor_bytes_after),
-        ("bytes on disk", report.file_bytes_before, report.file_bytes_after),
-    ):
-        share = ratio(first / second) if first and second else ""
-        table.add_row(name, size(first), size(second), share)
-    out.print()
-    out.print(table)
+    on_disk = report.tensor_bytes_after if report.file_bytes_after is None else report.file_bytes_after
+    rows = [
+        ["whole file", size(report.tensor_bytes_before), size(on_disk), spell(report.bytes_ratio, "ratio")],
+        [
+            "all parameters (model_ratio)",
+            count(report.parameters_before),
+            count(report.parameters_after),
+            ratio(report.model_ratio),
+        ],
+        ["input-to-hidden (Eq. 7)", count(before), count(after), ratio(report.compression_ratio)],
+    ]
+    out.print(make_table(["", ">before", ">after", ">ratio"], rows))
+    if report.other_bytes_before and report.tensor_bytes_before and report.file_bytes_before:
+        _line(
+            f"before: the model's tensors; the checkpoint file took {size(report.file_bytes_before)}, "
+            f"{size(report.other_bytes_before)} of it beside the model"
+        )
     if report.uncompressed_layers:
-        out.print(f"left dense: {', '.join(report.uncompressed_layers)}")
+        _line(f"left dense: {', '.join(report.uncompressed_layers)}")
+
+
+def _print_accuracy(report: Report) -> None:
+    known = report.to_dict()
+    names = {"dense": "dense", "decomposed": "decomposed", "compressed": "this artifact"}
+    found = {name: accuracy_of(known, role) for role, name in names.items()}
+    parts = [f"{name} {share(value)}" for name, value in found.items() if value is not None]
+    if parts:
+        where = report.metrics.get("measured_on")
+        _line(f"accuracy: {', '.join(parts)}" + (f" ({where})" if where else ""))
+
+
+def _print_matrices(weights: Sequence[WeightReport]) -> None:
+    rows = [
+        [
+            one.name,
+            f"{one.shape} ranks {','.join(map(str, sorted(set(one.ranks))))}",
+            ratio(one.compression_ratio),
+            spell(one.error, "error"),
+            spell(one.bound, "error"),
+        ]
+        for one in weights[:MOST_MATRICES]
+    ]
+    out.print(make_table(["matrix", "shape", ">Eq. 7", ">error", ">bound"], rows))
+    if len(weights) > MOST_MATRICES:
+        out.print(f"and {len(weights) - MOST_MATRICES} more: -v lists all", markup=False)
 
 
 def _print_tensors(report: Report) -> None:
-    table = Table(title="parameters by tensor", title_justify="left")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for tensor in report.tensors:
-        table.add_row(tensor.name, count(tensor.before), count(tensor.after))
-    out.print()
-    out.print(table)
+    rows = [
+        [one.name, count(one.before), count(one.after), size(one.bytes_before), size(one.bytes_after)]
+        for one in report.tensors
+    ]
+    out.print(
+        make_table(
+            ["tensor", ">values", ">after", ">bytes", ">after"], rows, title="parameters and bytes by tensor"
+        )
+    )
 
 
 def _print_metrics(report: Report) -> None:
-    if not report.metrics:
-        return
-    out.print("\n[bold]measured[/bold]")
-    for name, value in report.metrics.items():
-        out.print(f"  {name}: {value}", markup=False)
+    if report.metrics:
+        out.print(make_table(["measured", ""], [[name, _cell(value)] for name, value in report.metrics.items()]))
+
+
+def _print_latency(report: Report) -> None:
+    if report.latency:
+        rows = [
+            [
+                one["what"],
+                count(one["batch"]),
+                f"{one['baseline_ms']:.3f}",
+                f"{one['artifact_ms']:.3f}",
+                ratio(one["speedup"]),
+            ]
+            for one in report.latency["timings"]
+        ]
+        out.print(make_table(["", ">batch", ">dense ms", ">compressed ms", ">faster"], rows))
 
 
 def _print_lineage(report: Report) -> None:
-    out.print("\n[bold]lineage[/bold]")
+    out.print(bold("lineage"))
     if report.source:
-        out.print(f"  source {report.source['file']}  sha256 {report.source['sha256']}", markup=False)
+        _line(f"  source {report.source['file']}  sha256 {report.source['sha256']}")
     if report.baseline:
         same = "is" if report.baseline["is_the_source"] else "is NOT"
-        out.print(f"  the baseline {report.baseline['file']} {same} the file that was compressed", markup=False)
+        _line(f"  the baseline {report.baseline['file']} {same} the file that was compressed")
     for step in report.lineage:
         seed = f"  (seed {step['seed']})" if step["seed"] is not None else ""
-        out.print(f"  {step['command'] or step['verb']}{seed}", markup=False)
+        _line(f"  {step['command'] or step['verb']}{seed}")
 
 
 def print_decomposition(artifact: Artifact, format_: str) -> None:
@@ -145,6 +214,6 @@ def print_decomposition(artifact: Artifact, format_: str) -> None:
         print_json(result.to_dict())
         return
     for weight in result.weights:
-        print_weight(weight, most_candidates=5)
+        print_weight(weight, None if is_verbose() else 5)
     _print_totals(result)
-    out.print(f"\nwrote {result.artifact}", markup=False)
+    _line(f"wrote {result.artifact}")

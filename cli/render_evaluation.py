@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from trcompress.cli.console import count, out, remark
+from trcompress.cli.console import out, remark
+from trcompress.cli.tables import bold, make_table
 from trcompress.training.evaluate import Evaluation
 from trcompress.training.finetune import FinetuneResult
+from trcompress.util.figures import count
+from trcompress.util.text import visible
+
+MOST_CLASSES = 12
+"""Columns of a confusion matrix that a terminal can show; wider ones are in the JSON and in the HTML report."""
 
 
 def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> None:
     """Print the totals, a table per class and the confusion matrix."""
     for note in found.notes:
         remark(note)
-    out.print(f"[bold]{found.model}[/bold]: {found.split} part of {found.data}, {count(found.sequences)} sequences")
+    out.print(bold(found.model))
+    out.print(visible(f"  {found.split} part of {found.data}, {count(found.sequences)} sequences"), markup=False)
     out.print(f"  accuracy  [bold]{found.accuracy:.2%}[/bold]")
     if found.top5 is not None:
         out.print(f"  top-5     {found.top5:.2%}")
@@ -22,9 +29,13 @@ def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> N
         out.print(f"  agreement {found.agreement:.2%} of answers are the {'baseline' if baseline else 'teacher'}'s")
     if baseline is not None:
         drop = baseline.accuracy - found.accuracy
-        out.print(f"  baseline  {baseline.accuracy:.2%} ({baseline.model}); this model is {_points(-drop)}")
+        line = f"  baseline  {baseline.accuracy:.2%} ({baseline.model}); this model is {_points(-drop)}"
+        out.print(visible(line), markup=False)
     out.print(_class_table(found))
-    out.print(_confusion_table(found))
+    if len(found.classes) <= MOST_CLASSES:
+        out.print(_confusion_table(found))
+    else:
+        out.print(f"confusion of {count(len(found.classes))} classes: see `--format json`", markup=False)
 
 
 def print_training(result: FinetuneResult) -> None:
@@ -32,43 +43,42 @@ def print_training(result: FinetuneResult) -> None:
     for note in result.notes:
         remark(note)
     metrics = result.metrics
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "before", "after", "teacher"):
-        table.add_column(column, justify="left" if not column else "right")
-    rows = (
+    rows = []
+    for title, name, form in (
         ("validation accuracy", "validation_accuracy", ".2%"),
         ("accuracy", "accuracy", ".2%"),
         ("loss", "loss", ".4f"),
-    )
-    for title, name, form in rows:
+    ):
         cells = [metrics.get(f"{name}_{when}") for when in ("before", "after", "teacher")]
         if any(cell is not None for cell in cells):
-            table.add_row(title, *("" if cell is None else format(cell, form) for cell in cells))
-    out.print(table)
+            rows.append([title, *("" if cell is None else format(cell, form) for cell in cells)])
+    out.print(make_table(["", ">before", ">after", ">teacher"], rows))
     if "measured_on" in metrics:
-        out.print(f"accuracy and loss: {metrics['measured_on']}", markup=False)
+        out.print(visible(f"accuracy and loss: {metrics['measured_on']}"), markup=False)
     why = "no better result for --patience epochs" if result.stopped == "patience" else "all epochs done"
     out.print(f"kept epoch {result.best_epoch} of {result.epochs} ({why})")
-    out.print(f"wrote {result.out}, {result.metrics_path}, {result.run_folder}/metrics.jsonl", markup=False)
+    out.print(
+        visible(f"wrote {result.out}, {result.metrics_path}, {result.run_folder}/metrics.jsonl"), markup=False
+    )
 
 
 def _class_table(found: Evaluation) -> Table:
-    table = Table(title="per class", title_justify="left")
-    for column in ("class", "sequences", "precision", "recall", "F1"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for one in found.per_class:
-        table.add_row(one.name, count(one.sequences), *(_share(x) for x in (one.precision, one.recall, one.f1)))
-    return table
+    rows = [
+        [one.name, count(one.sequences), *(_share(x) for x in (one.precision, one.recall, one.f1))]
+        for one in found.per_class
+    ]
+    return make_table(["class", ">sequences", ">precision", ">recall", ">F1"], rows, title="per class")
 
 
 def _confusion_table(found: Evaluation) -> Table:
-    table = Table(title="confusion: true class down, answer across", title_justify="left")
-    table.add_column("")
-    for name in found.classes:
-        table.add_column(name, justify="right")
-    for name, row in zip(found.classes, found.confusion, strict=True):
-        table.add_row(name, *(str(cell) if cell else "." for cell in row))
-    return table
+    """Answers across by number, so that long names of classes fit."""
+    numbered = [f"{k} {name}" for k, name in enumerate(found.classes, 1)]
+    rows = [
+        [name, *(str(cell) if cell else "." for cell in row)]
+        for name, row in zip(numbered, found.confusion, strict=True)
+    ]
+    columns = ["", *(f">{k}" for k in range(1, len(numbered) + 1))]
+    return make_table(columns, rows, title="confusion: true class down, answer across")
 
 
 def _share(value: float | None) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE
 from rich.table import Table
 
 from trcompress.cli.console import out
+from trcompress.cli.tables import make_table
 from trcompress.reproduce.result import Figure, Result, Row
 from trcompress.reproduce.result import Table as Numbers
 
@@ -29,20 +29,16 @@ def print_result(result: Result) -> None:
 
 
 def _rows(rows: tuple[Row, ...]) -> Table:
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in ("", "paper", "here", "± over runs", "note"):
-        table.add_column(column, justify="left" if column in ("", "note") else "right")
+    shown = []
     for row in rows:
         spread = f"{row.spread:.4f} ({row.runs})" if row.spread is not None and row.runs > 1 else ""
-        table.add_row(row.name, figure(row.paper), figure(row.measured), spread, row.note)
-    return table
+        shown.append([row.name, figure(row.paper), figure(row.measured), spread, row.note])
+    return make_table(["", ">paper", ">here", ">± over runs", "note"], shown)
 
 
 def _numbers(numbers: Numbers) -> Table:
-    table = Table(*numbers.columns, title=numbers.title, title_justify="left", box=SIMPLE, pad_edge=False)
-    for row in numbers.rows:
-        table.add_row(*(figure(cell) if not isinstance(cell, str) else cell for cell in row))
-    return table
+    rows = [[figure(cell) if not isinstance(cell, str) else cell for cell in row] for row in numbers.rows]
+    return make_table(numbers.columns, rows, title=numbers.title)
 
 
 def figure(value: Figure | None) -> str:

@@ -3,31 +3,84 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from trcompress.cli.options import format_option, path_argument
+from trcompress.cli.options import overwrite_option
+from trcompress.cli.voice import voice
+
+if TYPE_CHECKING:
+    from trcompress.artifact.report import Report
+
+FORMATS = ("human", "json", "markdown", "html", "csv")
 
 
 @click.command()
-@path_argument("artifact", "ARTIFACT")
+@click.argument("artifacts", metavar="ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--baseline", type=click.Path(path_type=Path), help="The dense checkpoint, to measure against.")
-@format_option
-def report(artifact: Path, baseline: Path | None, format_: str) -> None:
+@click.option(
+    "--results",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="JSON of `evaluate` or `bench` to show with it; repeatable.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="human",
+    show_default=True,
+    help="How to print the result: markdown is a model card, html one page with pictures.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
+@overwrite_option
+def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
     """Report what compression bought and what it cost.
 
-    Eq. 7 per layer (compression_ratio), the whole model (model_ratio), parameters before and after by tensor,
-    bytes on disk, decomposition errors with their lower bounds, accuracy where it is known, and the lineage.
+    Eq. 7 per matrix (compression_ratio), the whole model (model_ratio), bytes on disk, errors with their lower
+    bounds, accuracy where it is known, and the lineage; -v lists candidates and tensors too. What finetune left
+    beside an artifact (epochs, figures per class) is shown with it. Several artifacts are compared: the front of
+    size and accuracy.
 
-    Example: trcompress report model.tr.safetensors --baseline model.pt
+    Example: trcompress report model.tr.safetensors --format html -o report.html
     """
+    from trcompress.artifact.document import report_document
+    from trcompress.artifact.rendering import RENDERERS
     from trcompress.artifact.report import make_report
-    from trcompress.cli.console import print_json
+    from trcompress.artifact.results import check_all_used
+    from trcompress.util.files import check_output, write_text
 
-    result = make_report(artifact, baseline=baseline)
-    if format_ == "json":
-        print_json(result.to_dict())
+    results, out = given["results"], given["out"]
+    if out is not None:
+        check_output(out, overwrite=given["overwrite"], keep=(*artifacts, *results))
+    check_all_used(results, artifacts)
+    reports = [make_report(path, baseline=given["baseline"], results=results) for path in artifacts]
+    document = report_document(reports)
+    if format_ == "human":
+        _print(reports, document, out)
+        return
+    text = RENDERERS[format_](document)
+    if out is None:
+        voice.documents += format_ == "json"
+        click.echo(text, nl=False)
     else:
-        from trcompress.cli.render import print_report
+        write_text(out, text)
+        click.echo(f"wrote {out}")
 
-        print_report(result)
+
+def _print(reports: list[Report], document: dict[str, Any], out: Path | None) -> None:
+    from trcompress.cli.console import out as stdout
+    from trcompress.cli.console import plain_text
+    from trcompress.cli.render import print_report, print_reports
+    from trcompress.util.files import write_text
+
+    def show() -> None:
+        print_report(reports[0]) if len(reports) == 1 else print_reports(reports, document["front"])
+
+    if out is None:
+        show()
+    else:
+        write_text(out, plain_text(show))
+        stdout.print(f"wrote {out}", markup=False)

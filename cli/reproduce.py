@@ -75,27 +75,21 @@ def _run(recipe: Recipe, out: Path, given: dict[str, Any]) -> None:
 
 
 def _print_list(format_: str) -> None:
-    from rich.table import Table
-
     from trcompress.cli.console import out, print_json
+    from trcompress.cli.tables import make_table
     from trcompress.reproduce.recipe import read_recipe, recipe_names
 
     recipes = [read_recipe(name).resolve() for name in recipe_names()]
     needs = [_needs(recipe) for recipe in recipes]
     if format_ == "json":
-        print_json(
-            [
-                {"name": one.name, "row": one.row, "title": one.title, "data": need}
-                for one, need in zip(recipes, needs, strict=True)
-            ]
-        )
+        listed = [
+            {"name": one.name, "row": one.row, "title": one.title, "data": need}
+            for one, need in zip(recipes, needs, strict=True)
+        ]
+        print_json({"recipes": listed})
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("recipe", "row", "title", "data"):
-        table.add_column(column)
-    for recipe, need in zip(recipes, needs, strict=True):
-        table.add_row(recipe.name, recipe.row, recipe.title, need)
-    out.print(table)
+    rows = [[one.name, one.row, one.title, need] for one, need in zip(recipes, needs, strict=True)]
+    out.print(make_table(["recipe", "row", "title", "data"], rows))
 
 
 def _needs(recipe: Recipe) -> str:

@@ -168,7 +168,7 @@ class Job:
         if self.team.writes:
             record = {
                 "schema_version": 1,
-                "result": "finetune",
+                "verb": "finetune",
                 "model": self.outputs.model.name,
                 "metrics": metrics,
                 "evaluations": evaluations,

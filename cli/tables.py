@@ -1,0 +1,52 @@
+"""Tables that fit the terminal: cells fold, nothing is cut off, and no text is read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from trcompress.util.text import visible
+
+
+def make_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", caption: str = ""
+) -> Table:
+    """Build a table of plain texts.
+
+    Args:
+        columns: heads; one that begins with `>` is of figures, aligned right and never folded where they fit.
+        rows: cells; a `Text` keeps its style, all else is shown as it is, control characters spelled out.
+        title: above the table.
+        caption: below it.
+
+    Example:
+        >>> make_table(["name", ">bytes"], [["a", "12"]]).row_count
+        1
+    """
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1),
+        title=Text(visible(title)) if title else None,
+        title_justify="left",
+        caption=Text(visible(caption)) if caption else None,
+        caption_justify="left",
+        show_header=any(columns),
+    )
+    for column in columns:
+        figures = column.startswith(">")
+        table.add_column(
+            Text(visible(column.removeprefix(">"))), justify="right" if figures else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
+    return table
+
+
+def bold(text: object) -> Text:
+    """A cell or a line that stands out."""
+    return Text(visible(text), style="bold")
