@@ -13,25 +13,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trcompress.cli.voice import voice
-from trcompress.util.figures import count, ratio, size
 from trcompress.util.text import visible
-
-__all__ = [
-    "count",
-    "err",
-    "error_document",
-    "is_quiet",
-    "is_verbose",
-    "out",
-    "plain_text",
-    "print_json",
-    "progress_bar",
-    "ratio",
-    "remark",
-    "say",
-    "size",
-    "spelled",
-]
 
 SCHEMA_VERSION = 1
 """Of every JSON document on stdout; it rises when a key goes or changes its meaning."""
@@ -52,6 +34,12 @@ class ResultConsole(Console):
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
         raise AttributeError("a result console takes its size from COLUMNS and the terminal")
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; texts that are not markup have their control characters spelled out, line ends apart."""
+        if options.get("markup") is False:
+            objects = tuple(visible(one, keep="\n") if isinstance(one, str) else one for one in objects)
+        super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         """Raise the error again, for `main` to end quietly; rich calls this while it handles a BrokenPipeError."""
@@ -82,12 +70,12 @@ def print_json(value: Mapping[str, Any]) -> None:
 def remark(text: str) -> None:
     """Print a line on stderr, unless --quiet; arguments that it names are spelled as options."""
     if not is_quiet():
-        err.print(visible(spelled(text), keep="\n"), markup=False, soft_wrap=True)
+        err.print(spelled(text), markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print a sentence of the library on stdout; arguments that it names are spelled as options."""
-    out.print(visible(spelled(text), keep="\n"), markup=False)
+    out.print(spelled(text), markup=False)
 
 
 def spelled(text: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from trcompress.cli.console import print_json, progress_bar, remark, size
+from trcompress.cli.console import print_json, progress_bar, remark
 from trcompress.cli.options import dry_run_option, format_option, overwrite_option, seed_option
+from trcompress.util.figures import size
 
 _NORMALIZATIONS = ("imagenet", "unit", "signed", "raw")
 _LAYOUTS = ("ucf11", "hmdb51")

@@ -152,8 +152,9 @@ def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
 
 def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
     """Say on stderr what will be done, before it is done."""
-    from trcompress.cli.console import count, ratio, remark
+    from trcompress.cli.console import remark
     from trcompress.model.grammar import format_shape
+    from trcompress.util.figures import count, ratio
 
     for weight in weights:
         structure = weight.structure

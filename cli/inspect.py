@@ -41,38 +41,35 @@ def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str
 
 
 def _print_layers(found: Inspection) -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from trcompress.cli.console import out, say
+    from trcompress.cli.tables import make_table
+    from trcompress.util.figures import count, size
 
-    from trcompress.cli.console import count, out, say, size
-
-    out.print(
-        f"{found.path}: {found.format}, {size(found.size_bytes)}, {count(found.parameters)} parameters",
-        markup=False,
-    )
-    table = Table(title="recurrent layers", title_justify="left", box=SIMPLE)
-    for column in ("weight", "layer", "sizes", "dtype"):
-        table.add_column(column, overflow="fold")
-    for column in ("W_ih", "layer total", "of the model"):
-        table.add_column(column, justify="right", no_wrap=True)
+    head = f"{found.path}: {found.format}, {size(found.size_bytes)}, {count(found.parameters)} parameters"
+    out.print(head, markup=False)
+    rows = []
     for layer in found.layers:
         projected = f" (projected to {count(layer.proj_size)})" if layer.proj_size else ""
-        table.add_row(
-            layer.weight,
-            f"{layer.kind}{' cell' if layer.cell else ''} {layer.layer} {layer.direction}",
-            f"{count(layer.input_size)} -> {count(layer.hidden_size)}{projected}",
-            layer.dtype,
-            count(layer.weight_parameters),
-            count(layer.parameters),
-            f"{layer.share:.1%}",
+        rows.append(
+            [
+                layer.weight,
+                f"{layer.kind}{' cell' if layer.cell else ''} {layer.layer} {layer.direction}",
+                f"{count(layer.input_size)} -> {count(layer.hidden_size)}{projected}",
+                layer.dtype,
+                count(layer.weight_parameters),
+                count(layer.parameters),
+                f"{layer.share:.1%}",
+            ]
         )
-    out.print(table)
+    columns = ["weight", "layer", "sizes", "dtype", ">W_ih", ">total", ">share"]
+    out.print(make_table(columns, rows, title="recurrent layers"))
     for sentence in dict.fromkeys(layer.decided_by for layer in found.layers):
         say(f"kind: {sentence}")
 
 
 def _print_rest(found: Inspection) -> None:
-    from trcompress.cli.console import count, out, say
+    from trcompress.cli.console import out, say
+    from trcompress.util.figures import count
 
     largest = ", ".join(f"{one.name} {tuple(one.shape)}" for one in found.largest_other)
     out.print(

@@ -60,23 +60,15 @@ def _print(found: NetworkSearch) -> None:
 
 
 def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    from trcompress.cli.console import count, out, ratio
+    from trcompress.cli.console import is_verbose, out
+    from trcompress.cli.tables import make_table
+    from trcompress.util.figures import count, ratio
 
     title = f"{one.matrix.key}  {one.matrix.describe()}  ({count(one.tried)} rings tried)"
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    table.add_column("")
-    table.add_column("shape", overflow="fold")
-    table.add_column("ranks R0..", overflow="fold")
     measured = any(row.difference is not None for row in one.rows)
-    for column in ("parameters", "Eq. 7", "model", "error", "bound", "TT", "MACs/step", *["outputs"] * measured):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in one.rows:
-        mark = "*" if row is one.chosen else ""
-        table.add_row(
-            mark,
+    rows = [
+        [
+            "*" if row is one.chosen else "",
             row.rule.shape + (" (SVD)" if row.is_svd else ""),
             ",".join(map(str, row.rule.ranks)),
             count(row.weight.parameters),
@@ -84,14 +76,18 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
             ratio(found.model_ratio(row)),
             f"{row.error:.4f}",
             f"{row.bound:.4f}",
-            "-" if row.train_error is None else f"{row.train_error:.4f}",
-            count(row.operations),
+            *["-" if row.train_error is None else f"{row.train_error:.4f}", count(row.operations)] * is_verbose(),
             *["" if row.difference is None else f"{row.difference:.4g}"] * measured,
-        )
-    out.print(table)
+        ]
+        for row in one.rows
+    ]
+    more = [">TT", ">MACs/step"] * is_verbose() + [">outputs"] * measured
+    columns = ["", "shape", "ranks R0..", ">values", ">Eq. 7", ">model", ">error", ">bound", *more]
+    out.print(make_table(columns, rows, title=title))
     out.print(
         f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
     )
-    out.print("  TT: error of TensorLy's tensor train (tensor_train_matrix) of the same count", markup=False)
+    if is_verbose():
+        out.print("  TT: error of TensorLy's tensor train (tensor_train_matrix) of the same count", markup=False)
     for row in one.rows:
         out.print(f"  {row_line(found, row)}", markup=False)

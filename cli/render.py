@@ -11,7 +11,6 @@ from trcompress.artifact.report import Report, WeightReport, make_report
 from trcompress.cli.console import is_verbose, out, print_json
 from trcompress.cli.tables import bold, make_table
 from trcompress.util.figures import count, error, ratio, share, size, spell
-from trcompress.util.text import visible
 
 CANDIDATE_COLUMNS = ("chosen", "metric", "bias_corrected", "weight_error", "difference")
 MOST_MATRICES = 20
@@ -54,7 +53,7 @@ def print_weight(weight: WeightReport, most_candidates: int | None = None) -> No
     """Print one compressed weight: the resolved ring, its count, its error and what no ring could do better."""
     rings = f"{weight.rings} rings of " if weight.rings > 1 else ""
     out.print()
-    out.print(bold(weight.name), visible(weight.layer), markup=False)
+    out.print(bold(weight.name), weight.layer, markup=False)
     _line(f"  {weight.format}: {rings}{weight.shape}  ranks {','.join(map(str, weight.ranks))}")
     if weight.bottleneck:
         _line(f"  bottleneck K = R0*Rn = {count(weight.bottleneck * weight.rings)}")
@@ -83,7 +82,7 @@ def explain_error(weight: WeightReport) -> str:
 
 
 def _line(text: str) -> None:
-    out.print(visible(text), markup=False)
+    out.print(text, markup=False)
 
 
 def _print_candidates(candidates: Sequence[Mapping[str, Any]], most: int | None) -> None:

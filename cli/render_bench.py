@@ -10,7 +10,6 @@ from trcompress.cli.console import out, remark
 from trcompress.cli.tables import bold, make_table
 from trcompress.timing.bench import Bench
 from trcompress.util.figures import count, ratio, size
-from trcompress.util.text import visible
 
 WHAT = {"eval": "eval", "train": "training step"}
 
@@ -20,7 +19,7 @@ def print_bench(found: Bench) -> None:
     for note in found.notes:
         remark(note)
     machine = found.machine
-    out.print(bold(found.artifact), visible(f"beside {found.baseline}"), markup=False)
+    out.print(bold(found.artifact), f"beside {found.baseline}", markup=False)
     out.print(
         f"  {machine['cpu']}, {found.threads} threads, device {found.device}, torch {machine['torch']}; "
         f"{count(found.steps)} steps a sequence; medians of interleaved rounds",

@@ -20,7 +20,7 @@ def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> N
     for note in found.notes:
         remark(note)
     out.print(bold(found.model))
-    out.print(visible(f"  {found.split} part of {found.data}, {count(found.sequences)} sequences"), markup=False)
+    out.print(f"  {found.split} part of {found.data}, {count(found.sequences)} sequences", markup=False)
     out.print(f"  accuracy  [bold]{found.accuracy:.2%}[/bold]")
     if found.top5 is not None:
         out.print(f"  top-5     {found.top5:.2%}")
@@ -30,7 +30,7 @@ def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> N
     if baseline is not None:
         drop = baseline.accuracy - found.accuracy
         line = f"  baseline  {baseline.accuracy:.2%} ({baseline.model}); this model is {_points(-drop)}"
-        out.print(visible(line), markup=False)
+        out.print(line, markup=False)
     out.print(_class_table(found))
     if len(found.classes) <= MOST_CLASSES:
         out.print(_confusion_table(found))
@@ -54,7 +54,7 @@ def print_training(result: FinetuneResult) -> None:
             rows.append([title, *("" if cell is None else format(cell, form) for cell in cells)])
     out.print(make_table(["", ">before", ">after", ">teacher"], rows))
     if "measured_on" in metrics:
-        out.print(visible(f"accuracy and loss: {metrics['measured_on']}"), markup=False)
+        out.print(f"accuracy and loss: {metrics['measured_on']}", markup=False)
     why = "no better result for --patience epochs" if result.stopped == "patience" else "all epochs done"
     out.print(f"kept epoch {result.best_epoch} of {result.epochs} ({why})")
     out.print(

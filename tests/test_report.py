@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from browser import open_browser
-from click.testing import CliRunner
+from command import run
 from small_task import write_files
 from torch import nn
 
@@ -20,14 +20,9 @@ from trcompress.artifact.file import Artifact, read_artifact, write_artifact
 from trcompress.artifact.rendering import RENDERERS
 from trcompress.artifact.rendering.html import value_at
 from trcompress.artifact.report import make_report
-from trcompress.cli.main import cli
 from trcompress.util.figures import spell
 
 EVIL = '=1+1"</script><script>alert(1)</script>|`[red]\x1b[31m\n# x'
-
-
-def run(*words):
-    return CliRunner().invoke(cli, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +33,13 @@ def files(tmp_path_factory):
     paths["tuned"] = folder / "tuned.safetensors"
     task = ("--data", paths["data"], "--data-option", "validation_fraction=0.25")
     words = ("--teacher", paths["dense"], "--epochs", 3, "-o", paths["tuned"], "-q")
-    assert run("finetune", paths["ring"], *task, *words).exit_code == 0
+    assert run("finetune", paths["ring"], *task, *words).code == 0
     for name, words in (
         ("bench", ("bench", paths["tuned"], "--baseline", paths["dense"], "--batch", 2, "--seconds", 0.01)),
         ("evaluation", ("evaluate", paths["ring"], "--baseline", paths["dense"], *task)),
     ):
         done = run(*words, "--format", "json")
-        assert done.exit_code == 0, done.output
+        assert done.code == 0, done.stderr
         paths[name] = folder / f"{name}.json"
         paths[name].write_text(done.stdout)
     return paths
@@ -246,7 +241,7 @@ def test_the_model_card_is_front_matter_and_plain_markdown(document, tmp_path):
 def test_a_terminal_shows_names_and_obeys_none(tmp_path):
     report = hostile_report(tmp_path)
     done = run("report", report.artifact, "-v")
-    assert done.exit_code == 0, done.output
+    assert done.code == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "[red]\\x1b" in done.stdout.replace("\n", "")
 
@@ -263,10 +258,10 @@ def test_the_short_report_is_short_and_v_tells_all(files):
 def test_every_format_can_be_written_to_a_file(files, tmp_path, name):
     out = tmp_path / "out"
     words = ("report", files["tuned"], files["ring"], "--format", name, "-o", out)
-    assert run(*words).exit_code == 0
+    assert run(*words).code == 0
     assert out.read_text(encoding="utf-8").strip()
-    assert "the output exists" in str(run(*words).exception)
-    assert run(*words, "--overwrite").exit_code == 0
+    assert "the output exists" in run(*words).stderr
+    assert run(*words, "--overwrite").code == 0
 
 
 @pytest.mark.parametrize(
@@ -280,18 +275,18 @@ def test_every_format_can_be_written_to_a_file(files, tmp_path, name):
 def test_other_files_are_no_results(files, tmp_path, text, message):
     (tmp_path / "odd.json").write_text(text)
     done = run("report", files["tuned"], "--results", tmp_path / "odd.json")
-    assert message in str(done.exception)
+    assert message in done.stderr
 
 
 def test_results_of_another_artifact_are_refused(files):
     done = run("report", files["ring"], "--results", files["bench"])
-    assert "was measured on 'tuned.safetensors'" in str(done.exception)
+    assert "was measured on 'tuned.safetensors'" in done.stderr
 
 
 def test_a_zero_weight_has_a_report(tmp_path):
     torch.save({"weight_ih_l0": torch.zeros(32, 12), "weight_hh_l0": torch.ones(32, 8)}, tmp_path / "zero.pt")
     words = ("--kind", "lstm", "--shape", "4x3:4x2", "--ranks", "2", "-o", tmp_path / "zero.tr.safetensors")
-    assert run("decompose", tmp_path / "zero.pt", *words).exit_code == 0
+    assert run("decompose", tmp_path / "zero.pt", *words).code == 0
     done = run("report", tmp_path / "zero.tr.safetensors", "--baseline", tmp_path / "zero.pt", "--format", "json")
-    assert done.exit_code == 0, done.output
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["weights"][0]["error_now"] == 0

@@ -1,4 +1,4 @@
-"""Reports as one JSON document: what `trcompress report --format json` prints and every other format draws."""
+"""Reports as one JSON document: what `trcompress report` prints as JSON and every other format draws."""
 
 from __future__ import annotations
 
