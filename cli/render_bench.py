@@ -11,8 +11,6 @@ from trcompress.cli.tables import bold, make_table
 from trcompress.timing.bench import Bench
 from trcompress.util.figures import count, ratio, size
 
-WHAT = {"eval": "eval", "train": "training step"}
-
 
 def print_bench(found: Bench) -> None:
     """Print latencies, memory and file sizes."""
@@ -22,7 +20,7 @@ def print_bench(found: Bench) -> None:
     out.print(bold(found.artifact), f"beside {found.baseline}", markup=False)
     out.print(
         f"  {machine['cpu']}, {found.threads} threads, device {found.device}, torch {machine['torch']}; "
-        f"{count(found.steps)} steps a sequence; medians of interleaved rounds",
+        f"{count(found.steps)} steps a sequence; medians of interleaved rounds; train: a training step",
         markup=False,
     )
     out.print(_times(found))
@@ -33,7 +31,7 @@ def _times(found: Bench) -> Table:
     rows = [
         [
             one.stack or "(root)",
-            WHAT[one.what],
+            one.what,
             count(one.batch),
             f"{one.baseline_ms:,.3f}",
             f"{one.artifact_ms:,.3f}",

@@ -89,7 +89,7 @@ def _print_list(format_: str) -> None:
         print_json({"recipes": listed})
         return
     rows = [[one.name, one.row, one.title, need] for one, need in zip(recipes, needs, strict=True)]
-    out.print(make_table(["recipe", "row", "title", "data"], rows))
+    out.print(make_table(["!recipe", "row", "title", "data"], rows))
 
 
 def _needs(recipe: Recipe) -> str:

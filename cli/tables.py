@@ -17,7 +17,8 @@ def make_table(
     """Build a table of plain texts.
 
     Args:
-        columns: heads; one that begins with `>` is of figures, aligned right and never folded where they fit.
+        columns: heads; one that begins with `>` is of figures, aligned right; one with `!` is of names to copy,
+            which are folded last.
         rows: cells; a `Text` keeps its style, all else is shown as it is, control characters spelled out.
         title: above the table.
         caption: below it.
@@ -38,9 +39,12 @@ def make_table(
         show_header=any(columns),
     )
     for column in columns:
-        figures = column.startswith(">")
+        mark = column[:1] if column[:1] in (">", "!") else ""
         table.add_column(
-            Text(visible(column.removeprefix(">"))), justify="right" if figures else "left", overflow="fold"
+            Text(visible(column.removeprefix(mark))),
+            justify="right" if mark == ">" else "left",
+            overflow="fold",
+            no_wrap=mark == "!",
         )
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
