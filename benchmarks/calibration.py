@@ -34,7 +34,6 @@ from torch import Tensor
 from trcompress.artifact.file import read_artifact, write_artifact
 from trcompress.checkpoint import read_checkpoint
 from trcompress.data import DataSet, load_data
-from trcompress.layers.evaluation import cores_to_dense
 from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring
 from trcompress.passes.assemble import decompose_checkpoint
@@ -173,7 +172,7 @@ def expanded(artifact: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, plan in artifact.weight_plans().items():
         count = len(plan.structure.core_shapes)
         cores = [artifact.tensors[f"{name}.core.{k}"].double() for k in range(count)]
-        found[name] = cores_to_dense(plan, cores).float()
+        found[name] = plan.to_dense(cores).float()
     return found
 
 

@@ -32,7 +32,8 @@ from torch import nn
 from trcompress.layers import TRGRU, TRLSTM
 from trcompress.layers.evaluation.cost import Use, dense_estimate, estimates
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.plan import Rule
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.files import write_text
 from trcompress.util.machine import this_machine
 from trcompress.util.timing import side_by_side

@@ -26,11 +26,11 @@ from trcompress.decomposition import InMemoryMatrix
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
-from trcompress.layers.evaluation import cores_to_dense
 from trcompress.model.kinds import kind_of_gates
 from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Plan, WeightPlan
+from trcompress.model.plan import Plan
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.model_file import of_checkpoint
 from trcompress.network.moments import Sketch, weighted_moments
 from trcompress.passes.calibrated import decompose_calibrated
@@ -170,11 +170,11 @@ def test_a_metric_lowers_its_own_error(plan, inputs):
     found = solve(plain, InMemoryMatrix(dense), Metric("", rows, 0.01, weights))
 
     def error(one):
-        return metric_error(dense.T.double(), cores_to_dense(plan, one.cores).T, rows, 0.01, weights)
+        return metric_error(dense.T.double(), plan.to_dense(one.cores).T, rows, 0.01, weights)
 
     assert error(found) < 0.8 * error(plain)
     assert found.error > plain.error
-    rebuilt = cores_to_dense(plan, found.cores)
+    rebuilt = plan.to_dense(found.cores)
     assert found.error == pytest.approx(float((dense - rebuilt).norm() / dense.norm()), rel=1e-6)
 
 
@@ -183,7 +183,7 @@ def test_corrected_bias_keeps_the_mean_of_the_gates():
     dense, x = torch.randn(32, 11).double(), torch.randn(50, 11).double() + 2
     found = decompose_weight(plan, InMemoryMatrix(dense), init="tr-svd")
     shift = bias_shift(plan, InMemoryMatrix(dense), found.cores, x.mean(0))
-    moved = x @ cores_to_dense(plan, found.cores).T + shift
+    moved = x @ plan.to_dense(found.cores).T + shift
     assert torch.allclose(moved.mean(0), (x @ dense.T).mean(0), atol=1e-9)
 
 

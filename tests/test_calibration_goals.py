@@ -12,7 +12,6 @@ from torch import nn
 from trcompress.artifact.file import read_artifact
 from trcompress.calibration import calibrate
 from trcompress.checkpoint import read_checkpoint
-from trcompress.layers.evaluation import cores_to_dense
 from trcompress.model.plan import Plan
 from trcompress.passes.calibrated import decompose_calibrated
 
@@ -49,7 +48,7 @@ def test_inputs_that_lie_in_few_directions_are_met_exactly(loud):
     dense = checkpoint.tensor(weight.plan.name).double()
     given = seen @ dense.t() + checkpoint.tensor("rnn.bias_ih_l0").double()
     bias = found.changed["rnn.bias_ih_l0"].double()
-    mine = seen @ cores_to_dense(weight.plan, [core.double() for core in weight.cores]).t() + bias
+    mine = seen @ weight.plan.to_dense([core.double() for core in weight.cores]).t() + bias
     assert (given - mine).abs().max() < 1e-5 * given.abs().max()
 
 
@@ -117,7 +116,7 @@ def pronouncer(tmp_path_factory):
 
     def said(weights, changed):
         """Pronounce all words with these weights and biases."""
-        cores = {one.plan.name: cores_to_dense(one.plan, [c.double() for c in one.cores]) for one in weights}
+        cores = {one.plan.name: one.plan.to_dense([c.double() for c in one.cores]) for one in weights}
         return decode({**tensors, **changed, **cores}, *words.tokens(list(words.accepted)))
 
     def error_rates(found):
@@ -144,7 +143,7 @@ def test_nothing_changes_once_the_embeddings_are_spanned(pronouncer):
     for weight, side in zip(found.weights, ("enc", "dec"), strict=True):
         table = checkpoint.tensor(f"{side}_emb").double()
         dense = checkpoint.tensor(weight.plan.name).double()
-        moved = table @ (dense - cores_to_dense(weight.plan, [core.double() for core in weight.cores])).t()
+        moved = table @ (dense - weight.plan.to_dense([core.double() for core in weight.cores])).t()
         bias = checkpoint.tensor(f"{side}_b_ih").double()
         moved += bias - found.changed.get(f"{side}_b_ih", bias).double()
         assert moved.abs().max() < 1e-4

@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from trcompress.errors import ShapeError
 from trcompress.formats import BlockTerm, TensorRing, TensorTrain
-from trcompress.layers.evaluation import cores_to_dense
-from trcompress.layers.evaluation.paired import paired_macs, paired_product
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 
 def cores_of(plan):
@@ -51,18 +49,27 @@ def paired_plans(draw):
 def test_product_is_the_dense_one(plan):
     torch.manual_seed(0)
     cores, x = cores_of(plan), torch.randn(2, 3, plan.matrix.columns, dtype=torch.float64, requires_grad=True)
-    got = paired_product(plan, cores, x)
-    want = x @ cores_to_dense(plan, cores).T
+    got = plan.apply(cores, x)
+    want = x @ plan.to_dense(cores).T
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
     probe = torch.randn_like(want)
     ours = torch.autograd.grad((got * probe).sum(), [x, *cores])
     theirs = torch.autograd.grad((want * probe).sum(), [x, *cores])
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-9)
-    assert paired_macs(plan) > 0
+    assert plan.multiply_adds > 0
 
 
-def test_rings_have_no_pairs():
-    plan = WeightPlan(Matrix.input_to_hidden("w", "rnn", 4, 4), TensorRing((4,), (4,), (2, 2, 2)))
-    with pytest.raises(ShapeError, match="pair their modes"):
-        paired_product(plan, cores_of(plan), torch.randn(2, 4))
+def test_rings_are_applied_through_their_bottleneck():
+    for per_gate, out_modes in ((False, (6, 2)), (True, (2, 2))):
+        plan = WeightPlan(
+            Matrix.input_to_hidden("w", "gru", 7, 3), TensorRing((4, 2), out_modes, (2, 3, 2, 2, 2)), per_gate
+        )
+        cores, x = cores_of(plan), torch.randn(5, 7, dtype=torch.float64)
+        torch.testing.assert_close(plan.apply(cores, x), x @ plan.to_dense(cores).T, rtol=0, atol=1e-10)
+
+
+def test_only_rings_have_two_factors():
+    plan = WeightPlan(Matrix.input_to_hidden("w", "rnn", 4, 4), TensorTrain((4,), (4,), (1, 1)))
+    with pytest.raises(ShapeError, match="only a tensor ring has two factors: got a tensor-train"):
+        plan.factors(cores_of(plan))

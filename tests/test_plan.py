@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trcompress.errors import ShapeError, UsageError
-from trcompress.formats import TensorRing
+from trcompress.formats import TensorRing, ring_ranks
 from trcompress.model.grammar import format_shape, parse_ranks, parse_shape
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Plan, Rule, ring_ranks
+from trcompress.model.plan import Plan, Rule
 
 UCF11 = "4x2x5x8x6x5x3x2:4x4x2x4x2"
 

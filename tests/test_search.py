@@ -150,7 +150,7 @@ def test_rows_carry_rules_that_resolve_to_them():
     found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=400, time_budget_s=5)
     for row in found.rows:
         assert Rule.resolve(row.rule, matrix) == row.weight
-        assert row.weight.rule.resolve(matrix).structure == row.weight.structure
+        assert Rule.of(row.weight).resolve(matrix).structure == row.weight.structure
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,13 @@ def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
         InputFileError: the checkpoint cannot be read, or lacks a weight that was compressed.
     """
     from trcompress.checkpoint import read_checkpoint
-    from trcompress.layers import cores_to_dense
 
     checkpoint = read_checkpoint(baseline)
     errors, weight_bytes = {}, {}
     for name, plan in artifact.weight_plans().items():
         dense = checkpoint.tensor(name)
         weight_bytes[name] = dense.nbytes
-        rebuilt = cores_to_dense(plan, [core.double() for core in artifact.cores(name)])
+        rebuilt = plan.to_dense([core.double() for core in artifact.cores(name)])
         errors[name] = _relative_error(dense.double(), rebuilt)
     source = artifact.header.source
     return Against(

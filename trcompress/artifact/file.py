@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trcompress.errors import InputFileError
 from trcompress.model.header import METADATA_KEY, Header, parse_header
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.files import atomic_path, check_output, system_error
 from trcompress.util.inputs import note_input
 
@@ -107,12 +107,11 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]
 
 
 def _check_cores(name: str, plan: WeightPlan, tensors: Mapping[str, Tensor]) -> None:
-    lead = (plan.copies,) if plan.per_gate else ()
-    for k, shape in enumerate(plan.structure.core_shapes):
+    for k, shape in enumerate(plan.core_shapes):
         core = tensors.get(f"{name}.core.{k}")
-        if core is None or tuple(core.shape) != (*lead, *shape):
+        if core is None or tuple(core.shape) != shape:
             found = "is missing" if core is None else f"is {tuple(core.shape)}"
-            raise InputFileError(f"damaged artifact: core {k} of {name} {found}; its header asks {(*lead, *shape)}")
+            raise InputFileError(f"damaged artifact: core {k} of {name} {found}; its header asks {shape}")
         if not core.is_floating_point():
             raise InputFileError(f"damaged artifact: core {k} of {name} is {core.dtype}, not floating point")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 ROLE_PARTS = {
     "weight_ih": "input-to-hidden",

@@ -18,7 +18,7 @@ from trcompress.artifact.parts import PartReport, TensorReport, part_reports, te
 from trcompress.artifact.results import read_measured
 from trcompress.model.grammar import format_shape
 from trcompress.model.header import Weight
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 SCHEMA_VERSION = 1
 """Of the report's JSON; it rises when a key goes or changes its meaning."""

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact, read_artifact, write_artifact
 from trcompress.errors import InputFileError, UsageError, nearest
-from trcompress.formats import BlockTerm
 from trcompress.layers import CoreWeight, is_recurrent, layers_of
 from trcompress.layers.stacks import build_stack, load_stack
 from trcompress.model.header import Header, Source, Step, Weight
-from trcompress.model.kinds import KINDS
 from trcompress.model.layer import Layer, by_stack
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 OPTIONS = ("batch_first", "dropout", "nonlinearity")
 
@@ -57,7 +55,10 @@ def save(
     """
     state = model.state_dict()
     layers = tuple(describe_layers(model))
-    weights = tuple(_describe_weight(name, module) for name, module in _core_weights(model))
+    weights = tuple(
+        Weight.of(module.plan, name=name, init="unknown", dtype=str(module.core[0].dtype).removeprefix("torch."))
+        for name, module in _core_weights(model)
+    )
     if not weights:
         raise UsageError("nothing to save as an artifact: the model holds no ring layer; call compress_ first")
     header = Header(
@@ -141,31 +142,6 @@ def describe_layers(model: nn.Module) -> Iterator[Layer]:
 
 def _core_weights(model: nn.Module) -> Iterator[tuple[str, CoreWeight]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, CoreWeight))
-
-
-def _describe_weight(name: str, module: CoreWeight) -> Weight:
-    plan = module.plan
-    return describe_weight(name, plan, init="unknown", dtype=str(module.core[0].dtype).removeprefix("torch."))
-
-
-def describe_weight(name: str, plan: WeightPlan, **found: Any) -> Weight:
-    """Describe one compressed weight for the header; `found` says how its cores came about."""
-    structure = plan.structure
-    rank_fields: dict[str, Any] = (
-        {"ranks": (structure.rank,), "blocks": structure.blocks}
-        if isinstance(structure, BlockTerm)
-        else {"ranks": structure.ranks}
-    )
-    return Weight(
-        name=name,
-        format=structure.kind,  # type: ignore[arg-type]
-        in_modes=structure.in_modes,
-        out_modes=structure.out_modes,
-        per_gate=plan.per_gate,
-        gate_order=KINDS[plan.matrix.kind].gate_order,
-        **rank_fields,
-        **found,
-    )
 
 
 def _tied(state: dict[str, Tensor]) -> Iterator[tuple[str, ...]]:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from trcompress.decomposition import MatrixSource
-from trcompress.layers.evaluation import ring_factors
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 
 def bias_shift(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor], mean: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def bias_shift(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor],
     Returns:
         (G*H,) float64.
     """
-    left, right = ring_factors(weight, [core.double() for core in cores])
+    left, right = weight.factors([core.double() for core in cores])
     return _times(dense, mean) - (mean @ left) @ right
 
 

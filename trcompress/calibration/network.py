@@ -20,7 +20,7 @@ from trcompress.calibration.sequences import Sequences, flat_rows, on_rows, pack
 from trcompress.errors import InputFileError, UsageError
 from trcompress.layers.stacks import build_stack, load_stack
 from trcompress.model.layer import Layer
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.find_head import find_chain, input_size, output_size
 from trcompress.network.model_file import ModelFile
 

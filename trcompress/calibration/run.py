@@ -18,8 +18,7 @@ from trcompress.calibration.solve import plain_error
 from trcompress.checkpoint import Checkpoint
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
 from trcompress.errors import UsageError
-from trcompress.formats import TensorRing
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.progress import Progress, part_of
 
 
@@ -88,7 +87,7 @@ def calibrate(
             for plan in plans
             if plan.name == name
         ]
-        if bench.network.unit_of(name) is None or not isinstance(plain[0].plan.structure, TensorRing):
+        if bench.network.unit_of(name) is None or plain[0].plan.structure.bottleneck is None:
             unfed.append(replace(plain[0], notes=(*plain[0].notes, "not calibrated: nothing is known to feed it")))
         else:
             choices.append(bench.choose(plain, dense, tell))

@@ -26,7 +26,8 @@ from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.errors import UsageError
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.plan import Rule
+from trcompress.model.weight_plan import WeightPlan
 
 LOOKS = 9
 """Ranks at which the cost of a weight is measured; between them it is interpolated."""

@@ -14,10 +14,8 @@ from trcompress.decomposition import MatrixSource, decompose
 from trcompress.decomposition import Metric as SolverMetric
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
-from trcompress.errors import UsageError
-from trcompress.formats import TensorRing
-from trcompress.layers.evaluation import ring_factors
-from trcompress.model.plan import WeightPlan
+from trcompress.formats import TensorRing, as_ring
+from trcompress.model.weight_plan import WeightPlan
 
 ALS: dict[str, Any] = {"starts": 2, "sweeps": 100, "restarts": 0}
 """How hard a metric is searched: from the plain cores, and from one start of its own."""
@@ -50,11 +48,9 @@ def ring_of(weight: WeightPlan) -> TensorRing:
     """The structure, which must be a ring.
 
     Raises:
-        UsageError: it is a baseline format.
+        ShapeError: it is a baseline format.
     """
-    if not isinstance(weight.structure, TensorRing):
-        raise UsageError(f"only tensor rings are calibrated: {weight.name} is a {weight.structure.kind}")
-    return weight.structure
+    return as_ring(weight.structure, f"{weight.name}: only tensor rings are calibrated")
 
 
 def is_two_mode(weight: WeightPlan) -> bool:
@@ -167,7 +163,7 @@ def _padded(metric: Metric, weight: WeightPlan) -> Metric:
 
 def plain_error(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor]) -> float:
     """||W - W_hat|| / ||W||, padding left out."""
-    left, right = ring_factors(weight, [core.double() for core in cores])
+    left, right = weight.factors([core.double() for core in cores])
     squared = 0.0
     for first, block in dense.cast_blocks(torch.float64):
         squared += float(torch.addmm(block, left[first : first + len(block)], right, alpha=-1).square().sum())

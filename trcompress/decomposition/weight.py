@@ -12,10 +12,9 @@ from torch import Tensor
 
 from trcompress.checkpoint import Checkpoint, check_finite
 from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
-from trcompress.errors import UsageError
-from trcompress.formats import TensorRing
+from trcompress.formats import as_ring
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 STREAM_FROM_BYTES = 2**26
 """Weights from this size on are streamed from the file: pages that are mapped would count as memory."""
@@ -81,12 +80,10 @@ def decompose_weight(weight: WeightPlan, source: MatrixSource, **options: Any) -
         options: of `trcompress.decomposition.decompose`.
 
     Raises:
-        UsageError: the plan gives the weight another format than a tensor ring.
+        ShapeError: the plan gives the weight another format than a tensor ring.
         InputFileError: the weight holds NaN or Inf.
     """
-    ring = weight.structure
-    if not isinstance(ring, TensorRing):
-        raise UsageError(f"{weight.name}: only tensor rings are decomposed: got a {ring.kind}")
+    ring = as_ring(weight.structure, f"{weight.name}: only tensor rings are decomposed")
     matrices = gate_sources(weight, source)
     parts = [decompose(matrix, ring, **options) for matrix in matrices]
     scales = [matrix.squared_norm for matrix in matrices]

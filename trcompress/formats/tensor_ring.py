@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from trcompress.errors import ShapeError
+from trcompress.formats.base import Format
 from trcompress.formats.chain import merge
 
 if TYPE_CHECKING:
@@ -58,6 +59,23 @@ class TensorRing:
                 "set both ends to the same value"
             )
 
+    @classmethod
+    def from_ranks(
+        cls, in_modes: tuple[int, ...], out_modes: tuple[int, ...], ranks: Sequence[int], blocks: int = 1
+    ) -> TensorRing:
+        """Build a ring from the short forms of the rank grammar; see `ring_ranks`.
+
+        Example:
+            >>> TensorRing.from_ranks((4, 2), (8, 3), (5, 10)).ranks
+            (10, 5, 5, 5, 10)
+        """
+        return cls(in_modes, out_modes, ring_ranks(ranks, in_modes, out_modes))
+
+    @property
+    def blocks(self) -> int:
+        """A ring is one term."""
+        return 1
+
     @property
     def modes(self) -> tuple[int, ...]:
         """All modes around the ring, inputs first."""
@@ -78,6 +96,16 @@ class TensorRing:
         """Number of values in the cores: the denominator of Eq. 7."""
         return sum(prod(shape) for shape in self.core_shapes)
 
+    @property
+    def bonds(self) -> tuple[int, ...]:
+        """(R_0 ... R_{n+m-1}), the closing one once."""
+        return self.ranks[:-1]
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of `apply`: K values a row, each from all inputs and to all outputs."""
+        return self.bottleneck * (prod(self.in_modes) + prod(self.out_modes))
+
     def input_factor(self, cores: Sequence[Tensor]) -> Tensor:
         """Merge the input cores into A: (..., prod(in_modes), K), columns ordered (r0, rn)."""
         chain = merge(cores[: len(self.in_modes)])  # (..., r_0, I, r_n)
@@ -91,3 +119,68 @@ class TensorRing:
     def to_dense(self, cores: Sequence[Tensor]) -> Tensor:
         """Return W_hat (..., prod(in_modes), prod(out_modes))  # Eq. 5."""
         return self.input_factor(cores) @ self.output_factor(cores)
+
+    def apply(self, cores: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Return x @ W_hat through the bottleneck, (N, I) -> (N, K) -> (N, O)."""
+        return x @ self.input_factor(cores) @ self.output_factor(cores)
+
+    def squared_norm(self, cores: Sequence[Tensor]) -> Tensor:
+        """Return ||W_hat||^2 as the trace of (A' A) (B B'), both (K, K)."""
+        A, B = self.input_factor(cores), self.output_factor(cores)
+        return ((A.mT @ A) * (B @ B.mT)).sum((-2, -1))
+
+    def output_index(self, k: int) -> tuple[int, tuple[int, ...], int] | None:
+        """Output core k is `(r, O_k, r')`."""
+        mode = k - len(self.in_modes)
+        return (mode, self.core_shapes[k], 1) if mode >= 0 else None
+
+
+def as_ring(structure: Format, rule: str) -> TensorRing:
+    """Return a structure that must be a ring.
+
+    Args:
+        structure: any format.
+        rule: what asks for a ring, in words, as in "rnn.weight_ih_l0: only tensor rings are decomposed".
+
+    Raises:
+        ShapeError: it is of another format.
+    """
+    if not isinstance(structure, TensorRing):
+        raise ShapeError(f"{rule}: got a {structure.kind}")
+    return structure
+
+
+def ring_ranks(given: Sequence[int], in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:
+    """Spell out R0 .. R(n+m) from the short forms of the rank grammar.
+
+    Args:
+        given: () for the full ranks, (r,) for all, (inner, R0), or n+m (or n+m+1) numbers.
+        in_modes: input modes.
+        out_modes: output modes, gates folded in.
+
+    Raises:
+        ShapeError: another number of ranks, or a last one that differs from the first.
+
+    Example:
+        >>> ring_ranks((5, 10), (4, 2), (8, 3))
+        (10, 5, 5, 5, 10)
+    """
+    modes = (*in_modes, *out_modes)
+    d = len(modes)
+    if not given:
+        return tuple(min(prod(modes[:k]), prod(modes[k:])) for k in range(d + 1))
+    if len(given) == 1:
+        return (given[0],) * (d + 1)
+    if len(given) in (d, d + 1):
+        if len(given) == d + 1 and given[0] != given[-1]:
+            raise ShapeError(
+                f"ranks must close the ring: got R0={given[0]} and R{d}={given[-1]}; "
+                f"set both ends to the same value, or give only R0..R{d - 1}"
+            )
+        return (*given, given[0]) if len(given) == d else tuple(given)
+    if len(given) == 2:
+        return (given[1], *[given[0]] * (d - 1), given[1])
+    raise ShapeError(
+        f"ranks must be one number (all), two (inner,R0) or {d} (R0..R{d - 1}) for {d} modes: "
+        f"got {len(given)} numbers {','.join(map(str, given))}"
+    )

@@ -12,7 +12,6 @@ from trcompress.layers.convert import (
     to_dense_module,
 )
 from trcompress.layers.core_weight import CoreWeight
-from trcompress.layers.evaluation import cores_to_dense
 from trcompress.layers.linear import TRLinear, TTLinear
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
 from trcompress.layers.resolve import layers_of
@@ -31,7 +30,6 @@ __all__ = [
     "TRLinear",
     "TRRNNCell",
     "TTLinear",
-    "cores_to_dense",
     "dense_class",
     "from_dense",
     "is_recurrent",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trcompress.layers.recurrent import TRLSTM
-from trcompress.layers.resolve import Shape, rule_of
-from trcompress.model.plan import Plan
+from trcompress.model.grammar import Shape
+from trcompress.model.plan import Plan, Rule
 
 
 class TTLSTM(TRLSTM):
@@ -28,7 +28,7 @@ class TTLSTM(TRLSTM):
     """
 
     def __init__(self, *args: Any, shape: Shape, rank: int, gates: str = "fused", **kwargs: Any) -> None:
-        rule = rule_of(shape, rank, gates, format="tensor-train")
+        rule = Rule.parse(shape, rank, gates=gates, format="tensor-train")
         super().__init__(*args, plan=Plan((rule,)), **kwargs)
 
 
@@ -54,5 +54,5 @@ class BTLSTM(TRLSTM):
     def __init__(
         self, *args: Any, shape: Shape, rank: int, blocks: int = 2, gates: str = "fused", **kwargs: Any
     ) -> None:
-        rule = rule_of(shape, rank, gates, format="block-term", blocks=blocks)
+        rule = Rule.parse(shape, rank, gates=gates, format="block-term", blocks=blocks)
         super().__init__(*args, plan=Plan((rule,)), **kwargs)

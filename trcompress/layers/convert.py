@@ -17,7 +17,7 @@ from trcompress.layers.stack import RingStack
 from trcompress.model.kinds import KINDS
 from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 RING_OF: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, ring.__name__.removeprefix("TR")): ring

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.errors import ShapeError, UsageError
-from trcompress.formats import BlockTerm, TensorRing
-from trcompress.layers.evaluation import Evaluator, Form, Use, cores_to_dense, ring_factors
-from trcompress.layers.evaluation.norm import mean_square
-from trcompress.model.plan import WeightPlan
+from trcompress.formats import as_ring
+from trcompress.layers.evaluation import Evaluator, Form, Use
+from trcompress.model.weight_plan import WeightPlan
 
 
 class CoreWeight(nn.Module):
@@ -45,19 +44,15 @@ class CoreWeight(nn.Module):
         super().__init__()
         self.plan = plan
         self._evaluator = Evaluator(plan)
-        lead = (plan.copies,) if plan.per_gate else ()
         self.core = nn.ParameterList(
-            nn.Parameter(torch.empty(*lead, *shape, device=device, dtype=dtype))
-            for shape in plan.structure.core_shapes
+            nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) for shape in plan.core_shapes
         )
 
     @property
     def bottleneck(self) -> int:
         """K of the whole weight: the ring's own, times the gates where each has a ring."""
-        structure = self.plan.structure
-        if not isinstance(structure, TensorRing):
-            raise ShapeError(f"only a tensor ring has a bottleneck: {self.plan.name} is a {structure.kind}")
-        return structure.bottleneck * self.plan.copies
+        ring = as_ring(self.plan.structure, f"{self.plan.name}: only a tensor ring has a bottleneck")
+        return ring.bottleneck * self.plan.copies
 
     @property
     def shape(self) -> torch.Size:
@@ -83,14 +78,14 @@ class CoreWeight(nn.Module):
 
     def to_dense(self) -> Tensor:
         """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""
-        return cores_to_dense(self.plan, self.cores())
+        return self.plan.to_dense(self.cores())
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the ring's two matrices: A (I, K) and B (K, G*H), with A @ B the transposed weight.
 
         One ring per gate: the A's stand side by side, the B's form a block diagonal, so K is G times a gate's own.
         """
-        return ring_factors(self.plan, self.cores())
+        return self.plan.factors(self.cores())
 
     def set_cores(self, cores: Sequence[Tensor]) -> None:
         """Copy these values into the cores.
@@ -126,19 +121,13 @@ class CoreWeight(nn.Module):
         """
         if self.core[0].is_meta:
             return  # drawing nothing would import the compiler, five seconds
-        sigma = (variance / prod(self._bonds())) ** (0.5 / len(self.core))
+        sigma = (variance / prod(self.plan.structure.bonds)) ** (0.5 / len(self.core))
         with torch.no_grad():
             for core in self.core:
                 core.normal_(0.0, sigma)
-            scale = (variance / mean_square(self.plan, list(self.core))) ** (0.5 / len(self.core))
+            scale = (variance / self.plan.mean_square(list(self.core))) ** (0.5 / len(self.core))
             for core in self.core:
                 core.mul_(scale)
-
-    def _bonds(self) -> list[int]:
-        structure = self.plan.structure
-        if isinstance(structure, BlockTerm):
-            return [structure.blocks, *[structure.rank] * len(structure.in_modes)]
-        return list(structure.ranks[:-1])
 
     @property
     def trains(self) -> bool:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import rounded
-from trcompress.layers.resolve import Ranks, Shape, rule_of
 from trcompress.layers.strategy import Evaluated
+from trcompress.model.grammar import Ranks, Shape
 from trcompress.model.matrix import Matrix
+from trcompress.model.plan import Rule
 
 
 class TRLinear(Evaluated):
@@ -54,7 +55,7 @@ class TRLinear(Evaluated):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         matrix = Matrix.input_to_hidden("weight", "rnn", in_features, out_features)
-        self.weight = CoreWeight(rule_of(shape, ranks, format=self.format).resolve(matrix), device, dtype)
+        self.weight = CoreWeight(Rule.parse(shape, ranks, format=self.format).resolve(matrix), device, dtype)
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:

@@ -8,34 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from trcompress.errors import ShapeError, UsageError, nearest
-from trcompress.formats import FORMATS
+from trcompress.errors import ShapeError, UsageError
 from trcompress.model.grammar import Ranks, Shape
 from trcompress.model.kinds import KINDS, kind_of_mode
 from trcompress.model.layer import ROLES, Layer
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import GATE_MODES, Plan, Rule, WeightPlan
-
-
-def rule_of(shape: Shape, ranks: Ranks, gates: str = "fused", format: str = "tensor-ring", blocks: int = 2) -> Rule:
-    """Read one rule from text or from numbers.
-
-    Args:
-        shape: "4x2x5:4x4", or ((4, 2, 5), (4, 4)).
-        ranks: "5,10", 5, or (5, 10); see `trcompress.model.plan.Rule`.
-        gates: "fused" or "per-gate".
-        format: a key of `trcompress.formats.FORMATS`.
-        blocks: number of Tucker terms of the block-term format.
-
-    Raises:
-        UsageError: an unknown value of `gates` or `format`.
-        ShapeError: modes or ranks that do not read as such.
-    """
-    if gates not in GATE_MODES:
-        raise UsageError(f"gates must be one of {', '.join(GATE_MODES)}: got {gates!r}")
-    if format not in FORMATS:
-        raise UsageError(f"format must be one of {', '.join(FORMATS)}: got {format!r}{nearest(format, [*FORMATS])}")
-    return replace(Rule.parse(shape, ranks, gates=gates), format=format, blocks=blocks)
+from trcompress.model.plan import Plan, Rule
+from trcompress.model.weight_plan import WeightPlan
 
 
 def resolve(
@@ -59,7 +38,7 @@ def resolve(
             f"shape={shape!r}, ranks={ranks!r}, plan={plan!r}, weights={weights!r}"
         )
     if weights is None:
-        chosen = plan or Plan((rule_of(shape, ranks, gates),))  # type: ignore[arg-type]
+        chosen = plan or Plan((Rule.parse(shape, ranks, gates=gates),))  # type: ignore[arg-type]
         return {weight.name: weight for weight in chosen.resolve(matrices)}
     known = {matrix.key: matrix for matrix in matrices}
     for name, weight in weights.items():

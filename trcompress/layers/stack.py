@@ -18,7 +18,7 @@ from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, r
 from trcompress.layers.resolve import layers_of, resolve
 from trcompress.layers.strategy import Evaluated
 from trcompress.model.layer import input_matrices
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 
 class RingStack(Evaluated):

@@ -11,7 +11,7 @@ from trcompress.errors import InputFileError
 from trcompress.layers.convert import RING_OF, dense_class
 from trcompress.model.kinds import KINDS
 from trcompress.model.layer import Layer
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 
 def build_stack(layers: Sequence[Layer], weights: Mapping[str, WeightPlan], **options: Any) -> nn.Module:

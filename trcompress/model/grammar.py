@@ -1,4 +1,4 @@
-"""The little languages of shapes and ranks."""
+"""Shapes and ranks as a user gives them: text, or numbers."""
 
 from __future__ import annotations
 

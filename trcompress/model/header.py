@@ -21,11 +21,11 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from trcompress.errors import InputFileError, ShapeError, one_of
-from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
+from trcompress.formats import FORMATS, Format
 from trcompress.model.grammar import MAX_SIZE
 from trcompress.model.kinds import KINDS
 from trcompress.model.layer import ROLES, Layer
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 METADATA_KEY = "trcompress"
 VERSION: Literal[1] = 1
@@ -91,7 +91,7 @@ class Weight(_Strict):
     """One compressed weight: its structure, and how its cores were found."""
 
     name: str
-    format: Literal["tensor-ring", "tensor-train", "block-term"]
+    format: str
     in_modes: Modes
     out_modes: Modes
     ranks: Modes
@@ -105,14 +105,38 @@ class Weight(_Strict):
     dtype: str
     candidates: tuple[dict[str, Any], ...] = ()
 
+    @classmethod
+    def of(cls, plan: WeightPlan, **found: Any) -> Weight:
+        """Describe one compressed weight; `found` are the fields that say how its cores came about."""
+        structure = plan.structure
+        fields: dict[str, Any] = {
+            "name": plan.name,
+            "format": structure.kind,
+            "in_modes": structure.in_modes,
+            "out_modes": structure.out_modes,
+            "ranks": structure.ranks,
+            "blocks": structure.blocks,
+            "per_gate": plan.per_gate,
+            "gate_order": KINDS[plan.matrix.kind].gate_order if plan.matrix.kind else "",
+        }
+        return cls(**(fields | found))
+
     @property
     def structure(self) -> Format:
-        """The format with its modes and ranks."""
-        if self.format == TensorRing.kind:
-            return TensorRing(self.in_modes, self.out_modes, self.ranks)
-        if self.format == TensorTrain.kind:
-            return TensorTrain(self.in_modes, self.out_modes, self.ranks)
-        return BlockTerm(self.in_modes, self.out_modes, self.ranks[0], self.blocks)
+        """The format with its modes and ranks.
+
+        Raises:
+            ShapeError: they do not fit together, or are not written out in full.
+        """
+        structure = FORMATS[self.format].from_ranks(self.in_modes, self.out_modes, self.ranks, self.blocks)
+        if structure.ranks != self.ranks:
+            raise ShapeError(f"a header writes all ranks of a {self.format}, {structure.ranks}: got {self.ranks}")
+        return structure
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, format: str) -> str:
+        return one_of("format", format, FORMATS)
 
 
 class Source(_Strict):

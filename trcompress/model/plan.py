@@ -1,4 +1,4 @@
-"""From what a user types (`shape`, `ranks`, `layer`) to the structure of every weight. No torch here.
+"""From what a user gives (`shape`, `ranks`, `layer`) to the structure of every weight. No torch here.
 
 A plan is a tuple of rules, each a glob over weights with modes and ranks. Resolving it against the weights
 of a network gives one `WeightPlan` per matched weight; everything that counts parameters counts them there.
@@ -10,85 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from trcompress.errors import ShapeError, UsageError
-from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
+from trcompress.errors import ShapeError, UsageError, one_of
+from trcompress.formats import FORMATS, TensorRing
 from trcompress.model.grammar import Ranks, Shape, format_shape, parse_ranks, parse_shape
 from trcompress.model.matrix import Matrix, glob_matches
+from trcompress.model.weight_plan import WeightPlan
 
 GATE_MODES = ("fused", "per-gate")
-
-
-@dataclass(frozen=True)
-class WeightPlan:
-    """The structure that replaces one weight.
-
-    Args:
-        matrix: the weight: its name and sizes.
-        structure: the format with its modes and ranks; gates are folded into the first output mode, unless
-            `per_gate`, where it is the structure of each gate's own ring.
-        per_gate: one ring per gate instead of one for all.
-    """
-
-    matrix: Matrix
-    structure: Format
-    per_gate: bool = False
-
-    @property
-    def name(self) -> str:
-        """The weight's key, as in `rnn.weight_ih_l0`."""
-        return self.matrix.key
-
-    @property
-    def copies(self) -> int:
-        """How many structures of this kind stand for the weight: the gates if `per_gate`, else 1."""
-        return self.matrix.gates if self.per_gate else 1
-
-    @property
-    def parameters(self) -> int:
-        """Values kept for this weight."""
-        return self.copies * self.structure.parameters
-
-    @property
-    def compression_ratio(self) -> float:
-        """Eq. 7: dense values over kept values, of this matrix alone; padding is not counted as dense."""
-        return self.matrix.parameters / self.parameters
-
-    @property
-    def padded_input(self) -> int:
-        """Product of the input modes: the input size, or more where it was padded with zeros."""
-        return prod(self.structure.in_modes)
-
-    @property
-    def padded_hidden(self) -> int:
-        """Rows that each gate takes in the structure: the hidden size, or more where it was padded."""
-        return prod(self.structure.out_modes) // (1 if self.per_gate else self.matrix.gates)
-
-    @property
-    def rule(self) -> Rule:
-        """The rule that names this weight alone and resolves to this structure (a ring)."""
-        modes, gates = self.structure.out_modes, self.matrix.gates
-        folded = not self.per_gate and modes[0] % gates == 0
-        out_modes = (modes[0] // gates, *modes[1:]) if folded else modes
-        ranks = self.structure.ranks[:-1] if isinstance(self.structure, TensorRing) else ()
-        return Rule(
-            self.structure.in_modes,
-            out_modes,
-            ranks,
-            layer=self.name,
-            gates=GATE_MODES[self.per_gate],
-            format=self.structure.kind,
-        )
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What differs from a plain reshape, in words."""
-        pads = (
-            ("inputs", self.matrix.columns, self.padded_input),
-            ("hidden units per gate", self.matrix.gate_rows, self.padded_hidden),
-        )
-        return tuple(
-            f"{what} zero-padded from {size:,} to {padded:,}" for what, size, padded in pads if size != padded
-        )
 
 
 @dataclass(frozen=True)
@@ -116,21 +44,55 @@ class Rule:
     blocks: int = 2
 
     @classmethod
-    def parse(cls, shape: Shape, ranks: Ranks, *, layer: str | None = None, gates: str = "fused") -> Rule:
-        """Read a rule from the command line's text, or from numbers.
+    def parse(
+        cls,
+        shape: Shape,
+        ranks: Ranks,
+        *,
+        layer: str | None = None,
+        gates: str = "fused",
+        format: str = TensorRing.kind,
+        blocks: int = 2,
+    ) -> Rule:
+        """Read a rule from text or from numbers.
+
+        Args:
+            shape: "4x2x5:4x4", or ((4, 2, 5), (4, 4)).
+            ranks: "5,10", 5, or (5, 10).
+            layer: see `Rule`, as the others.
+            gates: "fused" or "per-gate".
+            format: a key of `trcompress.formats.FORMATS`.
+            blocks: number of Tucker terms of the block-term format.
 
         Raises:
-            ShapeError: the text is not of the form `4x2:4x4` or `5,10`.
-            UsageError: `gates` is neither "fused" nor "per-gate".
+            ShapeError: modes or ranks that do not read as such.
+            UsageError: an unknown value of `gates` or `format`.
 
         Example:
-            >>> Rule.parse("8x8:4x4", "3,5").in_modes
-            (8, 8)
+            >>> Rule.parse("8x8:4x4", "3,5") == Rule.parse(((8, 8), (4, 4)), (3, 5))
+            True
         """
-        if gates not in GATE_MODES:
-            raise UsageError(f"gates must be one of {', '.join(GATE_MODES)}: got {gates!r}")
+        one_of("gates", gates, GATE_MODES)
+        one_of("format", format, FORMATS)
         in_modes, out_modes = parse_shape(shape)
-        return cls(in_modes, out_modes, parse_ranks(ranks), layer, gates)
+        return cls(in_modes, out_modes, parse_ranks(ranks), layer, gates, format, blocks)
+
+    @classmethod
+    def of(cls, weight: WeightPlan) -> Rule:
+        """Write the rule that names this weight alone and resolves to its structure."""
+        structure, gates = weight.structure, weight.matrix.gates
+        first, *rest = structure.out_modes
+        folded = not weight.per_gate and first % gates == 0
+        out_modes = (first // gates, *rest) if folded else structure.out_modes
+        return cls(
+            structure.in_modes,
+            out_modes,
+            structure.ranks,
+            layer=weight.name,
+            gates=GATE_MODES[weight.per_gate],
+            format=structure.kind,
+            blocks=structure.blocks,
+        )
 
     @property
     def shape(self) -> str:
@@ -171,18 +133,8 @@ class Rule:
         per_gate = self.gates == "per-gate" and matrix.gates > 1
         stacked = per_gate or prod(self.out_modes) == matrix.rows
         folded = self.out_modes if stacked else (matrix.gates * self.out_modes[0], *self.out_modes[1:])
-        return WeightPlan(matrix, self._structure(folded), per_gate)
-
-    def _structure(self, out_modes: tuple[int, ...]) -> Format:
-        if self.format == TensorRing.kind:
-            return TensorRing(self.in_modes, out_modes, ring_ranks(self.ranks, self.in_modes, out_modes))
-        if len(self.ranks) != 1:
-            raise ShapeError(f"a {self.format} takes one rank for all its modes: got {self.ranks}")
-        rank = self.ranks[0]
-        if self.format == TensorTrain.kind:
-            inner = [rank] * (len(self.in_modes) - 1)
-            return TensorTrain(self.in_modes, out_modes, (1, *inner, 1))
-        return BlockTerm(self.in_modes, out_modes, rank, self.blocks)
+        structure = FORMATS[self.format].from_ranks(self.in_modes, folded, self.ranks, self.blocks)
+        return WeightPlan(matrix, structure, per_gate)
 
 
 @dataclass(frozen=True)
@@ -200,7 +152,7 @@ class Plan:
 
     @classmethod
     def of(cls, shape: Shape, ranks: Ranks, *, layer: str | None = None, gates: str = "fused") -> Plan:
-        """Build a plan of one rule, from the command line's text or from numbers; see `Rule.parse`."""
+        """Build a plan of one rule from text or from numbers; see `Rule.parse`."""
         return cls((Rule.parse(shape, ranks, layer=layer, gates=gates),))
 
     def resolve(self, matrices: Sequence[Matrix]) -> tuple[WeightPlan, ...]:
@@ -249,39 +201,3 @@ def _fits_nothing(rule: Rule, matrices: Iterable[Matrix]) -> str:
     wasteful = f"the input modes of {rule.shape} multiply to twice the input size or more; drop or shrink a mode"
     reasons = [f"{matrix.key} ({matrix.describe()}): {rule.misfit(matrix) or wasteful}" for matrix in matrices]
     return f"`shape={rule.shape}` fits no layer:\n  " + "\n  ".join(reasons or ["no layer is left for it"])
-
-
-def ring_ranks(given: Sequence[int], in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:
-    """Spell out R0 .. R(n+m) from the short forms of the rank grammar.
-
-    Args:
-        given: () for the full ranks, (r,) for all, (inner, R0), or n+m (or n+m+1) numbers.
-        in_modes: input modes.
-        out_modes: output modes, gates folded in.
-
-    Raises:
-        ShapeError: another number of ranks, or a last one that differs from the first.
-
-    Example:
-        >>> ring_ranks((5, 10), (4, 2), (8, 3))
-        (10, 5, 5, 5, 10)
-    """
-    modes = (*in_modes, *out_modes)
-    d = len(modes)
-    if not given:
-        return tuple(min(prod(modes[:k]), prod(modes[k:])) for k in range(d + 1))
-    if len(given) == 1:
-        return (given[0],) * (d + 1)
-    if len(given) in (d, d + 1):
-        if len(given) == d + 1 and given[0] != given[-1]:
-            raise ShapeError(
-                f"ranks must close the ring: got R0={given[0]} and R{d}={given[-1]}; "
-                f"set both ends to the same value, or give only R0..R{d - 1}"
-            )
-        return (*given, given[0]) if len(given) == d else tuple(given)
-    if len(given) == 2:
-        return (given[1], *[given[0]] * (d - 1), given[1])
-    raise ShapeError(
-        f"ranks must be one number (all), two (inner,R0) or {d} (R0..R{d - 1}) for {d} modes: "
-        f"got {len(given)} numbers {','.join(map(str, given))}"
-    )

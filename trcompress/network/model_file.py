@@ -21,7 +21,7 @@ from trcompress.checkpoint import (
 from trcompress.errors import InputFileError
 from trcompress.layers.stacks import build_stack, load_stack
 from trcompress.model.layer import Layer, by_stack
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 
 @dataclass(frozen=True)

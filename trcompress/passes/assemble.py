@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact
-from trcompress.artifact.save_load import describe_weight
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.weight import (
     CompressedWeight,
@@ -21,9 +20,9 @@ from trcompress.decomposition.weight import (
 )
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.model.header import Header, Source, Step
+from trcompress.model.header import Header, Source, Step, Weight
 from trcompress.model.layer import input_matrices
-from trcompress.model.plan import Plan
+from trcompress.model.plan import Plan, Rule
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__
 
@@ -102,7 +101,7 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Pla
         matrices = gate_sources(weight, weight_source(checkpoint, weight.matrix))
         rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
         ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
-        rules.append(replace(weight, structure=TensorRing(*modes, ranks)).rule)
+        rules.append(Rule.of(replace(weight, structure=TensorRing(*modes, ranks))))
     return Plan(tuple(rules))
 
 
@@ -130,9 +129,7 @@ def assemble(
         cores |= {f"{one.plan.name}.core.{k}": core.to("cpu", own).contiguous() for k, core in enumerate(one.cores)}
         measured = {"init": one.init, "error": one.error, "bound": one.bound, "notes": one.notes}
         dtype_name = str(own).removeprefix("torch.")
-        weights.append(
-            describe_weight(one.plan.name, one.plan, dtype=dtype_name, candidates=one.candidates, **measured)
-        )
+        weights.append(Weight.of(one.plan, dtype=dtype_name, candidates=one.candidates, **measured))
     replaced = {one.plan.name for one in found}
     kept = {key: checkpoint.tensor(key) for key in checkpoint.shapes if key not in replaced}
     header = Header(

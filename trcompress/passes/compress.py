@@ -17,7 +17,8 @@ from trcompress.decomposition.weight import (
 )
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight, from_dense, is_recurrent, module_matrices
-from trcompress.model.plan import Plan, WeightPlan
+from trcompress.model.plan import Plan
+from trcompress.model.weight_plan import WeightPlan
 
 
 @dataclass(frozen=True)

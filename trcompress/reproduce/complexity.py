@@ -13,7 +13,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from trcompress.formats import BlockTerm, Format, TensorRing, TensorTrain
+from trcompress.formats import FORMATS, BlockTerm, Format, TensorRing, TensorTrain
 from trcompress.layers import TRLinear
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.counting import Cost, cost_of
@@ -26,6 +26,7 @@ from trcompress.reproduce.result import Claim, Findings, Row, Table
 
 OURS = "TR-RNN, trcompress"
 METHODS = (*ORDERS, OURS)
+FORMAT_OF = {"TT-RNN": TensorTrain.kind, "BT-RNN": BlockTerm.kind, "TR-RNN": TensorRing.kind, OURS: TensorRing.kind}
 FLOAT_BYTES = 4
 # what is counted -> (how it is read off a Cost, the line of Table 4)
 QUANTITIES: dict[str, tuple[Callable[[Cost], float], str]] = {
@@ -107,14 +108,9 @@ def _affordable(method: str, rank: int, asked: Complexity) -> bool:
 
 def structure_of(method: str, sizes: Sizes) -> Format | None:
     """Return the structure of a method with all ranks alike; None is the dense matrix."""
-    rank, d = sizes.rank, len(sizes.in_modes)
-    if method == "RNN":
+    if method not in FORMAT_OF:
         return None
-    if method == "TT-RNN":
-        return TensorTrain(sizes.in_modes, sizes.out_modes, (1, *[rank] * (d - 1), 1))
-    if method == "BT-RNN":
-        return BlockTerm(sizes.in_modes, sizes.out_modes, rank, sizes.blocks)
-    return TensorRing(sizes.in_modes, sizes.out_modes, (rank,) * (d + len(sizes.out_modes) + 1))
+    return FORMATS[FORMAT_OF[method]].from_ranks(sizes.in_modes, sizes.out_modes, (sizes.rank,), sizes.blocks)
 
 
 def measure(method: str, sizes: Sizes, batch: int) -> dict[str, float]:
@@ -132,7 +128,7 @@ def _prepared(method: str, structure: Format | None, sizes: Sizes) -> Callable[[
     if structure is None:
         weight = torch.zeros(sizes.inputs, sizes.outputs, requires_grad=True)
         return lambda x: x @ weight
-    if method == OURS and isinstance(structure, TensorRing):
+    if method == OURS:
         modes = structure.in_modes, structure.out_modes
         return TRLinear(sizes.inputs, sizes.outputs, bias=False, shape=modes, ranks=structure.ranks)
     cores = [torch.zeros(shape, requires_grad=True) for shape in structure.core_shapes]

@@ -5,8 +5,9 @@ These are for counting beside `trcompress.layers`, which plans its own order; bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,7 @@ def apply_in_order(structure: Format, x: Tensor, cores: Sequence[Tensor]) -> Ten
         >>> bool((apply_in_order(ring, x, cores) - x @ ring.to_dense(cores)).abs().max() < 1e-12)
         True
     """
-    if isinstance(structure, TensorRing):
-        return _ring(structure, x, cores)
-    if isinstance(structure, TensorTrain):
-        return _train(structure, x, cores)
-    return _block_term(structure, x, cores)
+    return _ORDERS[structure.kind](structure, x, cores)
 
 
 def _ring(ring: TensorRing, x: Tensor, cores: Sequence[Tensor]) -> Tensor:
@@ -82,3 +79,11 @@ def _tucker(term: BlockTerm, x: Tensor, factors: Sequence[Tensor], tucker: Tenso
         z = z.reshape(batch, done, -1, ranks, out, rank).permute(0, 1, 4, 2, 3, 5)
         z = z.reshape(batch, done * out, -1, ranks * rank)
     return (z.reshape(batch, prod(term.out_modes), -1) @ tucker.reshape(-1, 1)).reshape(batch, -1)
+
+
+_ORDERS: dict[str, Callable[[Any, Tensor, Sequence[Tensor]], Tensor]] = {
+    TensorRing.kind: _ring,
+    TensorTrain.kind: _train,
+    BlockTerm.kind: _block_term,
+}
+"""The formats whose order a paper gives."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trcompress.data.options import ArrayOptions, VideoOptions
-from trcompress.formats import BlockTerm
+from trcompress.errors import one_of
+from trcompress.formats import FORMATS
 from trcompress.model.grammar import parse_ranks, parse_shape
+from trcompress.model.kinds import KINDS
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Plan, Rule, WeightPlan
+from trcompress.model.plan import Plan, Rule
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.reproduce.recipe_fields import (
     Complexity,
     DataPath,
@@ -34,11 +37,19 @@ MAX_PARAMETERS = 2**31
 SplitName = Literal["auto", "random", "group", "official-1", "official-2", "official-3"]
 
 
+def _known_network(name: str) -> str:
+    return one_of("network", name, KINDS)
+
+
+def _known_structure(name: str) -> str:
+    return one_of("structure", name, (DENSE, *FORMATS))
+
+
 class Model(Strict):
     """One recurrent layer and a linear head, trained from scratch.
 
     Attributes:
-        network: "lstm", "gru" or "rnn" (tanh, as torch.nn's).
+        network: a key of `KINDS`: "lstm", "gru" or "rnn" (tanh, as torch.nn's).
         structure: of the input-to-hidden weight: "dense" or a key of `FORMATS`.
         input_size: values per step; checked against the data.
         hidden_size: units.
@@ -49,8 +60,8 @@ class Model(Strict):
         readout: what the head sees, as on the command line.
     """
 
-    network: Literal["lstm", "gru", "rnn"] = "lstm"
-    structure: Literal["dense", "tensor-ring", "tensor-train", "block-term"] = "dense"
+    network: Annotated[str, AfterValidator(_known_network)] = "lstm"
+    structure: Annotated[str, AfterValidator(_known_structure)] = DENSE
     input_size: Size
     hidden_size: Annotated[int, Field(ge=1, le=2**16)]
     shape: Shape | None = None
@@ -81,8 +92,8 @@ class Model(Strict):
         if self.structure == DENSE or self.shape is None or self.ranks is None:
             return None
         in_modes, out_modes = parse_shape(self.shape)
-        blocks = {"blocks": self.blocks} if self.structure == BlockTerm.kind else {}
-        return Rule(in_modes, out_modes, parse_ranks(self.ranks), None, self.gates, format=self.structure, **blocks)
+        ranks = parse_ranks(self.ranks)
+        return Rule(in_modes, out_modes, ranks, None, self.gates, format=self.structure, blocks=self.blocks)
 
     def weight_plan(self) -> WeightPlan | None:
         """Resolve the structure of the weight; None where it stays dense.

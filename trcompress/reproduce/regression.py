@@ -13,7 +13,7 @@ from math import cos, pi, prod
 import torch
 from torch import Tensor
 
-from trcompress.formats import Format, TensorRing, TensorTrain
+from trcompress.formats import Format
 
 STOP = 1e-6
 _RIDGE = 1e-12
@@ -151,20 +151,14 @@ def _parts(structure: Format, core: Tensor, k: int) -> list[tuple[Tensor, Tensor
     Whatever the digit, the positions see the same rest of the network, so their normal equations are equal. A core
     that holds no output mode is one part.
     """
-    positions = torch.arange(core.numel()).reshape(core.shape)
+    positions = torch.arange(core.numel())
     outputs = torch.arange(prod(structure.out_modes)).reshape(structure.out_modes)
-    if isinstance(structure, TensorRing):
-        mode, axis = k - len(structure.in_modes), 1
-    elif k < len(structure.in_modes):
-        mode, axis = k, 2
-        if isinstance(structure, TensorTrain):
-            positions = positions.reshape(len(core), structure.in_modes[k], structure.out_modes[k], -1)
-    else:
-        mode, axis = -1, 0
-    if mode < 0:
-        return [(positions.flatten(), outputs.flatten())]
+    held = structure.output_index(k)
+    if held is None:
+        return [(positions, outputs.flatten())]
+    mode, shape, axis = held
     return [
-        (positions.select(axis, digit).flatten(), outputs.select(mode, digit).flatten())
+        (positions.reshape(shape).select(axis, digit).flatten(), outputs.select(mode, digit).flatten())
         for digit in range(structure.out_modes[mode])
     ]
 

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from trcompress.formats import Format, TensorRing, TensorTrain
+from trcompress.formats import FORMATS, Format, TensorRing
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.plots import Curve, Matrix, MatrixPlot, Plot
 from trcompress.reproduce.recipe_fields import Reading, Synthetic
@@ -36,10 +36,9 @@ def structure_of(method: str, rank: int) -> Format | None:
     """
     if method == "linear":
         return None
-    if method == "tensor-train":
-        return TensorTrain(MODES, MODES, (1, rank, rank, rank, 1))
-    first = 1 if method == "open-chain" else rank
-    return TensorRing(MODES, MODES, (first, *[rank] * 7, first))
+    if method == "open-chain":
+        return TensorRing.from_ranks(MODES, MODES, (rank, 1))
+    return FORMATS[method].from_ranks(MODES, MODES, (rank,))
 
 
 def true_weight(reading: Reading, generator: torch.Generator) -> Tensor:

@@ -64,7 +64,7 @@ class NetworkSearch:
     def _row_dict(self, row: PlanRow, chosen: bool) -> dict[str, Any]:
         return {
             "shape": row.rule.shape,
-            "ranks": list(row.weight.structure.ranks),  # type: ignore[union-attr]
+            "ranks": list(row.weight.structure.ranks),
             "parameters": row.weight.parameters,
             "compression_ratio": row.weight.compression_ratio,
             "model_ratio": self.model_ratio(row),

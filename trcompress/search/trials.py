@@ -19,10 +19,10 @@ from trcompress.decomposition.starts import adapted, with_noise
 from trcompress.decomposition.threads import fitting_threads
 from trcompress.decomposition.tr_svd import tr_svd
 from trcompress.decomposition.weight import gate_sources
-from trcompress.errors import UsageError
-from trcompress.formats import TensorRing
+from trcompress.formats import as_ring
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.plan import Rule
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.search.tensor_train import TensorTrains
 from trcompress.util.progress import Progress
 
@@ -97,9 +97,7 @@ class Trials:
     def fit(self, rule: Rule, sweeps: int, start: Sequence[Tensor] | None = None) -> Trial:
         """Fit a ring with some ALS sweeps, from the given cores or from its SVD with a little noise."""
         weight = rule.resolve(self.matrix)
-        ring = weight.structure
-        if not isinstance(ring, TensorRing):
-            raise UsageError(f"the planner searches tensor rings: got a {ring.kind}")
+        ring = as_ring(weight.structure, "the planner searches tensor rings")
         objective = Objective(self.source(weight), ring)
         generator = torch.Generator().manual_seed(self.seed)
         with fitting_threads(objective.source):

@@ -16,7 +16,8 @@ from trcompress.decomposition import MatrixSource, explain, lower_bound
 from trcompress.errors import UsageError
 from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Rule, WeightPlan
+from trcompress.model.plan import Rule
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.search.explore import explore
 from trcompress.search.trials import Trial, Trials
 from trcompress.util.progress import Progress

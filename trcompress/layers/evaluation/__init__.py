@@ -2,7 +2,6 @@
 
 from trcompress.layers.evaluation.cost import Use, operations_per_step
 from trcompress.layers.evaluation.evaluate import DENSE, STRATEGIES, Evaluator, check_strategy
-from trcompress.layers.evaluation.expand import cores_to_dense, ring_factors
 from trcompress.layers.evaluation.form import Form
 from trcompress.layers.evaluation.tracing import is_tracing
 
@@ -13,8 +12,6 @@ __all__ = [
     "Form",
     "Use",
     "check_strategy",
-    "cores_to_dense",
     "is_tracing",
     "operations_per_step",
-    "ring_factors",
 ]

@@ -11,11 +11,9 @@ from functools import lru_cache
 
 import torch
 
-from trcompress.formats import TensorRing
 from trcompress.formats.chain import merge_order
-from trcompress.layers.evaluation.form import Form, Sizes, ring_ranks
-from trcompress.layers.evaluation.paired import paired_macs
-from trcompress.model.plan import WeightPlan
+from trcompress.layers.evaluation.form import Form, Sizes
+from trcompress.model.weight_plan import WeightPlan
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def machine(gpu: bool) -> _Machine:
 
 def estimates(plan: WeightPlan, use: Use) -> list[Estimate]:
     """Price every form that fits the weight, the dense one first."""
-    if not isinstance(plan.structure, TensorRing):
+    if plan.structure.bottleneck is None:
         return [_Pricing(plan, form, use).estimate() for form in (Form("dense"), Form("ring"))]
     splits = range(1, len(plan.structure.in_modes)) if plan.padded_input == plan.matrix.columns else ()
     forms = [Form("dense"), Form("merged"), *(Form("ring", split) for split in splits)]
@@ -131,7 +129,7 @@ class _Pricing:
 
     def estimate(self) -> Estimate:
         """Price the form in its use."""
-        ring = isinstance(self._plan.structure, TensorRing)
+        ring = self._plan.structure.bottleneck is not None
         if self._use.training:
             self._merging() if ring else self._expansion()
         if self._form.kind == "dense":
@@ -184,12 +182,12 @@ class _Pricing:
         self._seconds += 3 * macs * self._machine.mac_s * 3 + 5 * 4 * values * self._machine.byte_s
         self._seconds += (3 * (len(shapes) - len(chains)) + 10) * self._machine.op_s
         if self._form.kind == "dense":
-            width = ring_ranks(ring)[0] * ring_ranks(ring)[n]
+            width = ring.ranks[0] * ring.ranks[n]
             self._product(self._plan.matrix.rows, width, self._plan.matrix.columns, 3)
 
     def _paired(self) -> None:
         """A paired format ends in the outputs: the kernel's input weight is the identity."""
-        macs = self._use.rows * paired_macs(self._plan) * (3 if self._use.training else 1)
+        macs = self._use.rows * self._plan.multiply_adds * (3 if self._use.training else 1)
         self._macs += macs
         self._seconds += 3 * macs * self._machine.mac_s + 20 * self._machine.op_s
         self._kernel(self._plan.matrix.rows, True)

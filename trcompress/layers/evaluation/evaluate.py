@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from trcompress.errors import UsageError, nearest
-from trcompress.formats import TensorRing
 from trcompress.layers.evaluation.cost import Use, choose, estimates
 from trcompress.layers.evaluation.form import Form, Sizes
 from trcompress.layers.evaluation.kept import KeptMatrices, can_be_kept
 from trcompress.layers.evaluation.matrices import matrices
-from trcompress.layers.evaluation.paired import paired_product
 from trcompress.layers.evaluation.project import project
 from trcompress.layers.evaluation.tracing import is_tracing
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 STRATEGIES = ("auto", "ring", "merged", "dense")
 """auto: the cheapest by the cost model. ring: from the cores at each call, nothing else kept in memory.
@@ -71,7 +69,7 @@ class Evaluator:
 
     def width(self, form: Form) -> int:
         """Values a step that `project` produces."""
-        if isinstance(self._plan.structure, TensorRing):
+        if self._plan.structure.bottleneck is not None:
             return Sizes.of(self._plan, form.split).width
         return self._plan.matrix.rows
 
@@ -95,8 +93,8 @@ class Evaluator:
             V is None where it is the identity.
         """
         structure = self._plan.structure
-        if not isinstance(structure, TensorRing):
-            return paired_product(self._plan, cores, x), None
+        if structure.bottleneck is None:
+            return self._plan.apply(cores, x), None
         S, V, *P = self._matrices(form, cores, keep)
         return project(x, S, *P, bond=structure.ranks[len(structure.in_modes)]), V
 
@@ -121,7 +119,7 @@ class Evaluator:
         if strategy == "ring":
             priced = [one for one in estimates(self._plan, replace(use, training=True)) if one.form.kind != "dense"]
             return min(priced, key=lambda one: one.seconds).form
-        if strategy == "merged" and not isinstance(self._plan.structure, TensorRing):
+        if strategy == "merged" and self._plan.structure.bottleneck is None:
             return Form("ring")
         return Form(strategy)
 

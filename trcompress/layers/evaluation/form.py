@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from trcompress.formats import TensorRing
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 KINDS = ("ring", "merged", "dense")
 
@@ -51,7 +50,7 @@ class Sizes:
     def of(cls, plan: WeightPlan, split: int) -> Sizes:
         """Read the sizes off a plan whose structure is a ring."""
         ring = plan.structure
-        modes, ranks = ring.in_modes, ring_ranks(ring)
+        modes, ranks = ring.in_modes, ring.ranks
         suffix = prod(modes[split:]) if split else plan.matrix.columns
         return cls(plan.copies, ranks[0], ranks[split], ranks[len(modes)], prod(modes[:split]), suffix)
 
@@ -64,13 +63,6 @@ class Sizes:
     def width(self) -> int:
         """K of all copies, (copies, r0, rn), rounded up: what the kernel is fed."""
         return round_up(self.copies * self.r0 * self.rn)
-
-
-def ring_ranks(ring: object) -> tuple[int, ...]:
-    """Return R_0 .. R_(n+m) of a structure known to be a ring."""
-    if not isinstance(ring, TensorRing):
-        raise TypeError(f"a ring is wanted here, not {ring!r}")
-    return ring.ranks
 
 
 def round_up(size: int) -> int:

@@ -17,11 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trcompress.formats import TensorRing
 from trcompress.formats.chain import merge
-from trcompress.layers.evaluation.expand import cores_to_dense
 from trcompress.layers.evaluation.form import Form, Sizes
-from trcompress.model.plan import WeightPlan
+from trcompress.model.weight_plan import WeightPlan
 
 EXACT = (torch.float32, torch.float64)
 """Types in which cores are merged as they are; narrower ones are merged in float32."""
@@ -40,8 +38,8 @@ def matrices(plan: WeightPlan, form: Form, cores: Sequence[Tensor]) -> tuple[Ten
     """
     dtype = cores[0].dtype
     exact = list(cores) if dtype in EXACT else [core.float() for core in cores]
-    if form.kind == "dense" or not isinstance(plan.structure, TensorRing):
-        found: list[Tensor] = [cores_to_dense(plan, exact)]
+    if form.kind == "dense" or plan.structure.bottleneck is None:
+        found: list[Tensor] = [plan.to_dense(exact)]
     else:
         sizes, stop = Sizes.of(plan, form.split), len(plan.structure.in_modes)
         found = [_input_matrix(sizes, exact[form.split : stop]), _output_matrix(plan, form, sizes, exact[stop:])]
