@@ -54,7 +54,8 @@ def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
 
     results, out = given["results"], given["out"]
     if out is not None:
-        check_output(out, overwrite=given["overwrite"], keep=(*artifacts, *results))
+        inputs = [*artifacts, *results, *filter(None, [given["baseline"]])]
+        check_output(out, overwrite=given["overwrite"], keep=inputs)
     check_all_used(results, artifacts)
     reports = [make_report(path, baseline=given["baseline"], results=results) for path in artifacts]
     document = report_document(reports)

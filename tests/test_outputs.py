@@ -41,6 +41,10 @@ WRITERS = {
         ("ring.safetensors", "data.npz", "dense.safetensors"),
     ),
     "recipe copy": (["recipe", "copy", "mine.toml", "OUT"], ("mine.toml",)),
+    "report": (
+        ["report", "ring.safetensors", "--baseline", "dense.safetensors", "-o", "OUT"],
+        ("ring.safetensors", "dense.safetensors"),
+    ),
 }
 
 

@@ -26,7 +26,7 @@ def test_parts_have_the_layout_they_promise_and_come_back(kind: str, shape: tupl
     stored = Stored.of(torch.randn(shape, generator=torch.Generator().manual_seed(0)), kind)
     layout = STORAGE[kind].layout(shape)
     assert {suffix: (part.dtype, tuple(part.shape)) for suffix, part in stored.parts.items()} == layout
-    again = stored_in("w", kind, shape, torch.float32, stored.named("w"))
+    again = stored_in("w", kind, "float32", shape, stored.named("w"))
     assert torch.equal(again.expand(), stored.expand())
     assert stored.expand().shape == torch.Size(shape)
 
@@ -83,13 +83,13 @@ def test_the_bias_takes_the_mean_of_what_is_lost() -> None:
 def test_a_damaged_store_is_named() -> None:
     stored = Stored.of(torch.randn(4, 6), "int4").named("w")
     with pytest.raises(InputFileError, match=r"w\.scale is missing"):
-        stored_in("w", "int4", (4, 6), torch.float32, {"w.int4": stored["w.int4"]})
+        stored_in("w", "int4", "float32", (4, 6), {"w.int4": stored["w.int4"]})
     with pytest.raises(InputFileError, match=r"w\.int4 is torch.uint8 \(4, 3\); its header asks"):
-        stored_in("w", "int4", (4, 8), torch.float32, stored)
+        stored_in("w", "int4", "float32", (4, 8), stored)
     with pytest.raises(InputFileError, match="holds NaN"):
-        stored_in("w", "int4", (4, 6), torch.float32, {**stored, "w.scale": torch.full((4,), torch.nan).half()})
+        stored_in("w", "int4", "float32", (4, 6), {**stored, "w.scale": torch.full((4,), torch.nan).half()})
     with pytest.raises(InputFileError, match="stored as 'int3'"):
-        stored_in("w", "int3", (4, 6), torch.float32, stored)
+        stored_in("w", "int3", "float32", (4, 6), stored)
     with pytest.raises(UsageError, match="did you mean 'int4'"):
         round_matrix(torch.ones(2, 2), "int44")
 

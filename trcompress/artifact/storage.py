@@ -20,6 +20,9 @@ SCALE = "scale"
 LEAST_SCALE = 2.0**-24
 """The smallest positive float16; a row of zeros gets it."""
 
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+"""What a stored tensor may expand to."""
+
 Shape = tuple[int, ...]
 
 
@@ -211,14 +214,23 @@ class Stored:
         return {f"{key}.{suffix}" if suffix else key: part for suffix, part in self.parts.items()}
 
 
-def stored_in(key: str, kind: str, shape: Shape, dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> Stored:
+def stored_in(key: str, kind: str, dtype: str, shape: Shape, tensors: Mapping[str, Tensor]) -> Stored:
     """Gather the parts of a stored tensor from a file's tensors, checked.
+
+    Args:
+        key: of the tensor.
+        kind: a key of `STORAGE`.
+        dtype: that it is expanded to: "float32", "float64", "float16" or "bfloat16".
+        shape: of the tensor.
+        tensors: of the file.
 
     Raises:
         InputFileError: a part is missing, has another shape or type than the storage asks, or is not finite.
     """
     if kind not in STORAGE:
         raise InputFileError(f"damaged artifact: {key} is stored as {kind!r}, one of {', '.join(STORAGE)} expected")
+    if dtype not in DTYPES:
+        raise InputFileError(f"damaged artifact: {key} expands to {dtype!r}, one of {', '.join(DTYPES)} expected")
     parts = {}
     for suffix, (want, size) in STORAGE[kind].layout(shape).items():
         name = f"{key}.{suffix}" if suffix else key
@@ -229,7 +241,7 @@ def stored_in(key: str, kind: str, shape: Shape, dtype: torch.dtype, tensors: Ma
         if part.is_floating_point() and not torch.isfinite(part).all():
             raise InputFileError(f"damaged artifact: {name} holds NaN or Inf")
         parts[suffix] = part
-    return Stored(kind, parts, shape, dtype)
+    return Stored(kind, parts, tuple(shape), DTYPES[dtype])
 
 
 def as_rows(tensor: Tensor) -> Tensor:

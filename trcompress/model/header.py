@@ -6,6 +6,9 @@ in it is ever imported, evaluated or opened.
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -28,7 +31,16 @@ from trcompress.model.layer import ROLES, Layer
 from trcompress.model.weight_plan import WeightPlan
 
 METADATA_KEY = "trcompress"
-VERSION: Literal[1] = 1
+VERSION = 2
+"""The newest version that is read. Written where a tensor is stored in few bits or a pass is recorded, else 1."""
+
+DETACHED = {"source", "lineage", "metrics", "passes"}
+"""Fields of the history: a compact header leaves them out."""
+
+COMPRESSED = "zlib:"
+"""What a compressed header begins with, followed by base85."""
+
+MAX_HEADER = 64 * 2**20
 
 Size = Annotated[int, Field(ge=1, lt=MAX_SIZE)]
 Modes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=64)]
@@ -161,16 +173,37 @@ class Step(_Strict):
     settings: dict[str, Any] = {}
 
 
-class Header(_Strict):
-    """All that an artifact says about itself."""
+StorageRecord = tuple[str, str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]]
+"""How one tensor is stored: kind, dtype that it is expanded to, shape."""
 
-    version: Literal[1] = VERSION
+
+class PassRecord(_Strict):
+    """What one pass did to one tensor or module."""
+
+    kind: str
+    name: str
+    before: str
+    after: str
+    damage: float | None = None
+
+
+class Header(_Strict):
+    """All that an artifact says about itself.
+
+    Version 2 adds `storage` (tensors in few bits, by key), `packed` (codec and bytes of each entropy-coded stream)
+    and `passes`.
+    """
+
+    version: Literal[1, 2] = 1
     layers: tuple[Annotated[Layer, GetPydanticSchema(_layer_schema)], ...]
     weights: tuple[Weight, ...]
     source: Source | None = None
     shared: tuple[tuple[str, ...], ...] = ()
     lineage: tuple[Step, ...] = ()
     metrics: dict[str, Any] = {}
+    storage: dict[str, StorageRecord] = {}
+    packed: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...] = ()
+    passes: tuple[PassRecord, ...] = ()
 
     def weight_plans(self) -> dict[str, WeightPlan]:
         """The structure of every compressed weight, by its key.
@@ -192,11 +225,22 @@ class Header(_Strict):
             _check_sizes(plans[weight.name])
         return plans
 
-    def to_json(self) -> str:
-        """Serialise with sorted keys, so that equal headers are equal bytes."""
-        import json
+    def to_json(self, *, compact: bool = False) -> str:
+        """Serialise with sorted keys, so that equal headers are equal bytes.
 
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        Args:
+            compact: leave out the history and every default, and compress what is left: for small files.
+        """
+        new = bool(self.storage or self.packed or self.passes)
+        left_out = DETACHED if compact else set() if new else {"storage", "packed", "passes"}
+        lean = self.model_copy(
+            update={"version": VERSION if new else 1, **({"weights": _lean_weights(self)} if compact else {})}
+        )
+        values = lean.model_dump(mode="json", exclude=left_out, exclude_defaults=compact)
+        text = json.dumps(
+            values | {"version": lean.version}, sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+        return COMPRESSED + base64.b85encode(zlib.compress(text.encode(), 9)).decode() if compact else text
 
 
 def parse_header(text: str) -> Header:
@@ -205,15 +249,32 @@ def parse_header(text: str) -> Header:
     Raises:
         InputFileError: not JSON, an unknown or newer version, or any field that does not fit; all are named.
     """
-    if len(text) > 64 * 2**20:
+    if len(text) > MAX_HEADER:
         raise InputFileError(f"an artifact header must be under 64 MiB: got {len(text):,} characters")
     try:
-        return Header.model_validate_json(text)
+        return Header.model_validate_json(_decompressed(text) if text.startswith(COMPRESSED) else text)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'header'}: {e['msg']}" for e in error.errors()[:10])
         raise InputFileError(
             f"this is not an artifact that trcompress header version {VERSION} can read: {faults}"
         ) from error
+
+
+def _decompressed(text: str) -> str:
+    reader = zlib.decompressobj()
+    try:
+        found = reader.decompress(base64.b85decode(text.removeprefix(COMPRESSED)), MAX_HEADER)
+        if not reader.eof:
+            raise ValueError("it is cut off, or above 64 MiB")
+        return found.decode()
+    except (ValueError, zlib.error) as error:
+        raise InputFileError(f"damaged artifact: its compressed header cannot be read: {error}") from error
+
+
+def _lean_weights(header: Header) -> tuple[Weight, ...]:
+    """The structure of each weight, without how it was found."""
+    history = {"candidates": (), "notes": (), "error": None, "bound": None}
+    return tuple(one.model_copy(update=history) for one in header.weights)
 
 
 def _check_sizes(plan: WeightPlan) -> None:
