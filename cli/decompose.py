@@ -10,13 +10,13 @@ import click
 
 from trcompress.cli import options
 from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options
+from trcompress.decomposition.algorithms import ALGORITHMS
 from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
     from trcompress.passes.decompose import Choice
 
-INITS = ("tr-als", "tr-svd", "random")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -24,7 +24,9 @@ _OPTIONS = (
     click.option("--shape", "shapes", multiple=True, metavar="I:O", help="Modes, 4x2x5:4x4; repeat per --layer."),
     click.option("--ranks", multiple=True, metavar="R", help="R (all), R,R0, R0,R1,..., or full."),
     click.option("--layer", "layers", multiple=True, metavar="GLOB", help="What a --shape is for."),
-    click.option("--init", type=click.Choice(INITS), default="tr-als", show_default=True, help="How cores start."),
+    click.option(
+        "--init", type=options.NameOf(ALGORITHMS), default="tr-als", show_default=True, help="How cores start."
+    ),
     click.option(
         "--gates",
         type=click.Choice(["fused", "per-gate"]),

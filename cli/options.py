@@ -4,13 +4,45 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from trcompress.errors import nearest
 
 FORMATS = ("human", "json")
+
+
+class NameOf(click.ParamType):
+    """One of a registry's names, whatever it holds by the time the option is read.
+
+    Args:
+        registry: a dict by name, as `trcompress.decomposition.algorithms.ALGORITHMS`.
+    """
+
+    name = "name"
+
+    def __init__(self, registry: Collection[str]) -> None:
+        self._registry = registry
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Spell the names as click spells choices."""
+        return f"[{'|'.join(self._registry)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a known name; another is a usage error that lists them."""
+        if value not in self._registry:
+            listed = ", ".join(map(repr, self._registry))
+            self.fail(f"{value!r} is not one of {listed}{nearest(value, list(self._registry))}.", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete to the names that begin like this."""
+        return [CompletionItem(name) for name in self._registry if name.startswith(incomplete)]
+
 
 format_option = click.option(
     "--format",

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from trcompress.decomposition import INITS, decompose, threads
+from trcompress.decomposition import ALGORITHMS, decompose, threads
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
 
 
-@pytest.mark.parametrize("init", list(INITS))
+@pytest.mark.parametrize("init", list(ALGORITHMS))
 def test_cores_have_the_shapes_of_the_ring_and_the_error_is_theirs(init):
     ring = TensorRing((4, 3), (4, 2), (2, 3, 2, 3, 2))
     weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trcompress.decomposition import InMemoryMatrix, als, decompose, gauss_newton
+from trcompress.decomposition import InMemoryMatrix, als, decompose
 from trcompress.decomposition.als import Fit
 from trcompress.decomposition.objective import InputRows, Objective
+from trcompress.decomposition.planted import gauss_newton
 from trcompress.decomposition.starts import random_cores, ring_squared_norm
 from trcompress.formats import TensorRing
 

@@ -41,6 +41,15 @@ class Fit:
     converged: bool = False
 
 
+EXACT = 1e-10
+"""Relative error at which a float64 W counts as met exactly; others to a few units of their own rounding."""
+
+
+def exact_error(objective: Objective) -> float:
+    """Relative error at which W counts as met exactly."""
+    return max(EXACT, 4 * torch.finfo(objective.source.dtype).eps)
+
+
 def balance(cores: Sequence[Tensor]) -> list[Tensor]:
     """Give all cores the same norm: the ring is unchanged, the least squares are better conditioned."""
     norms = [float(core.norm()) for core in cores]

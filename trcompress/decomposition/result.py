@@ -19,7 +19,7 @@ class Decomposition:
         error: ||W - W_hat|| / ||W||, Frobenius, from the residual itself.
         bound: no ring of these ranks has a smaller error.
         bound_at: which cut or arc of the ring gives the bound, in words.
-        init: the algorithm, a key of `INITS`.
+        init: the algorithm, a key of `ALGORITHMS`.
         sweeps: ALS sweeps and Gauss-Newton steps, over all starts.
         start: which start the cores come from.
         history: relative error after each sweep of that start; never rises.

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from trcompress.data.options import ArrayOptions, VideoOptions
+from trcompress.decomposition.algorithms import ALGORITHMS
 from trcompress.errors import one_of
 from trcompress.formats import FORMATS
 from trcompress.model.grammar import parse_ranks, parse_shape
@@ -39,6 +40,10 @@ SplitName = Literal["auto", "random", "group", "official-1", "official-2", "offi
 
 def _known_network(name: str) -> str:
     return one_of("network", name, KINDS)
+
+
+def _known_algorithm(name: str) -> str:
+    return one_of("init", name, ALGORITHMS)
 
 
 def _known_structure(name: str) -> str:
@@ -188,7 +193,7 @@ class Compression(Strict):
     ranks: Ranks | None = None
     target_ratio: Annotated[float, Field(gt=1, le=1e9)] | None = None
     time_budget_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    init: Literal["tr-als", "tr-svd", "random"] = "tr-als"
+    init: Annotated[str, AfterValidator(_known_algorithm)] = "tr-als"
 
     @model_validator(mode="after")
     def _one_way(self) -> Compression:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trcompress.decomposition import als, gauss_newton
+from trcompress.decomposition import als
 from trcompress.decomposition.als import Fit
 from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.planted import gauss_newton
 from trcompress.decomposition.starts import random_cores, widened
 from trcompress.formats import TensorRing
 

@@ -8,16 +8,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from trcompress.decomposition import als, gauss_newton, growth
-from trcompress.decomposition.als import Fit
+from trcompress.decomposition import als
+from trcompress.decomposition.als import Fit, exact_error
 from trcompress.decomposition.bound import lower_bound
-from trcompress.decomposition.evened import Evened, even_out
 from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.planted import gauss_newton, growth
+from trcompress.decomposition.planted.coordinates import EqualModes, equal_modes
 from trcompress.decomposition.starts import MORE_NOISE, random_cores, with_noise
 from trcompress.decomposition.tr_svd import tr_svd
 
-EXACT = 1e-10
-"""Relative error at which a float64 W counts as met exactly; others to a few units of their own rounding."""
 NEAR_BOUND = 0.8
 """Share of the error from which on a lower bound says that noise, not a poor start, is what remains."""
 STEPS = 60
@@ -27,13 +26,13 @@ TOLERANCE = 1e-3
 BRIEF = 6
 """ALS sweeps before them."""
 CLOSE = 1e-2
-"""Error in evened coordinates that is worth following in those of W."""
+"""Error in equal-mode coordinates that is worth following in those of W."""
 SAME, AGREEING = 1e-3, 4
 """So many attempts whose errors differ by less than this share have found the least error there is."""
 
 
-def looks_hidden(objective: Objective, fit: Fit) -> bool:
-    """Whether the error is too low for W to be noise, and yet not zero: then an exact ring may exist.
+def looks_planted(objective: Objective, fit: Fit) -> bool:
+    """Return True where the error says that some ring made W: too low for noise, and yet not zero.
 
     Measured on Gaussian matrices, a ring of f * N free parameters fits N values to about (1 - f)^1.3; fits of
     planted rings that end in a swamp stay below two thirds of that. Where a lower bound is close to the error,
@@ -48,12 +47,7 @@ def looks_hidden(objective: Objective, fit: Fit) -> bool:
     return lower_bound(objective.inner, ring).value < NEAR_BOUND * error
 
 
-def exact_error(objective: Objective) -> float:
-    """Relative error at which W counts as met exactly."""
-    return max(EXACT, 4 * torch.finfo(objective.source.dtype).eps)
-
-
-def find_hidden(
+def find_planted(
     objective: Objective,
     best: Fit,
     generator: torch.Generator,
@@ -74,9 +68,9 @@ def find_hidden(
     Returns:
         The best fit, and how many sweeps and steps were taken.
     """
-    evened = even_out(objective)
+    equal = equal_modes(objective)
     steps, spent, errors = 0, 0.0, [best.history[-1]]
-    for number, (name, make) in zip(range(attempts), _starts(objective, evened, generator), strict=False):
+    for number, (name, make) in zip(range(attempts), _starts(objective, equal, generator), strict=False):
         progress(f"another start, error so far {best.history[-1]:.2e}", 0.4 + 0.5 * number / attempts)
         fit, taken = make()
         fit.origin = f"{name} {number + 1}"
@@ -84,7 +78,7 @@ def find_hidden(
         errors.append(fit.history[-1])
         best = min(best, fit, key=lambda one: one.squared)
         agreeing = sum(error < (1 + SAME) * best.history[-1] for error in errors)
-        if spent > work or agreeing >= AGREEING or not looks_hidden(objective, best):
+        if spent > work or agreeing >= AGREEING or not looks_planted(objective, best):
             break
     return best, steps
 
@@ -93,19 +87,22 @@ Attempt = Callable[[], tuple[Fit, int]]
 
 
 def _starts(
-    objective: Objective, evened: Evened | None, generator: torch.Generator
+    objective: Objective, equal: EqualModes | None, generator: torch.Generator
 ) -> Iterator[tuple[str, Attempt]]:
-    """Ways to attempt it, without end: in evened coordinates by turns, and now and then in those of W."""
-    if evened is None:
+    """Ways to attempt it, without end: in equal-mode coordinates by turns, and now and then in those of W."""
+    if equal is None:
         while True:
             yield "grown", lambda: _attempt(objective, growth.grow(objective, generator))
-    there = evened.objective
+    there = equal.objective
     svd_cores, _ = tr_svd(there)
     while True:
-        yield "evened svd", lambda: _evened_attempt(objective, evened, with_noise(svd_cores, generator, MORE_NOISE))
-        yield "evened grown", lambda: _evened_attempt(objective, evened, growth.grow(there, generator))
-        yield "evened random", lambda: _evened_attempt(objective, evened, random_cores(there, generator))
-        yield "evened grown", lambda: _evened_attempt(objective, evened, growth.grow(there, generator))
+        yield (
+            "equal modes svd",
+            lambda: _equal_attempt(objective, equal, with_noise(svd_cores, generator, MORE_NOISE)),
+        )
+        yield "equal modes grown", lambda: _equal_attempt(objective, equal, growth.grow(there, generator))
+        yield "equal modes random", lambda: _equal_attempt(objective, equal, random_cores(there, generator))
+        yield "equal modes grown", lambda: _equal_attempt(objective, equal, growth.grow(there, generator))
         yield "grown", lambda: _attempt(objective, growth.grow(objective, generator))
 
 
@@ -116,10 +113,10 @@ def _attempt(objective: Objective, cores: list[Tensor]) -> tuple[Fit, int]:
     return fit, len(fit.history)
 
 
-def _evened_attempt(objective: Objective, evened: Evened, cores: list[Tensor]) -> tuple[Fit, int]:
-    """An attempt in evened coordinates, carried back, and followed there if it came close."""
-    found, steps = _attempt(evened.objective, cores)
-    back = als.balance(evened.carry_back(found.cores))
+def _equal_attempt(objective: Objective, equal: EqualModes, cores: list[Tensor]) -> tuple[Fit, int]:
+    """An attempt in equal-mode coordinates, carried back, and followed there if it came close."""
+    found, steps = _attempt(equal.objective, cores)
+    back = als.balance(equal.carry_back(found.cores))
     squared = objective.squared_error(back)
     fit = Fit(back, squared, [objective.relative(squared)], "")
     if found.history[-1] < CLOSE:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from trcompress.decomposition import InMemoryMatrix, decompose, evened
+from trcompress.decomposition import InMemoryMatrix, decompose
 from trcompress.decomposition.als import Fit
-from trcompress.decomposition.evened import even_out
-from trcompress.decomposition.hidden import looks_hidden
 from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.planted import coordinates
+from trcompress.decomposition.planted.attempts import looks_planted
+from trcompress.decomposition.planted.coordinates import equal_modes
 from trcompress.formats import TensorRing
 from trcompress.model.grammar import parse_shape
 
@@ -68,8 +69,8 @@ def test_noise_on_top_of_a_ring_ends_the_search_at_the_bound():
     noisy = weight + 0.1 * weight.std() * noise(*weight.shape)
     fit = Fit([], 0.0, [0.099], "")
     objective = Objective(InMemoryMatrix(noisy), ring)
-    assert not looks_hidden(objective, fit)
-    assert looks_hidden(Objective(InMemoryMatrix(weight), ring), fit)
+    assert not looks_planted(objective, fit)
+    assert looks_planted(Objective(InMemoryMatrix(weight), ring), fit)
     found = decompose(noisy, ring)
     assert found.bound < found.error < 0.1
     assert found.sweeps < 100
@@ -79,12 +80,12 @@ def test_pure_noise_looks_like_no_ring():
     weight = noise(24, 60)
     ring = TensorRing((3, 4, 5), (4, 6), (3,) * 6)
     objective = Objective(InMemoryMatrix(weight), ring)
-    assert not looks_hidden(objective, Fit([], 0.0, [decompose(weight, ring).error], ""))
+    assert not looks_planted(objective, Fit([], 0.0, [decompose(weight, ring).error], ""))
 
 
-def test_evened_modes_have_orthogonal_slices_of_equal_norm():
+def test_equal_modes_have_orthogonal_slices_of_equal_norm():
     ring, weight, _ = planted("4x5x4:5x6", (4,) * 6, "uniform")
-    found = even_out(Objective(InMemoryMatrix(weight), ring))
+    found = equal_modes(Objective(InMemoryMatrix(weight), ring))
     assert found is not None
     there = found.objective
     tensor = there.source.dense().reshape(there.ring.modes)
@@ -94,9 +95,9 @@ def test_evened_modes_have_orthogonal_slices_of_equal_norm():
         torch.testing.assert_close(size * unfolded @ unfolded.t(), torch.eye(size).double(), rtol=0, atol=0.03)
 
 
-def test_cores_carried_back_from_evened_modes_make_w():
+def test_cores_carried_back_from_equal_modes_make_w():
     ring, weight, cores = planted("7x4:5x6", (2, 2, 3, 2, 2))
-    found = even_out(Objective(InMemoryMatrix(weight), ring))
+    found = equal_modes(Objective(InMemoryMatrix(weight), ring))
     assert found is not None
     assert found.objective.ring.modes == (4, 4, 5, 4)  # cut to what two bonds can carry
     ways = [torch.linalg.pinv(back) for back in found.maps]
@@ -106,18 +107,18 @@ def test_cores_carried_back_from_evened_modes_make_w():
     torch.testing.assert_close(ring.to_dense(found.carry_back(there)), weight.t())
 
 
-def test_large_weighed_and_zero_matrices_are_not_evened(monkeypatch):
+def test_large_weighed_and_zero_matrices_keep_their_modes(monkeypatch):
     from trcompress.decomposition import Metric
 
     ring, weight, _ = planted("4x5:5x6", (2,) * 5)
-    assert even_out(Objective(InMemoryMatrix(weight * 0), ring)) is None
-    assert even_out(Objective(InMemoryMatrix(weight), ring, Metric(input_rows=torch.eye(20)))) is None
-    monkeypatch.setattr(evened, "MAX_VALUES", 599)
-    assert even_out(Objective(InMemoryMatrix(weight), ring)) is None
+    assert equal_modes(Objective(InMemoryMatrix(weight * 0), ring)) is None
+    assert equal_modes(Objective(InMemoryMatrix(weight), ring, Metric(input_rows=torch.eye(20)))) is None
+    monkeypatch.setattr(coordinates, "MAX_VALUES", 599)
+    assert equal_modes(Objective(InMemoryMatrix(weight), ring)) is None
     assert decompose(weight, ring).error < 1e-6
 
 
-def test_the_same_seed_finds_the_same_hidden_ring():
+def test_the_same_seed_finds_the_same_planted_ring():
     ring, weight, _ = planted("8x8:8x8", (5,) * 5, "uniform")
     first, again = decompose(weight, ring, seed=3), decompose(weight, ring, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first.cores, again.cores, strict=True))

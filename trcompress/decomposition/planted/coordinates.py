@@ -1,4 +1,4 @@
-"""W with its modes evened out: coordinates in which a ring that made W is easy to find.
+"""W in coordinates in which every mode has orthogonal slices of equal norm: a ring that made W is easy to find.
 
 A ring stays a ring of the same ranks when a mode is multiplied by a matrix. So every mode may be brought to
 coordinates in which its slices are orthogonal and of equal norm. Where all values share one dominant direction
@@ -30,7 +30,7 @@ SWEEPS = 10
 
 
 @dataclass(frozen=True)
-class Evened:
+class EqualModes:
     """W in other coordinates.
 
     Args:
@@ -46,7 +46,7 @@ class Evened:
         return [torch.einsum("rnq,mn->rmq", core, back) for core, back in zip(cores, self.maps, strict=True)]
 
 
-def even_out(objective: Objective) -> Evened | None:
+def equal_modes(objective: Objective) -> EqualModes | None:
     """Bring W to coordinates in which no mode has a dominant direction.
 
     Args:
@@ -66,19 +66,19 @@ def even_out(objective: Objective) -> Evened | None:
     for sweep in range(SWEEPS):
         for k in range(len(ring.modes)):
             most = ring.ranks[k] * ring.ranks[k + 1] if sweep == 0 else tensor.shape[k]
-            tensor, back = _even_mode(tensor, k, most, smallest)
+            tensor, back = _equal_mode(tensor, k, most, smallest)
             maps[k] = maps[k] @ back
     n = len(ring.in_modes)
-    even = TensorRing(tuple(tensor.shape[:n]), tuple(tensor.shape[n:]), ring.ranks)
-    dense = tensor.reshape(prod(even.in_modes), prod(even.out_modes))
-    return Evened(Objective(InMemoryMatrix(dense.t().contiguous()), even), tuple(maps))
+    ring_there = TensorRing(tuple(tensor.shape[:n]), tuple(tensor.shape[n:]), ring.ranks)
+    dense = tensor.reshape(prod(ring_there.in_modes), prod(ring_there.out_modes))
+    return EqualModes(Objective(InMemoryMatrix(dense.t().contiguous()), ring_there), tuple(maps))
 
 
-def _even_mode(tensor: Tensor, k: int, most: int, smallest: float) -> tuple[Tensor, Tensor]:
+def _equal_mode(tensor: Tensor, k: int, most: int, smallest: float) -> tuple[Tensor, Tensor]:
     """Give mode k orthogonal slices of equal norm; return the tensor of norm 1, and the way back (n, n')."""
     rest = [*tensor.shape[:k], *tensor.shape[k + 1 :]]
     unfolded = tensor.movedim(k, 0).reshape(tensor.shape[k], -1)
     u, s, vh = svd(unfolded)
     size = max(1, min(most, int((s > smallest * s[0]).sum())))
-    even = (vh[:size] / size**0.5).reshape(size, *rest).movedim(0, k)
-    return even.contiguous(), u[:, :size] * s[:size] * size**0.5
+    equal = (vh[:size] / size**0.5).reshape(size, *rest).movedim(0, k)
+    return equal.contiguous(), u[:, :size] * s[:size] * size**0.5
