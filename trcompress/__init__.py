@@ -20,6 +20,7 @@ _PUBLIC = {
     "report": "trcompress.artifact.report:make_report",
     "inspect": "trcompress.checkpoint",
     "compress_": "trcompress.passes.compress",
+    "to_plain": "trcompress.deploy",
     "Artifact": "trcompress.artifact.file",
     "NetworkSearch": "trcompress.search",
     "Plan": "trcompress.model.plan",

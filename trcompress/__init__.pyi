@@ -9,6 +9,7 @@ from trcompress.artifact.save_load import load_ as load_
 from trcompress.artifact.save_load import save as save
 from trcompress.checkpoint import inspect as inspect
 from trcompress.checkpoint import read_checkpoint as read_checkpoint
+from trcompress.deploy import to_plain as to_plain
 from trcompress.errors import TrcompressError as TrcompressError
 from trcompress.formats import BlockTerm as BlockTerm
 from trcompress.formats import TensorRing as TensorRing

@@ -80,12 +80,15 @@ class CoreWeight(nn.Module):
         """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""
         return self.plan.to_dense(self.cores())
 
-    def factors(self) -> tuple[Tensor, Tensor]:
+    def factors(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return the ring's two matrices: A (I, K) and B (K, G*H), with A @ B the transposed weight.
 
         One ring per gate: the A's stand side by side, the B's form a block diagonal, so K is G times a gate's own.
+
+        Args:
+            dtype: in which the cores are merged; None for their own.
         """
-        return self.plan.factors(self.cores())
+        return self.plan.factors([core.to(dtype or core.dtype) for core in self.cores()])
 
     def set_cores(self, cores: Sequence[Tensor]) -> None:
         """Copy these values into the cores.
