@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from trcompress.errors import UsageError
+from trcompress.passes.matrix_moments import matrix_moments
 from trcompress.passes.readers import readers_of
-from trcompress.passes.record import record
 from trcompress.passes.swaps import swapped
 from trcompress.passes.units import fewer_units
 
@@ -50,7 +50,7 @@ def test_keeping_every_unit_keeps_every_output(
 ) -> None:
     torch.manual_seed(0)
     model, x = Tagger(kind, layers, two_way, proj, bias).double().eval(), torch.randn(6, 5, 4).double()
-    found = fewer_units(model, "rnn", 12, record(model, [x], forward), [x], forward)
+    found = fewer_units(model, "rnn", 12, matrix_moments(model, [x], forward), [x], forward)
     assert set(found.readers) == (set() if proj else {"top", "head"})
     with swapped(model, found.swaps) as same:
         for one, other in zip(same(x), model(x), strict=True):
@@ -69,7 +69,7 @@ def test_units_that_say_what_others_say_can_go(
                 gates = value.view(-1, 12, *value.shape[1:])
                 gates[:, 6:] = gates[:, :6]
     wanted = model(x)
-    found = fewer_units(model, "rnn", 6, record(model, [x], forward), [x], forward)
+    found = fewer_units(model, "rnn", 6, matrix_moments(model, [x], forward), [x], forward)
     with swapped(model, found.swaps) as smaller:
         assert smaller.rnn.hidden_size == 6
         assert type(smaller.rnn) is getattr(nn, kind)
@@ -82,14 +82,14 @@ def test_the_units_that_matter_stay() -> None:
     with torch.no_grad():
         for weight in (model.rnn.weight_hh_l0, model.head.weight, model.top.weight_ih_l0):
             weight[:, 3:] = 0  # only units 0, 1 and 2 are read
-    found = fewer_units(model, "rnn", 3, record(model, [x], forward), [x], forward)
+    found = fewer_units(model, "rnn", 3, matrix_moments(model, [x], forward), [x], forward)
     assert found.kept["_l0"].tolist() == [0, 1, 2]
 
 
 def test_a_smaller_layer_trains_saves_and_loads_as_torch_does() -> None:
     torch.manual_seed(0)
     model, x = Tagger("LSTM", 2, True, 0, True), torch.randn(6, 5, 4)
-    found = fewer_units(model, "rnn", 5, record(model, [x], forward), [x], forward)
+    found = fewer_units(model, "rnn", 5, matrix_moments(model, [x], forward), [x], forward)
     fresh = nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True)
     fresh.load_state_dict(found.swaps["rnn"].state_dict())
     torch.testing.assert_close(fresh(x)[0], found.swaps["rnn"](x)[0])
@@ -106,7 +106,7 @@ def test_states_that_something_else_reads_are_refused() -> None:
 def test_cells_and_impossible_numbers_are_refused() -> None:
     cell, x = nn.Sequential(nn.LSTMCell(4, 5)), torch.randn(3, 4)
     with pytest.raises(UsageError, match="0 is a LSTMCell"):
-        fewer_units(cell, "0", 3, record(cell, [x], forward), [x], forward)
+        fewer_units(cell, "0", 3, matrix_moments(cell, [x], forward), [x], forward)
     model, x = Tagger("GRU", 1, False, 0, True), torch.randn(6, 5, 4)
     with pytest.raises(UsageError, match="12 hidden units: keep between 1 and all of them, got 13"):
-        fewer_units(model, "rnn", 13, record(model, [x], forward), [x], forward)
+        fewer_units(model, "rnn", 13, matrix_moments(model, [x], forward), [x], forward)

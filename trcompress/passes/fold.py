@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.network.batches import Forward, evaluating
 from trcompress.passes.compare import distance
-from trcompress.passes.record import Forward, evaluating
 from trcompress.passes.swaps import Swaps, swapped
 
 TOLERANCE = 1e-9

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.errors import UsageError
-from trcompress.passes.compare import distance, tensors_in
+from trcompress.network.batches import Forward, evaluating, tensors_of
+from trcompress.passes.compare import distance
 from trcompress.passes.guess import affine_guess, has, repair
 from trcompress.passes.moments import Moments
-from trcompress.passes.record import Forward, evaluating
 from trcompress.passes.shrink import Kept, shrunken, top_units
 from trcompress.passes.swaps import swapped
 
@@ -90,7 +90,7 @@ def _poisoned(model: nn.Module, name: str, able: Sequence[str], batch: Any, forw
     calls = dict.fromkeys(able, 0)
 
     def answer(one: str, args: Any, output: Any) -> Any:
-        if any(bool(value.isnan().any()) for value in tensors_in(args)):
+        if any(bool(value.isnan().any()) for value in tensors_of(args)):
             fed[one] = None
         calls[one] += 1
         return clean[one][calls[one] - 1]

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.passes.compare import tensors_in
-from trcompress.passes.record import Forward, evaluating
+from trcompress.network.batches import Forward, evaluating, tensors_of
 
 Saliency = Mapping[str, Tensor]
 """(H,) importance of every unit, by the ending of its parameters' names."""
@@ -49,7 +48,7 @@ def saliency(
     draw = torch.Generator().manual_seed(seed)
     with evaluating(model), _only(model, weights), torch.enable_grad():
         for batch in batches:
-            answer = [one for one in tensors_in(forward(model, batch)) if one.requires_grad]
+            answer = [one for one in tensors_of(forward(model, batch)) if one.requires_grad]
             for probe in range(PROBES if answer else 0):
                 loss = sum((_signs(one, draw) * one).sum() / one.detach().norm().clamp_min(1e-30) for one in answer)
                 slopes = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=probe < PROBES - 1)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from trcompress.errors import UsageError
 from trcompress.layers import is_recurrent
+from trcompress.network.batches import Forward
+from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.passes.moments import Moments
 from trcompress.passes.readers import readers_of, repaired
-from trcompress.passes.record import Forward, Recorded
 from trcompress.passes.saliency import Saliency, saliency
 from trcompress.passes.shrink import Kept, shrunken, top_units
 from trcompress.passes.swaps import Swaps
@@ -44,7 +45,7 @@ def fewer_units(
     model: nn.Module,
     name: str,
     keep: int,
-    recorded: Recorded,
+    recorded: MatrixMoments,
     batches: Sequence[Any],
     forward: Forward,
     *,
@@ -57,7 +58,7 @@ def fewer_units(
         model: any module, unchanged.
         name: of the recurrent module: torch.nn.LSTM, GRU or RNN.
         keep: hidden units of every layer and direction that stay.
-        recorded: moments of `record` on calibration inputs.
+        recorded: of `matrix_moments` on calibration inputs.
         batches: inputs to rank units on, and to find by trial what reads the states.
         forward: `forward(model, batch)`.
         scores: importance of every unit, of `saliency`; computed here by default.
@@ -124,6 +125,6 @@ def _checked(model: nn.Module, name: str, keep: int) -> Any:
     return module
 
 
-def _of(recorded: Recorded, name: str) -> dict[str, Moments]:
+def _of(recorded: MatrixMoments, name: str) -> dict[str, Moments]:
     prefix = f"{name}." if name else ""
     return {key.removeprefix(prefix): one for key, one in recorded.moments.items() if key.startswith(prefix)}

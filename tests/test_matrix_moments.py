@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trcompress.passes.layer_inputs import layer_inputs
-from trcompress.passes.record import record
+from trcompress.passes.matrix_moments import matrix_moments
 
 CASES = [
     (kind, layers, two_way, proj)
@@ -44,7 +44,7 @@ def test_moments_are_those_of_all_real_steps() -> None:
     module = nn.Sequential(nn.GRU(4, 5, batch_first=True)).double()
     x, lengths = torch.randn(3, 6, 4).double(), torch.tensor([6, 4, 2])
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
-    seen = record(module, [packed, packed], lambda model, batch: model(batch)).moments["0.weight_ih_l0"]
+    seen = matrix_moments(module, [packed, packed], lambda model, batch: model(batch)).moments["0.weight_ih_l0"]
     rows = torch.cat([x[k, :n] for k, n in enumerate(lengths.tolist())])
     assert seen.count == 2 * len(rows)
     torch.testing.assert_close(seen.mean, rows.mean(0))
@@ -62,13 +62,13 @@ def test_cells_in_a_loop_are_seen_at_every_step() -> None:
             states.append(state[0])
             state = model(step, state)
 
-    seen = record(cell, [torch.randn(3, 2, 4)], forward).moments["weight_hh"]
+    seen = matrix_moments(cell, [torch.randn(3, 2, 4)], forward).moments["weight_hh"]
     torch.testing.assert_close(seen.mean, torch.cat(states).double().mean(0))
 
 
 def test_the_modes_of_all_modules_stay_as_they_were() -> None:
     model = nn.Sequential(nn.Dropout(), nn.Linear(3, 2))
     model[0].eval()
-    record(model, [torch.ones(1, 3)], lambda model, batch: model(batch))
+    matrix_moments(model, [torch.ones(1, 3)], lambda model, batch: model(batch))
     assert model.training
     assert not model[0].training

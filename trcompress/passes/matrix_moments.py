@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.layers import CoreWeight, is_recurrent
+from trcompress.network.batches import Forward, default_forward, evaluating
 from trcompress.passes.layer_inputs import LayerInputs, layer_inputs
 from trcompress.passes.moments import Moments
 
-Forward = Callable[[nn.Module, Any], Any]
-"""Runs a network on a batch: forward(model, batch)."""
-
 
 @dataclass(frozen=True)
-class Recorded:
-    """What was seen of a network on real inputs.
+class MatrixMoments:
+    """What each matrix of a network multiplies on real inputs.
 
     Args:
         moments: of the vectors that each matrix multiplies, by the name of its parameter: inputs for weight_ih,
@@ -32,7 +30,7 @@ class Recorded:
     batches: int
 
 
-def record(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Recorded:
+def matrix_moments(model: nn.Module, batches: Iterable[Any], forward: Forward = default_forward) -> MatrixMoments:
     """Run a network on batches and gather moments, batch by batch.
 
     Args:
@@ -42,7 +40,7 @@ def record(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Record
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 2))
-        >>> seen = record(model, [torch.ones(4, 3)], lambda model, batch: model(batch))
+        >>> seen = matrix_moments(model, [torch.ones(4, 3)])
         >>> seen.moments["0.weight"].mean.tolist()
         [1.0, 1.0, 1.0]
     """
@@ -52,19 +50,7 @@ def record(model: nn.Module, batches: Iterable[Any], forward: Forward) -> Record
         for batch in batches:
             forward(model, batch)
             count += 1
-    return Recorded(seen, count)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and back into its own afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    return MatrixMoments(seen, count)
 
 
 @contextmanager
