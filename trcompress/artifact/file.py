@@ -7,6 +7,7 @@ nothing is imported by name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,20 @@ def write_artifact(path: str | Path, artifact: Artifact, *, overwrite: bool = Fa
     if sidecar:
         write_sidecar(path, header)
     return path
+
+
+def file_bytes(artifact: Artifact) -> int:
+    """Return how large the file will be, without writing it."""
+    tensors, header = _as_stored(artifact)
+    size = sum(one.nbytes for one in tensors.values())
+    compact = bool(header.storage) and size < COMPACT_BELOW
+    entries = {
+        key: {"dtype": "BF16", "shape": list(one.shape), "data_offsets": [size - one.nbytes, size]}
+        for key, one in tensors.items()
+    }
+    about = {"__metadata__": {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}}
+    table = len(json.dumps(about | entries, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + (table + 7) // 8 * 8 + size
 
 
 def _as_stored(artifact: Artifact) -> tuple[dict[str, Tensor], Header]:

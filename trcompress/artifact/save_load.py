@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact, read_artifact, write_artifact
+from trcompress.artifact.storage import Stored
 from trcompress.errors import InputFileError, UsageError, nearest
 from trcompress.layers import CoreWeight, is_recurrent, layers_of
 from trcompress.layers.stacks import build_stack, load_stack
-from trcompress.model.header import Header, Source, Step, Weight
+from trcompress.model.header import Header, PassRecord, Source, Step, Weight
 from trcompress.model.layer import Layer, by_stack
 from trcompress.model.weight_plan import WeightPlan
 
@@ -27,6 +28,10 @@ def save(
     source: Source | None = None,
     lineage: tuple[Step, ...] = (),
     metrics: dict[str, Any] | None = None,
+    stored: Mapping[str, Stored] | None = None,
+    passes: tuple[PassRecord, ...] = (),
+    packed: bool = False,
+    sidecar: bool = False,
 ) -> Path:
     """Write a model whose recurrent layers are (partly) rings as one artifact.
 
@@ -37,6 +42,10 @@ def save(
         source: the dense checkpoint it came from.
         lineage: the commands that led here.
         metrics: measured figures to carry along.
+        stored: tensors that the file holds in few bits, by their names in the model's state.
+        passes: what was done to the model beside rings.
+        packed: entropy-code what is stored in few bits.
+        sidecar: write the history of a small file beside it.
 
     Returns:
         The path written.
@@ -53,23 +62,43 @@ def save(
         >>> list(trcompress.load(path)) == [""]
         True
     """
-    state = model.state_dict()
-    layers = tuple(describe_layers(model))
-    weights = tuple(
-        Weight.of(module.plan, name=name, init="unknown", dtype=str(module.core[0].dtype).removeprefix("torch."))
-        for name, module in _core_weights(model)
-    )
-    if not weights:
+    artifact = to_artifact(model, source=source, lineage=lineage, metrics=metrics, stored=stored, passes=passes)
+    if not (artifact.header.weights or artifact.stored or passes):
         raise UsageError("nothing to save as an artifact: the model holds no ring layer; call compress_ first")
+    artifact.packed = packed
+    return write_artifact(path, artifact, overwrite=overwrite, sidecar=sidecar)
+
+
+def to_artifact(
+    model: nn.Module,
+    *,
+    source: Source | None = None,
+    lineage: tuple[Step, ...] = (),
+    metrics: dict[str, Any] | None = None,
+    stored: Mapping[str, Stored] | None = None,
+    passes: tuple[PassRecord, ...] = (),
+) -> Artifact:
+    """Describe a live model as an artifact in memory.
+
+    Args:
+        model: any module.
+        source: the dense checkpoint it came from.
+        lineage: the commands that led here.
+        metrics: measured figures to carry along.
+        stored: tensors that the file holds in few bits, by their names in the state.
+        passes: what was done to it beside rings.
+    """
+    state = model.state_dict()
     header = Header(
-        layers=layers,
-        weights=weights,
+        layers=tuple(describe_layers(model)),
+        weights=tuple(_describe_weight(name, module) for name, module in _core_weights(model)),
         source=source,
         shared=tuple(_tied(state)),
         lineage=lineage,
         metrics=metrics or {},
+        passes=passes,
     )
-    return write_artifact(path, Artifact(dict(state), header), overwrite=overwrite)
+    return Artifact(dict(state), header, stored=dict(stored or {}))
 
 
 def load(path: str | Path | Artifact, **options: Any) -> dict[str, nn.Module]:
@@ -138,6 +167,11 @@ def describe_layers(model: nn.Module) -> Iterator[Layer]:
     for name, module in model.named_modules():
         if is_recurrent(module):
             yield from layers_of(module, name)
+
+
+def _describe_weight(name: str, module: CoreWeight) -> Weight:
+    dtype = str(module.core[0].dtype).removeprefix("torch.")
+    return Weight.of(module.plan, name=name, init="unknown", dtype=dtype)
 
 
 def _core_weights(model: nn.Module) -> Iterator[tuple[str, CoreWeight]]:

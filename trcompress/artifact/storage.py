@@ -68,8 +68,8 @@ class Half:
 class Integers:
     """Integers and one float16 scale a row: value = (code + offset) * scale.
 
-    A row is what the first index selects; a vector is one row. The grid of int4 has sixteen levels and no zero
-    (-7.5 .. 7.5), that of int8 has 255 levels, zero among them.
+    A row is what the first index selects (of a core with a bond of one, the second); a vector is one row. The grid
+    of int4 has sixteen levels and no zero (-7.5 .. 7.5), that of int8 has 255 levels, zero among them.
     """
 
     kind: str
@@ -245,12 +245,15 @@ def stored_in(key: str, kind: str, dtype: str, shape: Shape, tensors: Mapping[st
 
 
 def as_rows(tensor: Tensor) -> Tensor:
-    """View a tensor as (rows, n): the first index by all others; a vector or a number is one row."""
-    return tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    """View a tensor as (rows, n); see `rows_of`."""
+    rows = rows_of(tuple(tensor.shape))
+    return tensor.reshape(rows, tensor.numel() // rows if rows else 0)
 
 
 def rows_of(shape: Shape) -> int:
-    """How many rows, and so scales, a tensor of this shape has."""
+    """How many rows, and so scales, a tensor has: its first size, of a core (1, n, r) its second, of a vector 1."""
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
     return shape[0] if len(shape) > 1 else 1
 
 

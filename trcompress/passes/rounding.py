@@ -36,10 +36,17 @@ class Rounded:
     shift: Tensor | None = None
 
 
-def round_matrix(weight: Tensor, kind: str, moments: Moments | None = None, step: float | None = None) -> Rounded:
+def round_matrix(
+    weight: Tensor,
+    kind: str,
+    moments: Moments | None = None,
+    step: float | None = None,
+    *,
+    centred: bool = True,
+) -> Rounded:
     """Round one matrix.
 
-    Minimises E|(W - V)(x - mean)|^2 over stored V; the mean's part is exact in the bias.
+    Minimises E|(W - V)(x - mean)|^2 over stored V, the mean's part being exact in the bias; or E|(W - V) x|^2.
 
     Args:
         weight: (rows, n), or any tensor whose first index selects a row.
@@ -47,6 +54,7 @@ def round_matrix(weight: Tensor, kind: str, moments: Moments | None = None, step
         moments: of the vectors x (n,) that it multiplies; without them every value counts alike.
         step: distance between the levels of every row relative to the row's root mean square; None: the scale with
             the least error. Coarse steps are for files that are entropy-coded.
+        centred: whether a bias takes the mean of what is lost.
 
     Returns:
         The stored matrix, and the correction of the bias.
@@ -58,15 +66,15 @@ def round_matrix(weight: Tensor, kind: str, moments: Moments | None = None, step
     grid = storage(kind)
     if not isinstance(grid, Integers):
         stored = Stored.of(weight, kind)
-        return Rounded(stored, _shift(weight, stored, moments))
+        return Rounded(stored, _shift(weight, stored, moments) if centred else None)
     values = as_rows(weight.detach()).double()
     if moments is None or moments.second is None:
         scale = grid.scales(values) if step is None else _stepped(values, step, grid)
         codes = grid.codes(values, scale)
     else:
-        codes, scale = compensated(values, grid, _metric(moments), step)
+        codes, scale = compensated(values, grid, _metric(moments, centred), step)
     stored = Stored(kind, grid.pack(codes, scale, tuple(weight.shape)), tuple(weight.shape), weight.dtype)
-    return Rounded(stored, _shift(weight, stored, moments))
+    return Rounded(stored, _shift(weight, stored, moments) if centred else None)
 
 
 def compensated(values: Tensor, grid: Integers, metric: Tensor, step: float | None = None) -> tuple[Tensor, Tensor]:
@@ -141,8 +149,8 @@ def _errors(values: Tensor, codes: Tensor, scale: Tensor, grid: Integers, metric
     return ((wrong @ metric) * wrong).sum(1)
 
 
-def _metric(moments: Moments) -> Tensor:
-    metric = moments.covariance.double()
+def _metric(moments: Moments, centred: bool) -> Tensor:
+    metric = moments.covariance if centred or moments.second is None else moments.second
     level = metric.diagonal().mean().clamp_min(1e-30)
     return metric + DAMPING * level * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
 

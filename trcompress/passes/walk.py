@@ -1,0 +1,211 @@
+"""Walk down the ladder of roundings until the file is small enough, measuring the network at every rung."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from trcompress.artifact.storage import Stored
+from trcompress.passes.damage import Damage
+from trcompress.passes.ladder import Measured, moves
+from trcompress.passes.levels import Choice, Placed, choices_of
+from trcompress.passes.matrix_moments import MatrixMoments
+from trcompress.util.progress import Progress
+
+FileSize = Callable[[nn.Module, Mapping[str, Stored]], int]
+"""Bytes of the file that holds a network with some of its tensors in few bits."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder.
+
+    Args:
+        nbytes: of the file; estimated but for the last.
+        damage: at the outputs, of everything done so far together.
+        what: what was done last.
+    """
+
+    nbytes: int
+    damage: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What becomes of one tensor.
+
+    Args:
+        name: in the network's state; "biases and small tensors" for those.
+        level: how it is stored.
+        bytes_before: as it was.
+        bytes_after: as stored, entropy-coded where the file is.
+        damage: at the outputs, of this alone.
+    """
+
+    name: str
+    level: str
+    bytes_before: int
+    bytes_after: int
+    damage: float
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where a walk ended.
+
+    Args:
+        rungs: from the first to the last.
+        rows: one per tensor.
+        state: the network's tensors at the end, by name.
+        stored: those that a file holds in few bits.
+        reached: whether the file is small enough.
+    """
+
+    rungs: tuple[Rung, ...]
+    rows: tuple[Row, ...]
+    state: Mapping[str, Tensor]
+    stored: Mapping[str, Stored]
+    reached: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Of the file at the end."""
+        return self.rungs[-1].nbytes
+
+    @property
+    def damage(self) -> float:
+        """At the end."""
+        return self.rungs[-1].damage
+
+
+def walk_down(
+    model: nn.Module,
+    seen: MatrixMoments,
+    damage: Damage,
+    target_bytes: int,
+    file_size: FileSize,
+    *,
+    packed: bool,
+    kinds: Sequence[str],
+    progress: Progress | None = None,
+) -> Walk:
+    """Choose how every tensor is stored so that the file takes at most `target_bytes`, cheapest damage first.
+
+    Args:
+        model: the network; as it was at the end.
+        seen: moments of what its matrices multiply.
+        damage: measures it.
+        target_bytes: of the whole file.
+        file_size: tells it.
+        packed: entropy-code integers.
+        kinds: storage types that are allowed.
+        progress: called with (what, fraction done).
+    """
+    with Placed(model, choices_of(model, seen, packed=packed, kinds=kinds)) as placed:
+        measured = _measure_all(placed, damage, progress)
+        start, steps = moves(measured)
+        descent = _Descent(placed, damage, file_size)
+        descent.begin(start)
+        for move in steps:
+            if descent.fits(target_bytes):
+                break
+            descent.take(move.choice, move.level)
+        if descent.fits(target_bytes):
+            descent.spend(target_bytes, measured)
+        rungs = descent.ended()
+        rows = tuple(_row(placed.choices[name], measured[name], level) for name, level in placed.levels.items())
+        state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        return Walk(rungs, rows, state, placed.stored(), rungs[-1].nbytes <= target_bytes)
+
+
+@torch.no_grad()
+def apply_(model: nn.Module, walk: Walk) -> None:
+    """Give a network the values of a walk's end."""
+    for key, value in model.state_dict().items():
+        value.copy_(walk.state[key])
+
+
+def _measure_all(placed: Placed, damage: Damage, progress: Progress | None) -> dict[str, list[Measured]]:
+    """The bytes and the damage of every level of every choice, alone."""
+    found: dict[str, list[Measured]] = {}
+    for done, (name, choice) in enumerate(placed.choices.items()):
+        if progress:
+            progress(f"rounding {name}", done / len(placed.choices))
+        found[name] = []
+        for place, level in enumerate(choice.levels):
+            placed.put(name, place)
+            found[name].append(Measured(place, level.nbytes, damage.of(placed.model) if place else 0.0))
+        placed.put(name, 0)
+    return found
+
+
+class _Descent:
+    """The rungs so far. Bytes are counted tensor by tensor; the file itself is asked for near the target."""
+
+    def __init__(self, placed: Placed, damage: Damage, file_size: FileSize) -> None:
+        self._placed, self._damage, self._file_size = placed, damage, file_size
+        self._beside = 0
+        self.rungs: list[Rung] = []
+
+    def begin(self, start: Mapping[str, int]) -> None:
+        """Take the levels that do no damage."""
+        for name, level in start.items():
+            self._placed.put(name, level)
+        self._beside = self._exact() - self._placed.nbytes
+        self._note("what is exact")
+
+    def take(self, name: str, level: int) -> None:
+        """Move one choice to a level."""
+        self._placed.put(name, level)
+        self._note(f"{name} -> {self._placed.choices[name].levels[level].name}")
+
+    def fits(self, target_bytes: int) -> bool:
+        """Whether the file is small enough; asked of the file where the count says so."""
+        if self.rungs[-1].nbytes > target_bytes:
+            return False
+        self._beside = self._exact() - self._placed.nbytes
+        self.rungs[-1] = replace(self.rungs[-1], nbytes=self._placed.nbytes + self._beside)
+        return self.rungs[-1].nbytes <= target_bytes
+
+    def spend(self, target_bytes: int, measured: Mapping[str, Sequence[Measured]]) -> None:
+        """Give bytes that are left back to the choices whose damage they lessen most."""
+        refused: set[tuple[str, int]] = set()
+        while better := self._upgrades(target_bytes - self.rungs[-1].nbytes, measured, refused):
+            _, name, level = max(better)
+            before, last = self._placed.levels[name], self.rungs[-1]
+            self.take(name, level)
+            if not self.fits(target_bytes) or self.rungs[-1].damage > last.damage:
+                refused.add((name, level))
+                self._placed.put(name, before)
+                self.rungs[-1:] = []
+
+    def ended(self) -> tuple[Rung, ...]:
+        """All rungs; the last as the file really is."""
+        self.rungs[-1] = replace(self.rungs[-1], nbytes=self._exact(), damage=self._damage.of(self._placed.model))
+        return tuple(self.rungs)
+
+    def _upgrades(
+        self, left: int, measured: Mapping[str, Sequence[Measured]], refused: set[tuple[str, int]]
+    ) -> list[tuple[float, str, int]]:
+        return [
+            (now.damage - one.damage, name, one.level)
+            for name, levels in measured.items()
+            for now in (levels[self._placed.levels[name]],)
+            for one in levels
+            if 0 < one.nbytes - now.nbytes <= left and one.damage < now.damage and (name, one.level) not in refused
+        ]
+
+    def _exact(self) -> int:
+        return self._file_size(self._placed.model, self._placed.stored())
+
+    def _note(self, what: str) -> None:
+        self.rungs.append(Rung(self._placed.nbytes + self._beside, self._damage.of(self._placed.model), what))
+
+
+def _row(choice: Choice, measured: Sequence[Measured], level: int) -> Row:
+    at = measured[level]
+    return Row(choice.name, choice.levels[level].name, measured[0].nbytes, at.nbytes, at.damage)
