@@ -18,8 +18,8 @@ class Speller(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(6, 24)
-        self.rnn = nn.LSTM(24, 20, batch_first=True)
-        self.head = nn.Linear(20, 4)
+        self.rnn = nn.LSTM(24, 60, batch_first=True)
+        self.head = nn.Linear(60, 4)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.rnn(self.embedding(tokens))[0][:, -1])
@@ -44,7 +44,7 @@ def fitted(target: int, **settings: object) -> Whole:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("target", [9000, 6000, 5000])
+@pytest.mark.parametrize("target", [60_000, 24_000, 14_000])
 def test_the_file_is_as_small_as_asked_and_as_large_as_said(tmp_path: Path, target: int, packed: bool) -> None:
     found = fitted(target, packed=packed)
     path = found.save(tmp_path / "out.safetensors")
@@ -60,7 +60,7 @@ def test_the_file_is_as_small_as_asked_and_as_large_as_said(tmp_path: Path, targ
 def test_damage_is_of_the_network_left_behind_and_rises_with_the_ratio() -> None:
     inputs = divide(batches())
     damage = Damage(speller(), inputs.held_out, lambda model, batch: model(batch), "scores")
-    found = [fitted(target) for target in (9000, 6000, 5000)]
+    found = [fitted(target) for target in (60_000, 24_000, 14_000)]
     assert [one.damage for one in found] == sorted(one.damage for one in found)
     for one in found:
         assert damage.of(one.model) == pytest.approx(one.damage, rel=1e-3, abs=1e-9)
@@ -69,25 +69,25 @@ def test_damage_is_of_the_network_left_behind_and_rises_with_the_ratio() -> None
 def test_planning_leaves_the_network_as_it_was() -> None:
     model, tokens = speller(), batches(1)[0]
     wanted = model(tokens)
-    found = whole_(model, batches(), target_bytes=5000, outputs="scores", in_place=False)
+    found = whole_(model, batches(), target_bytes=14_000, outputs="scores", in_place=False)
     assert found.reached
     assert torch.equal(model(tokens), wanted)
     assert model.embedding.embedding_dim == 24
 
 
 def test_units_go_only_where_that_does_less_damage() -> None:
-    kept = fitted(6000)
+    kept = fitted(24_000)
     assert kept.structure == "every unit"
-    small = fitted(3500)
+    small = fitted(8000)
     assert small.reached
-    assert small.model.rnn.hidden_size < 20  # four bits everywhere would still be larger
-    assert not fitted(3500, passes=("fold", "rounding")).reached
+    assert small.model.rnn.hidden_size < 60  # four bits everywhere would still be larger
+    assert not fitted(8000, passes=("fold", "rounding")).reached
 
 
 def test_a_network_that_will_be_trained_loses_units_before_bits() -> None:
-    found = fitted(4500, trained=True)
+    found = fitted(14_000, trained=True)
     assert found.reached
-    assert found.model.rnn.hidden_size < 20
+    assert found.model.rnn.hidden_size < 60
     assert not any("int4" in row.level for row in found.rows)
 
 
@@ -95,6 +95,6 @@ def test_faults_are_named() -> None:
     with pytest.raises(UsageError, match="target_bytes must be positive: got 0"):
         fitted(0)
     with pytest.raises(UsageError, match="did you mean 'rounding'"):
-        fitted(5000, passes=("roundings",))
+        fitted(14_000, passes=("roundings",))
     with pytest.raises(InputFileError, match="at least one batch"):
-        whole_(speller(), [], target_bytes=5000)
+        whole_(speller(), [], target_bytes=14_000)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact, read_artifact, write_artifact
+from trcompress.artifact.resize import resized, resized_names
 from trcompress.artifact.storage import Stored
 from trcompress.errors import InputFileError, UsageError, nearest
 from trcompress.layers import CoreWeight, is_recurrent, layers_of
@@ -140,11 +141,13 @@ def load_(path: str | Path | Artifact, model: nn.Module) -> nn.Module:
     """
     artifact = path if isinstance(path, Artifact) else read_artifact(path)
     plans = artifact.weight_plans()
-    swaps = {
+    changed = resized_names(artifact.header)
+    swaps: dict[str, nn.Module] = {
         name: _ring_like(_recurrent_module(model, name), layers, plans)
         for name, layers in by_stack(artifact.header.layers).items()
-        if any(layer.keys["weight_ih"] in plans for layer in layers)
+        if name in changed or any(matrix.key in plans for layer in layers for matrix in layer.matrices)
     }
+    swaps |= resized(model, artifact.header, artifact.tensors)
     tensors = _of_the_model(artifact, model)
     _check_keys(model, swaps, tensors)
     for name, module in swaps.items():

@@ -34,7 +34,7 @@ METADATA_KEY = "trcompress"
 VERSION = 2
 """The newest version that is read. Written where a tensor is stored in few bits or a pass is recorded, else 1."""
 
-DETACHED = {"source", "lineage", "metrics", "passes"}
+DETACHED = {"source", "lineage", "metrics"}
 """Fields of the history: a compact header leaves them out."""
 
 COMPRESSED = "zlib:"
@@ -233,13 +233,10 @@ class Header(_Strict):
         """
         new = bool(self.storage or self.packed or self.passes)
         left_out = DETACHED if compact else set() if new else {"storage", "packed", "passes"}
-        lean = self.model_copy(
-            update={"version": VERSION if new else 1, **({"weights": _lean_weights(self)} if compact else {})}
-        )
+        lean = self.model_copy(update=_lean(self)) if compact else self
         values = lean.model_dump(mode="json", exclude=left_out, exclude_defaults=compact)
-        text = json.dumps(
-            values | {"version": lean.version}, sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        values["version"] = VERSION if new else 1
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return COMPRESSED + base64.b85encode(zlib.compress(text.encode(), 9)).decode() if compact else text
 
 
@@ -271,10 +268,11 @@ def _decompressed(text: str) -> str:
         raise InputFileError(f"damaged artifact: its compressed header cannot be read: {error}") from error
 
 
-def _lean_weights(header: Header) -> tuple[Weight, ...]:
-    """The structure of each weight, without how it was found."""
+def _lean(header: Header) -> dict[str, Any]:
+    """The structure of each weight without how it was found, and the passes that changed sizes."""
     history = {"candidates": (), "notes": (), "error": None, "bound": None}
-    return tuple(one.model_copy(update=history) for one in header.weights)
+    weights = tuple(one.model_copy(update=history) for one in header.weights)
+    return {"weights": weights, "passes": tuple(one for one in header.passes if one.kind != "rounding")}
 
 
 def _check_sizes(plan: WeightPlan) -> None:

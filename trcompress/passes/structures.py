@@ -74,9 +74,10 @@ def _fewer(model: nn.Module, inputs: Inputs, forward: Forward) -> Iterator[Struc
             keep = max(module.proj_size + 1, round(module.hidden_size * share), 1)
             if keep >= module.hidden_size:
                 continue
-            swaps |= _without(model, swaps, name, keep, seen, inputs, forward, scores)
+            fewer = _without(model, swaps, name, keep, seen, inputs, forward, scores)
             before, after = f"{module.hidden_size} units", f"{keep} units"
-            records.append(PassRecord(kind="units", name=name or "(root)", before=before, after=after))
+            records += [PassRecord(kind="units", name=one, before=before, after=after) for one in fewer]
+            swaps |= fewer
         if swaps:
             yield Structure(f"{share:.4g} of the units", swaps, tuple(records))
 

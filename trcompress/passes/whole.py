@@ -6,7 +6,7 @@ levels until the file is small enough. What is kept does the least damage at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,17 @@ from trcompress.passes.fold import fold_embeddings, merge_biases
 from trcompress.passes.matrix_moments import matrix_moments
 from trcompress.passes.structures import Structure, structures_of
 from trcompress.passes.swaps import swap_, swapped
-from trcompress.passes.walk import FileSize, Row, Rung, Walk, apply_, walk_down
+from trcompress.passes.walk import Row, Rung, Walk, apply_, walk_down
 from trcompress.util.progress import Progress, part_of
+from trcompress.version import __version__
+
+WholeSize = Callable[[nn.Module, Mapping[str, Stored], Sequence[PassRecord]], int]
+"""Bytes of the file that holds a network, some of its tensors in few bits, with these records."""
 
 PASSES = ("fold", "rings", "units", "rounding")
 """What may be done to a network."""
+
+_LONG = 1.2345678901234567e-05
 
 HARMLESS = 1e-3
 """Damage below which no other structure is looked for."""
@@ -90,10 +96,7 @@ class Whole:
 
     def step(self, command: str = "", seed: int = 0) -> Step:
         """Describe what was done, for the lineage."""
-        from trcompress.version import __version__
-
-        facts = {"damage": self.damage, "measure": self.measure, "structure": self.structure}
-        return Step(verb="compress", command=command, seed=seed, version=__version__, settings=facts)
+        return _step(self.structure, self.measure, self.damage, command, seed)
 
 
 def whole_(
@@ -108,7 +111,7 @@ def whole_(
     packed: bool = False,
     trained: bool = False,
     in_place: bool = True,
-    file_size: FileSize | None = None,
+    file_size: WholeSize | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Whole:
@@ -141,15 +144,15 @@ def whole_(
     passes = [one_of("passes", one, PASSES) for one in passes]
     storage = [one_of("storage", one, STORAGE) for one in storage]
     work = model if in_place else deepcopy(model)
-    size = file_size or (lambda network, stored: _saved_bytes(network, stored, packed))
+    size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
     inputs = divide(calibrate)
     damage = Damage(work, inputs.held_out, forward, outputs)
-    before = size(work, {})
+    before = size(work, {}, ())
     records: list[PassRecord] = []
     if "fold" in passes:
         work = _fold(work, inputs, forward, packed, records)
     kinds = storage if "rounding" in passes else ()
-    search = _Search(work, inputs, damage, forward, target_bytes, size, packed, kinds, seed, progress)
+    search = _Search(work, inputs, damage, forward, target_bytes, size, tuple(records), packed, kinds, progress)
     structure, walk = search.best(structures_of(work, passes, inputs, forward, trained=trained), trained)
     work = swap_(work, structure.swaps)
     apply_(work, walk)
@@ -185,10 +188,10 @@ class _Search:
     damage: Damage
     forward: Forward
     target_bytes: int
-    size: FileSize
+    size: WholeSize
+    records: tuple[PassRecord, ...]
     packed: bool
     kinds: Sequence[str]
-    seed: int
     progress: Progress | None
 
     def best(self, structures: Sequence[Structure], trained: bool) -> tuple[Structure, Walk]:
@@ -202,6 +205,11 @@ class _Search:
         return min(found, key=lambda one: (not one[1].reached, one[1].damage if one[1].reached else one[1].nbytes))
 
     def _walk(self, structure: Structure, progress: Progress | None) -> Walk:
+        made = (*self.records, *structure.records)
+
+        def size(network: nn.Module, stored: Mapping[str, Stored]) -> int:
+            return self.size(network, stored, (*made, *_rounding_records(stored)))
+
         with swapped(self.model, structure.swaps) as changed:
             seen = matrix_moments(changed, self.inputs.fitted, self.forward)
             return walk_down(
@@ -209,7 +217,7 @@ class _Search:
                 seen,
                 self.damage,
                 self.target_bytes,
-                self.size,
+                size,
                 packed=self.packed,
                 kinds=structure.kinds or self.kinds,
                 progress=progress,
@@ -233,7 +241,23 @@ def _folded(name: str, before: Any, after: Any) -> PassRecord:
     return PassRecord(kind="fold", name=name, before=f"{widths[0]} wide", after=f"{widths[1]} wide", damage=0.0)
 
 
-def _saved_bytes(model: nn.Module, stored: Mapping[str, Stored], packed: bool) -> int:
-    artifact = to_artifact(model, stored=stored)
+def _rounding_records(stored: Mapping[str, Stored]) -> tuple[PassRecord, ...]:
+    """As long as the records that will be written, at least."""
+    after = "int8 in steps of 0.75"
+    return tuple(
+        PassRecord(kind="rounding", name=name, before="as it is", after=after, damage=_LONG) for name in stored
+    )
+
+
+def _saved_bytes(
+    model: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], packed: bool
+) -> int:
+    step = _step("every unit and more", "relative squared distance of the hidden states", _LONG, "", 0)
+    artifact = to_artifact(model, stored=stored, passes=tuple(records), lineage=(step,) if records else ())
     artifact.packed = packed
     return file_bytes(artifact)
+
+
+def _step(structure: str, measure: str, damage: float, command: str, seed: int) -> Step:
+    facts = {"damage": damage, "measure": measure, "structure": structure}
+    return Step(verb="compress", command=command, seed=seed, version=__version__, settings=facts)
