@@ -84,11 +84,11 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     from trcompress.checkpoint import read_checkpoint
     from trcompress.util.files import check_output
 
-    out = given["out"] or checkpoint.with_name(f"{checkpoint.stem}.tr.safetensors")
+    out = given["out"] or options.beside(checkpoint, ".tr.safetensors")
     dense = read_checkpoint(checkpoint, **options.reading(given))
     dense.check_compressible()
     if not given["dry_run"]:
-        check_output(out, overwrite=given["overwrite"], keep=(checkpoint, given["calibrate"]))
+        check_output(out, overwrite=given["overwrite"], keep=(*dense.files, checkpoint, given["calibrate"]))
     chosen = choose_plan(dense, given)
     weights, skipped = _resolve(chosen.plan, dense)
     _echo_plan(weights, skipped, chosen.notes)

@@ -99,6 +99,19 @@ def out_option(what: str) -> Callable[[Any], Any]:
     return click.option("-o", "--out", type=click.Path(path_type=Path), help=f"Output file [default: {what}].")
 
 
+def beside(path: Path, ending: str) -> Path:
+    """Where an output goes by default: beside its input, whose ending it replaces.
+
+    Example:
+        >>> beside(Path("runs/model.safetensors.index.json"), ".tr.safetensors").name
+        'model.tr.safetensors'
+    """
+    whole = path if path.name else path.resolve()  # `.` has no name
+    name = whole.name.removesuffix(".index.json")
+    stem = name if whole.is_dir() else Path(name).stem
+    return whole.with_name(f"{stem or 'model'}{ending}")
+
+
 def resolve_device(name: str) -> str:
     """Turn `auto` into `cuda` where there is one, and check the rest.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zipfile
 import zlib
@@ -20,11 +19,23 @@ _BOMB_BYTES = 1 << 30
 _BAD_ZIP = (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError, OverflowError)
 
 
-class _Bounded(io.FileIO):
-    """A file whose single reads stay small, so that a forged directory asks for no memory."""
+class _Part(io.FileIO):
+    """Part of a file, as a file whose single reads stay small, so that a forged directory asks for no memory."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        super().__init__(path)
+        self._start, self._size = start, size
+        super().seek(start)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        base = {0: self._start, 1: super().tell(), 2: self._start + self._size}[whence]
+        return super().seek(max(self._start, base + offset)) - self._start
+
+    def tell(self) -> int:
+        return super().tell() - self._start
 
     def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        left = max(0, self._size - self.tell())
         wanted = left if size is None or size < 0 else min(size, left)
         if wanted > _MAX_DIRECTORY_BYTES:
             raise DamageError(f"its zip directory asks for {wanted:,} bytes")
@@ -36,15 +47,23 @@ class Archive:
 
     Args:
         path: the file.
+        start: where the archive begins in it.
+        size: its bytes; all to the end of the file by default.
 
     Raises:
         DamageError: truncated, encrypted, two entries of one name, or sizes that cannot be true.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
         self.path = path
-        self.size = path.stat().st_size
-        self._stream = _Bounded(path)
+        self._start = start
+        whole = path.stat().st_size
+        self.size = whole - start if size is None else size
+        if not 0 <= start <= start + self.size <= whole:
+            raise DamageError(
+                f"a part of it lies at bytes {start:,} to {start + self.size:,} of {whole:,}: truncated"
+            )
+        self._stream = _Part(path, start, self.size)
         try:
             self._zip = zipfile.ZipFile(self._stream)
             infos = self._zip.infolist()
@@ -91,8 +110,18 @@ class Archive:
         """Where the bytes of an entry are, behind its first `skip`."""
         info = self.entries[name]
         if info.compress_type != zipfile.ZIP_STORED:
+            if self._start:
+                raise DamageError(f"its entry {name!r} is compressed inside another file; unpack that first")
             return ZipBytes(self.path, name, skip, info.file_size - skip, big_endian)
-        return FileBytes(self.path, self._data_offset(info) + skip, info.file_size - skip, big_endian)
+        start = self._start + self._data_offset(info)
+        return FileBytes(self.path, start + skip, info.file_size - skip, big_endian)
+
+    def place_of(self, name: str) -> tuple[int, int] | None:
+        """Where an entry lies in the file: (offset, bytes); None where it is compressed."""
+        info = self.entries[name]
+        if info.compress_type != zipfile.ZIP_STORED:
+            return None
+        return self._start + self._data_offset(info), info.file_size
 
     def _data_offset(self, info: zipfile.ZipInfo) -> int:
         self._stream.seek(info.header_offset)
@@ -126,7 +155,7 @@ class Archive:
         try:
             if info.compress_type == zipfile.ZIP_STORED:  # as PyTorch reads it: checksums may be left out
                 with self.path.open("rb") as plain:
-                    plain.seek(self._data_offset(info))
+                    plain.seek(self._start + self._data_offset(info))
                     data = plain.read(min(size, info.file_size))
             else:
                 with self._zip.open(name) as stream:

@@ -28,8 +28,8 @@ class Checkpoint:
     """A dense checkpoint file; no tensor is in memory until it is asked for.
 
     Args:
-        path: the file.
-        format: "torch-zip", "torch-legacy", "safetensors" or "npz".
+        path: the file; of several, the index or the folder.
+        format: see `content.FileContent`.
         layers: every recurrent layer, per layer and direction.
         ignored: what the file holds that is not the model -> why; see `set_aside` for the rule.
         unreadable: tensors of the model that have no plain values -> what they are.
@@ -38,6 +38,7 @@ class Checkpoint:
         beside: keys that the file keeps in another dict than the model's own.
         known_better: keys that the user took out of `unknown`.
         allowed_nonfinite: keys that may hold NaN or Inf, as the user said.
+        files: every file that was read: one, or an index and its parts.
         notes: wrappers stripped, weight_norm folded, the model picked among several.
         metadata: of a safetensors file, else empty.
 
@@ -65,6 +66,7 @@ class Checkpoint:
     beside: frozenset[str] = frozenset()
     known_better: tuple[str, ...] = ()
     allowed_nonfinite: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -87,14 +89,17 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the file, read in pieces."""
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        """Hash of the file, read in pieces; of several files, of their hashes one after the other."""
+        hashes = []
+        for path in self.files:
+            with path.open("rb") as stream:
+                hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     @cached_property
     def size_bytes(self) -> int:
-        """Size of the file."""
-        return self.path.stat().st_size
+        """Size of the file, or of all files."""
+        return sum(path.stat().st_size for path in self.files)
 
     @cached_property
     def tensor_bytes(self) -> int:

@@ -42,6 +42,7 @@ class Pickle:
     Args:
         value: the object, of plain containers, numbers, text, `Global`, `Instance` and what `meanings` build.
         named: every global it refers to.
+        made: the globals it makes an object of, calls or changes; all others are only mentioned.
         modules: the stand-ins for whole `torch.nn.Module`s.
         calls: the globals it wanted to call, each with the stand-in for the result.
         altered: globals it wanted to change, or calls of something that is not a global.
@@ -49,6 +50,7 @@ class Pickle:
 
     value: Any = None
     named: set[Global] = field(default_factory=set)
+    made: set[Global] = field(default_factory=set)
     modules: list[Instance] = field(default_factory=list)
     calls: list[tuple[Global, Instance]] = field(default_factory=list)
     altered: list[str] = field(default_factory=list)

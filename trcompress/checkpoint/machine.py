@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, Pickle, is_module, plain_key
 from trcompress.checkpoint.limits import DamageError, LimitedStream, in_short
+from trcompress.checkpoint.references import makes_type_hint, torch_attribute
 
 MAX_STEPS = 6_000_000
 
@@ -175,6 +176,7 @@ class Machine:
             raise DamageError("its pickle makes an object of something that is no class")
         if origin in self._meanings:
             return self._mean(origin, args)
+        self.found.made.add(origin)
         return Instance(origin, args if extra is None else (*args, extra))
 
     def _call(self, origin: Any, args: Any) -> Any:
@@ -184,7 +186,9 @@ class Machine:
             return self._mean(origin, args)
         if origin in _RECONSTRUCTORS and args:
             return self._make(args[0], tuple(args[1:]))
-        if origin == _GETATTR and (reference := _torch_attribute(args)) is not None:
+        if makes_type_hint(origin, args):
+            return Instance(origin, args)
+        if (reference := torch_attribute(origin, args)) is not None:
             return reference
         result = Instance(origin if isinstance(origin, Global) else Global("", "a computed value"), args)
         self.found.calls.append((result.origin, result))
@@ -232,15 +236,6 @@ class Machine:
         return self._persistent(self._pop())
 
 
-def _torch_attribute(args: tuple[Any, ...]) -> Global | None:
-    """How functions such as `torch.relu` are pickled: a name still, and still blocked where it is called."""
-    match args:
-        case Global() as owner, str() as name if owner.module.partition(".")[0] == "torch":
-            return Global(str(owner), name)
-    return None
-
-
-_GETATTR = Global("builtins", "getattr")
 _RECONSTRUCTORS = (
     Global("copyreg", "_reconstructor"),
     Global("copyreg", "__newobj__"),

@@ -36,6 +36,13 @@ STORAGE_DTYPES = {
     "QInt32Storage": torch.int32,
 }
 
+_BITS = ("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "quint8", "qint8", "qint32", "quint4x2", "quint2x4")
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype) and str(dtype).removeprefix("torch.") not in _BITS
+}
+
 
 def storage_dtype(kind: Any) -> torch.dtype:
     """The dtype that a storage class names, wherever it lived."""
@@ -43,6 +50,11 @@ def storage_dtype(kind: Any) -> torch.dtype:
     if not known or kind.name not in STORAGE_DTYPES:
         raise DamageError(f"its pickle names a storage of unknown type {kind!s:.80}")
     return STORAGE_DTYPES[kind.name]
+
+
+def torch_dtype(named: Any) -> torch.dtype | None:
+    """The dtype that a global names, from a closed table: nothing is looked up on torch by a file's word."""
+    return DTYPES.get(named.name) if isinstance(named, Global) and named.module == "torch" else None
 
 
 def _tensor(args: tuple[Any, ...], dtype: torch.dtype | None = None, metadata: Any = None) -> Any:
@@ -74,8 +86,8 @@ def _tensor_v2(args: tuple[Any, ...]) -> Any:
 
 def _tensor_v3(args: tuple[Any, ...]) -> Any:
     named = args[6]
-    dtype = getattr(torch, named.name, None) if isinstance(named, Global) and named.module == "torch" else None
-    if not isinstance(dtype, torch.dtype):
+    dtype = torch_dtype(named)
+    if dtype is None:
         raise DamageError(f"its pickle names an unknown dtype {str(named)[:80]!r}")
     return _tensor(args, dtype, args[7] if len(args) > 7 else None)
 
@@ -193,7 +205,9 @@ _INERT = (
     ("torch", "device"),
     ("torch._C", "Generator"),
     ("torch.nn.backends.thnn", "_get_thnn_function_backend"),  # in every module saved before PyTorch 1.5
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
     ("torch.serialization", "_get_layout"),
+    ("types", "GenericAlias"),
     ("types", "SimpleNamespace"),
 )
 

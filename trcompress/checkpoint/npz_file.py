@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from tokenize import TokenError
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from trcompress.checkpoint.stored import Storage, StoredTensor, UnreadableTensor
 
 _SUFFIX = ".npy"
 _MAX_HEADER_BYTES = 10_000
-_DTYPES = {
+DTYPES = {
     "f2": torch.float16,
     "f4": torch.float32,
     "f8": torch.float64,
@@ -50,11 +50,22 @@ def read_npz(archive: Archive) -> dict[str, Any]:
     return {name.removesuffix(_SUFFIX): _array(archive, name) for name in names}
 
 
+def skip_object_header(stream: IO[bytes]) -> bool:
+    """Go behind the header of a `.npy` file; tell whether a pickle of Python objects follows."""
+    head = io.BytesIO(stream.read(_MAX_HEADER_BYTES + 12))
+    try:
+        _, _, dtype = _header("the file", head)
+    except DamageError:
+        return False
+    stream.seek(head.tell())
+    return dtype.hasobject
+
+
 def _array(archive: Archive, name: str) -> StoredTensor | UnreadableTensor:
     whole = archive.entries[name].file_size
     head = io.BytesIO(archive.head(name, min(whole, _MAX_HEADER_BYTES + 12)))
     shape, fortran, dtype = _header(name, head)
-    known = _DTYPES.get(f"{dtype.kind}{dtype.itemsize}")
+    known = DTYPES.get(f"{dtype.kind}{dtype.itemsize}")
     if dtype.hasobject:
         return UnreadableTensor(OBJECT_ARRAY)
     if known is None or dtype.subdtype:

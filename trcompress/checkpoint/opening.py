@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trcompress.checkpoint.content import FileContent
 from trcompress.checkpoint.dense import Checkpoint
 from trcompress.checkpoint.folding import fold
 from trcompress.checkpoint.foreign import foreign_tensors, matching, without_ignored
@@ -13,7 +14,7 @@ from trcompress.checkpoint.kinds import KindRule, parse_kinds
 from trcompress.checkpoint.limits import DamageError, printable
 from trcompress.checkpoint.names import parse_recurrent
 from trcompress.checkpoint.npz_file import OBJECT_ARRAY
-from trcompress.checkpoint.reading import FileContent, read_content
+from trcompress.checkpoint.reading import read_content
 from trcompress.checkpoint.recurrent import find_layers
 from trcompress.checkpoint.statedicts import ModuleHint, survey
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
@@ -33,12 +34,12 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Open any dense checkpoint without running anything of it, and find its recurrent layers.
 
-    Reads `torch.save` files (zip and legacy, state dicts and whole modules), TorchScript archives, safetensors and
-    `.npz`, told apart by content. State dicts are found at any depth; `module.`, `_orig_mod.` and the like are
-    stripped; weight_norm is folded.
+    Reads `torch.save` files (zip and legacy, state dicts and whole modules), TorchScript archives, safetensors,
+    `.npz` and pickles of arrays, told apart by content, and several files that are one checkpoint. State dicts are
+    found at any depth; `module.`, `_orig_mod.` and the like are stripped; weight_norm is folded.
 
     Args:
-        path: the file; never modified.
+        path: the file, an index of several, or a folder with one; never modified.
         kind: "lstm", "gru" or "rnn" where the shapes cannot tell, or `stack-glob=kind` pairs joined by commas.
         skip_objects: leave out objects of foreign classes beside the weights instead of refusing the file;
             calls stay refused.
@@ -63,7 +64,20 @@ def read_checkpoint(
         except InputFileError as error:
             raise type(error)(f"{path}: {error}") from error
     except InputFileError as error:
-        raise type(error)(printable(str(error))) from error
+        raise type(error)(printable(f"{error}{_beside(Path(path))}")) from error
+
+
+def _beside(path: Path) -> str:
+    """Name the file that holds the weights of an object saved in two files, as darts does (`model.pt.ckpt`)."""
+    try:
+        found = next((one for one in (Path(f"{path}.ckpt"), path.with_suffix(".ckpt")) if one.is_file()), None)
+    except (OSError, ValueError):
+        return ""
+    return (
+        ""
+        if found is None or found == path
+        else f"; beside it lies {found.name}: where that holds the weights, give it"
+    )
 
 
 class _Wishes(NamedTuple):
@@ -89,7 +103,7 @@ def _checkpoint(
     kept = {key: tensor for key, tensor in folded.items() if key not in dropped}
     layers, layer_notes = find_layers(kept, hints, rules)
     if not layers:
-        raise InputFileError(_nothing_found(kept, (*weights.notes, *layer_notes)))
+        raise InputFileError(_nothing_found(kept, (*content.notes, *weights.notes, *layer_notes)))
     _check_dropped(dropped, layers)
     shapes = {key: () if isinstance(one, UnreadableTensor) else one.shape for key, one in folded.items()}
     unknown, known_better = without_ignored(
@@ -113,6 +127,7 @@ def _checkpoint(
         weights.beside.difference(dropped),
         known_better,
         matching("allow_nonfinite", wishes.allow_nonfinite, kept),
+        content.files,
     )
 
 

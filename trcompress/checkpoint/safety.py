@@ -51,7 +51,8 @@ def refuse_calls(path: Path, pickles: list[Pickle]) -> None:
 def blocked_globals(found: Pickle, *, skip_objects: bool = False) -> set[str]:
     """Names of what makes this pickle unsafe; empty for plain weights and for whole modules."""
     foreign_allowed = bool(found.modules) or skip_objects
-    return _calls(found) | {_shown(one) for one in found.named if _refused(one, foreign_allowed)}
+    named = found.made if skip_objects else found.named  # a name that is only mentioned does nothing to anyone
+    return _calls(found) | {_shown(one) for one in named if _refused(one, foreign_allowed)}
 
 
 def _refuse(path: Path, blocked: set[str], other_way: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trcompress.checkpoint.inert import Global, Instance, is_module
 from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.numpy_values import array_in, objects_in
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
 from trcompress.model.kinds import KINDS
 
@@ -70,18 +71,21 @@ class Survey:
 
 
 def survey(root: Any) -> Survey:
-    """Walk over a file's object.
+    """Walk over a file's object; where it holds no tensor of PyTorch, NumPy's arrays are its tensors.
 
     Raises:
         DamageError: nested deeper than any model, or with more parts.
     """
-    walk = _Walk()
-    walk.visit(root, ())
+    walk = _Walk(arrays=False)
+    if not walk.visit(root, ()):
+        arrays = _Walk(arrays=True)
+        walk = arrays if arrays.visit(root, ()) else walk
     return walk.found
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, *, arrays: bool) -> None:
+        self._arrays = arrays
         self.found = Survey()
         self._groups: dict[tuple[str, ...], StateDict] = {}
         self._nodes = 0
@@ -92,6 +96,9 @@ class _Walk:
         if id(node) in self._open:
             return False
         self._count(len(path))
+        if self._arrays:
+            objects, array = objects_in(node), array_in(node)
+            node = objects if objects is not None else array if array is not None else node
         if _is_tensor(node):
             self._group(path[:-1]).tensors[path[-1] if path else ""] = node
             return True

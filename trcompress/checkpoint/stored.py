@@ -78,13 +78,31 @@ class ZipBytes:
         return _swapped(flat) if self.big_endian else flat
 
 
+@dataclass(frozen=True, eq=False)
+class MemoryBytes:
+    """Bytes that came with the pickle itself: arrays that NumPy pickled."""
+
+    data: bytes
+    big_endian: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Size."""
+        return len(self.data)
+
+    def elements(self, dtype: torch.dtype, first: int, count: int) -> Tensor:
+        """Return a copy of `count` elements from element `first`."""
+        flat = torch.frombuffer(bytearray(self.data), dtype=dtype, count=count, offset=first * dtype.itemsize)
+        return _swapped(flat) if self.big_endian else flat
+
+
 @dataclass(eq=False)
 class Storage:
     """One storage of a torch file; its place is found later in the legacy format."""
 
     dtype: torch.dtype
     numel: int
-    source: FileBytes | ZipBytes | None = None
+    source: FileBytes | ZipBytes | MemoryBytes | None = None
 
     @property
     def nbytes(self) -> int:

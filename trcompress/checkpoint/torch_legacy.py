@@ -20,19 +20,18 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 
 
-class NotTorchError(DamageError):
-    """A pickle, but none that `torch.save` wrote."""
-
-
-def read_torch_legacy(stream: IO[bytes], path: Path, load: Load) -> Any:
+def read_torch_legacy(stream: IO[bytes], path: Path, load: Load) -> tuple[bool, Any]:
     """Read the object of a legacy file; its tensors stay in the file.
 
+    Returns:
+        Whether `torch.save` wrote it, and the object; of a plain pickle, which has no tensors, the first one.
+
     Raises:
-        NotTorchError: the first pickle is not PyTorch's magic number.
         DamageError: truncated, or what the file says cannot be true.
     """
-    if load(stream) != MAGIC_NUMBER:
-        raise NotTorchError("it is a Python pickle that torch.save did not write")
+    first = load(stream)
+    if type(first) is not int or first != MAGIC_NUMBER:
+        return False, first
     if load(stream) != PROTOCOL_VERSION:
         raise DamageError(f"its protocol is not {PROTOCOL_VERSION}")
     load(stream)  # what the writing machine was; sizes and values are little-endian whatever it says
@@ -42,7 +41,7 @@ def read_torch_legacy(stream: IO[bytes], path: Path, load: Load) -> Any:
     if not isinstance(keys, list):
         raise DamageError("its list of storages is none")
     _place(stream, path, storages, keys)
-    return root
+    return True, root
 
 
 def _place(stream: IO[bytes], path: Path, storages: LegacyStorages, keys: list[Any]) -> None:

@@ -103,7 +103,7 @@ def decompose(
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
     checkpoint.check_compressible()
     if out is not None:
-        out = check_output(out, overwrite=overwrite, keep=(checkpoint.path, calibrate))
+        out = check_output(out, overwrite=overwrite, keep=(*checkpoint.files, calibrate))
     check_data(calibrate, refine, init)
     data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout}
     if not isinstance(plan, Choice):
