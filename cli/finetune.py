@@ -30,9 +30,7 @@ _SETTINGS = {
     "seed": ("N", "Seed of everything random."),
     "freeze": ("PARTS", "hh, head or hh,head."),
     "class-weights": ("W", "none, balanced, or one number per class."),
-    "start": ("HOW", "artifact; layerwise (fit each ring to the teacher's gates first); scratch."),
-    "start-epochs": ("N", "Epochs of the layerwise fit."),
-    "start-lr": ("RATE", "Peak learning rate of the layerwise fit."),
+    "start": ("HOW", "artifact (the weights as they are); scratch (drawn anew)."),
     "device": ("NAME", "auto, cpu, cuda, cuda:1, ..."),
     "teacher-device": ("NAME", "Where the teacher runs; same: with the model."),
 }
@@ -40,7 +38,6 @@ _DISTILL = {
     "logits": ("W", "Weight of the teacher's class scores."),
     "temperature": ("T", "Softening of the class scores."),
     "hidden": ("W", "Weight of the teacher's hidden states."),
-    "gates": ("W", "Weight of the teacher's gate inputs."),
     "labels": ("W", "Weight of the true labels beside the teacher."),
 }
 
@@ -122,11 +119,10 @@ def _display(settings: Any, tensorboard: Path | None) -> Any:
 
     from trcompress.cli.console import err, is_quiet
     from trcompress.training.display import TensorBoardDisplay, make_display
-    from trcompress.training.loop import total_epochs
 
     if os.environ.get("RANK", "0") != "0" or is_quiet():
         return None
-    shown = make_display(err, total_epochs(settings))
+    shown = make_display(err, settings.epochs)
     return shown if tensorboard is None else TensorBoardDisplay(tensorboard, shown)
 
 

@@ -48,13 +48,13 @@ def test_live_line_moves_within_an_epoch():
     out = console(True)
     display = LiveDisplay(out, 8)
     display.epoch(START)
-    progress = Progress("layerwise", 2, 8, 0.25, 0.123, None, 99.0)
+    progress = Progress(2, 8, 0.25, 0.123, 0.5, 99.0)
     display.batch(progress)
-    display.epoch(RECORD | {"epoch": 2, "phase": "layerwise"})
+    display.epoch(RECORD | {"epoch": 2})
     display.close()
     text = out.file.getvalue()
-    assert "epoch 2/8  25%  loss 0.1230  99 seq/s" in text
-    assert "epoch 2/8 (layerwise)  loss 0.5123" in text
+    assert "epoch 2/8  25%  loss 0.1230  accuracy 50.0%  99 seq/s" in text
+    assert "epoch 2/8  loss 0.5123" in text
 
 
 def test_a_run_reports_its_pace_while_an_epoch_lasts(tmp_path, monkeypatch):

@@ -209,7 +209,7 @@ def test_other_networks_and_variable_lengths_train(tmp_path, tune, options):
         small_task.data_set(variable=True),
         ring=ring,
         teacher=tmp_path / "m.pt",
-        settings={"distill": {"hidden": 1.0, "gates": 1.0}},
+        settings={"distill": {"hidden": 1.0}},
     )
     assert result.history[-1]["loss"] < result.history[1]["loss"]
 
@@ -255,36 +255,15 @@ def test_label_loss_is_pytorchs_own(files):
 def slow_terms(student, dense, batch):
     """Distances written out sequence by sequence, on PyTorch's plain modules."""
     rnn = dense.encoder.rnn
-    hidden, gates, logits = [], [], []
+    hidden, logits = [], []
     for row in range(len(batch.x)):
         length = int(batch.lengths[row]) if batch.lengths is not None else batch.x.shape[1]
         x = batch.x[row : row + 1, :length]
         own, other = student.recurrent["encoder.rnn"], rnn
         steps, wanted = own(x)[0], other(x)[0]
         hidden.append(((steps - wanted) ** 2).sum() / (wanted**2).sum())
-        per_weight, layer_input = [], x
-        for layer in range(rnn.num_layers):
-            outputs = []
-            for suffix in ("", "_reverse")[: 1 + rnn.bidirectional]:
-                name = f"weight_ih_l{layer}{suffix}"
-                bias = name.replace("weight", "bias")
-                target = layer_input @ getattr(rnn, name).T + getattr(rnn, bias)
-                if not isinstance(getattr(own, name), nn.Parameter):  # compressed
-                    got = layer_input @ getattr(own, name).to_dense().T + getattr(own, bias)
-                    per_weight.append(((got - target) ** 2).sum() / (target**2).sum())
-                single = nn.LSTM(layer_input.shape[2], rnn.hidden_size, batch_first=True)
-                parts = {
-                    n: getattr(rnn, f"{n}_l{layer}{suffix}")
-                    for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-                }
-                single.load_state_dict({f"{n}_l0": value for n, value in parts.items()})
-                flipped = layer_input.flip(1) if suffix else layer_input
-                steps = single(flipped)[0]
-                outputs.append(steps.flip(1) if suffix else steps)
-            layer_input = torch.cat(outputs, dim=2)
-        gates.append(torch.stack(per_weight).mean())
         logits.append(dense(x)[0])
-    return torch.stack(hidden), torch.stack(gates), torch.stack(logits)
+    return torch.stack(hidden), torch.stack(logits)
 
 
 @pytest.mark.parametrize("variable", [False, True])
@@ -294,9 +273,9 @@ def test_distillation_terms_against_slow_ones(tmp_path, options, variable):
     files = {"ring": small_task.write_ring(tmp_path / "m.pt", tmp_path / "m.safetensors")}
     teacher = Teacher(read_classifier(tmp_path / "m.pt"), torch.device("cpu"))
     data = small_task.data_set(variable=variable)
-    weights = {"labels": 0.0, "logits": 0.0, "hidden": 0.0, "gates": 0.0, "temperature": 3.0}
+    weights = {"labels": 0.0, "logits": 0.0, "hidden": 0.0, "temperature": 3.0}
     found = {}
-    for name in ("logits", "hidden", "gates"):
+    for name in ("logits", "hidden"):
         settings = FinetuneSettings(distill=DistillSettings(**(weights | {name: 2.0})))
         learner, batch, student = learner_loss(files, settings, teacher, data)
         student.module.eval()
@@ -304,11 +283,10 @@ def test_distillation_terms_against_slow_ones(tmp_path, options, variable):
         found[name] = loss.detach() / 2
         learner.close()
     with torch.no_grad():
-        hidden, gates, wanted = slow_terms(student, network, batch)
+        hidden, wanted = slow_terms(student, network, batch)
     softened = (wanted / 3).softmax(1)
     divergence = (softened * (softened.log() - (logits / 3).log_softmax(1))).sum(1).mean() * 9
     torch.testing.assert_close(found["hidden"], hidden.mean(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found["gates"], gates.mean(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["logits"], divergence, rtol=1e-4, atol=1e-6)
 
 
@@ -346,36 +324,14 @@ class SimulatedTeam(Team):
 
 def test_each_distillation_term_brings_the_student_nearer(files, tune):
     def agreement(**terms):
-        weights = {"labels": 0.0, "logits": 0.0, "hidden": 0.0, "gates": 0.0} | terms
+        weights = {"labels": 0.0, "logits": 0.0, "hidden": 0.0} | terms
         result = tune(teacher=files["dense"], overwrite=True, settings={"distill": weights, "epochs": 10})
         return evaluate(result.out, small_task.data_set(), teacher=files["dense"], split="train").agreement
 
     start = evaluate(files["ring"], small_task.data_set(), teacher=files["dense"], split="train").agreement
     assert start < 0.95
-    for term in ("logits", "hidden", "gates"):
+    for term in ("logits", "hidden"):
         assert agreement(**{term: 1.0}) > start, term
-
-
-def test_layerwise_start_fits_gates_before_it_classifies(tmp_path, files, tune):
-    random = small_task.write_ring(files["dense"], tmp_path / "random.safetensors", init="random")
-    result = tune(
-        ring=random, teacher=files["dense"], settings={"start": "layerwise", "start_epochs": 30, "epochs": 2}
-    )
-    layerwise = [one for one in result.history if one["phase"] == "layerwise"]
-    assert len(layerwise) == 30
-    assert layerwise[-1]["loss"] < 0.5 * layerwise[0]["loss"]
-    assert "accuracy" not in layerwise[0]
-    assert [one["epoch"] for one in result.history] == list(range(33))
-
-
-def test_layerwise_start_moves_rings_and_input_biases_only(tmp_path, files):
-    student = read_classifier(files["ring"])
-    names = [name for name, _ in student.module.named_parameters()]
-    chosen = {id(one) for one in select_parameters(student, names, (), only_gates=True)}
-    learns = {name for name, one in student.module.named_parameters() if id(one) in chosen}
-    cores = {name for name in names if ".core." in name}
-    assert learns == cores | {"encoder.rnn.bias_ih_l0"}
-    assert {name for name, one in student.module.named_parameters() if one.requires_grad} == learns
 
 
 def test_scratch_start_forgets_the_weights(files, tune):
@@ -447,8 +403,6 @@ def test_settings_read_text_as_the_command_line_gives_it():
 def test_faults_name_the_remedy(files, tune, tmp_path):
     with pytest.raises(UsageError, match="dense checkpoint: decompose it first"):
         tune(ring=files["dense"])
-    with pytest.raises(UsageError, match=r"`start=layerwise` .* `teacher`"):
-        tune(settings={"start": "layerwise"})
     with pytest.raises(OutputFileError, match="must not replace the input"):
         finetune(files["ring"], small_task.data_set(), files["ring"], overwrite=True)
     (tmp_path / "there.safetensors").write_bytes(b"mine")
@@ -467,8 +421,6 @@ def test_a_teacher_of_another_task_is_refused(tmp_path, files, tune):
         tune(teacher=tmp_path / "other.pt")
     renamed = nn.ModuleDict({"rnn": nn.LSTM(12, 16), "fc": nn.Linear(16, 3)})
     torch.save(renamed.state_dict(), tmp_path / "renamed.pt")
-    with pytest.raises(UsageError, match="gate distillation needs"):
-        tune(teacher=tmp_path / "renamed.pt", settings={"distill": {"gates": 1}})
     with pytest.raises(UsageError, match="hidden-state distillation needs"):
         tune(teacher=tmp_path / "renamed.pt", settings={"distill": {"hidden": 1}})
 
@@ -489,7 +441,7 @@ def test_freezing_everything_is_refused(files):
 
 def test_users_own_network_is_swapped_and_trained(files, tune):
     wiring = Wiring(model="small_task:Network")
-    result = tune(teacher=files["dense"], wiring=wiring, settings={"distill": {"hidden": 1.0, "gates": 1.0}})
+    result = tune(teacher=files["dense"], wiring=wiring, settings={"distill": {"hidden": 1.0}})
     before, after = read_artifact(files["ring"]), read_artifact(result.out)
     assert after.tensors.keys() == before.tensors.keys()
     assert evaluate(result.out, files["data"], wiring=wiring).accuracy == result.metrics["accuracy_after"]

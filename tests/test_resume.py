@@ -22,12 +22,10 @@ from trcompress.training.run_state import RunFolder, RunInterruptedError, RunSta
 from trcompress.training.settings import FinetuneSettings
 
 SETTINGS = {
-    "epochs": 4,
+    "epochs": 6,
     "batch_size": 16,
     "lr": 1e-2,
     "dropout": 0.3,
-    "start": "layerwise",
-    "start_epochs": 2,
     "patience": 3,
     "device": "cpu",
     "distill": {"hidden": 0.5},
@@ -129,7 +127,7 @@ def test_state_is_safetensors_and_json(files, tmp_path):
         groups = {key.partition("/")[0] for key in stream.keys()}  # noqa: SIM118 - not a dict
     assert groups == {"model", "best", "optimizer"}
     assert state["epoch"] == 3
-    assert state["identity"]["epochs"] == 4
+    assert state["identity"]["epochs"] == 6
 
 
 def test_resuming_another_run_is_refused_and_says_what_differs(files, tmp_path):

@@ -19,21 +19,19 @@ class Progress:
     """How far a pass is, and its figures so far.
 
     Args:
-        phase: "layerwise" or "end-to-end".
         epoch: from 1, through the whole run.
         epochs: the run's last epoch.
         share: done of this pass.
         loss: mean so far.
-        accuracy: mean so far, or None where nothing is classified.
+        accuracy: mean so far.
         sequences_per_s: throughput.
     """
 
-    phase: str
     epoch: int
     epochs: int
     share: float
     loss: float
-    accuracy: float | None
+    accuracy: float
     sequences_per_s: float
 
 
@@ -165,8 +163,7 @@ def _epoch_line(record: dict[str, Any], clock: _Clock) -> str:
     if record["epoch"] == 0:
         words = ["start      "]
     else:
-        name = "" if record["phase"] == "end-to-end" else f" ({record['phase']})"
-        words = [f"{clock.share(record['epoch'])}{name}", f"loss {record['loss']:.4f}"]
+        words = [clock.share(record["epoch"]), f"loss {record['loss']:.4f}"]
     if "accuracy" in record:
         words.append(f"accuracy {record['accuracy']:.1%}")
     if "validation_accuracy" in record:
@@ -178,9 +175,7 @@ def _epoch_line(record: dict[str, Any], clock: _Clock) -> str:
 
 def _batch_line(progress: Progress, clock: _Clock) -> str:
     words = [f"{clock.share(progress.epoch)} {progress.share:4.0%}", f"loss {progress.loss:.4f}"]
-    if progress.accuracy is not None:
-        words.append(f"accuracy {progress.accuracy:.1%}")
-    words.append(f"{progress.sequences_per_s:,.0f} seq/s")
+    words += [f"accuracy {progress.accuracy:.1%}", f"{progress.sequences_per_s:,.0f} seq/s"]
     return "  ".join([*words, *_left(clock.left_s(progress.epoch - 1 + progress.share))])
 
 

@@ -1,7 +1,7 @@
-"""Losses that pull a compressed network towards its dense teacher: class scores, hidden states, gate inputs.
+"""Losses that pull a compressed network towards its dense teacher: class scores and hidden states.
 
-Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531 (softened scores); differs: hidden states and gate
-inputs are compared too, since rings keep the teacher's hidden units in place.
+Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531 (softened scores); differs: hidden states are compared
+too, since rings keep the teacher's hidden units in place.
 
 Every loss is one value per sequence, so that batches of any division average alike.
 """
@@ -15,10 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
-
-from trcompress.errors import UsageError
-from trcompress.formats import TensorRing
-from trcompress.layers import CoreWeight
 
 Sequence = Tensor | PackedSequence
 
@@ -68,20 +64,18 @@ def hidden_distance(student: Sequence, teacher: Tensor, batch_first: bool) -> Te
 
 
 class Recorder:
-    """Keeps what went into and came out of each recurrent module in the last forward pass.
+    """Keeps what came out of each recurrent module in the last forward pass.
 
     Args:
         modules: by stack name.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self.inputs: dict[str, Sequence] = {}
         self.outputs: dict[str, Sequence] = {}
         self._handles = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
 
     def clear(self) -> None:
         """Let go of the tensors."""
-        self.inputs.clear()
         self.outputs.clear()
 
     def close(self) -> None:
@@ -92,88 +86,6 @@ class Recorder:
 
     def _keeper(self, name: str) -> Any:
         def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.inputs[name], self.outputs[name] = args[0], output[0]
+            self.outputs[name] = output[0]
 
         return keep
-
-
-def ring_weights(module: nn.Module) -> dict[str, CoreWeight]:
-    """The compressed weights of one recurrent module, by local name (`weight_ih_l0`)."""
-    return {name: child for name, child in module.named_children() if isinstance(child, CoreWeight)}
-
-
-class GateInputs:
-    """What a dense recurrent module's inputs add to its gates, layer by layer: `W_ih x + b_ih`.
-
-    Args:
-        dense: the teacher's module.
-        ring: the student's module with the same sizes.
-        name: the stack, for messages.
-
-    Raises:
-        UsageError: the teacher's module is not a dense one of the same sizes.
-    """
-
-    def __init__(self, dense: nn.Module, ring: nn.Module, name: str) -> None:
-        sizes = ("input_size", "hidden_size", "num_layers", "bidirectional")
-        same = all(getattr(dense, size, None) == getattr(ring, size, None) for size in sizes)
-        if not isinstance(dense, nn.RNNBase) or not same:
-            raise UsageError(
-                f"gate distillation needs the dense network that was compressed as teacher: its stack {name!r} is "
-                f"{dense}, the compressed one {ring}"
-            )
-        self.dense, self.ring = dense, ring
-        self._layers = [_single_layer(dense, layer) for layer in range(dense.num_layers - 1)]
-
-    def distance(self, sequence: Sequence) -> list[Tensor]:
-        """Return one (B,) relative distance per compressed weight, at the teacher's own layer inputs."""
-        inputs = [sequence]
-        with torch.no_grad():
-            for single in self._layers:
-                inputs.append(single(inputs[-1])[0])
-        return [self._distance_of(name, weight, inputs) for name, weight in ring_weights(self.ring).items()]
-
-    def _distance_of(self, name: str, weight: CoreWeight, inputs: list[Sequence]) -> Tensor:
-        layer = int(name.removeprefix("weight_ih_l").removesuffix("_reverse"))
-        bias = name.replace("weight", "bias") if self.dense.bias else None
-        with torch.no_grad():
-            steps, lengths = padded(inputs[layer], self.dense.batch_first, inputs[layer].data.device)
-            wanted = F.linear(steps, getattr(self.dense, name), None if bias is None else getattr(self.dense, bias))
-        device = weight.core[0].device
-        got = _project(weight, steps.to(device))
-        if bias is not None:
-            got = got + getattr(self.ring, bias)
-        return relative_distance(got.float(), wanted.to(device).float(), lengths)
-
-
-def _project(weight: CoreWeight, x: Tensor) -> Tensor:
-    """Multiply inputs with a compressed weight: (B, T, I) -> (B, T, G * H)."""
-    if isinstance(weight.plan.structure, TensorRing):
-        A, B = weight.factors()
-        return (x @ A) @ B
-    return F.linear(x, weight.to_dense())
-
-
-def _single_layer(module: nn.RNNBase, layer: int) -> nn.RNNBase:
-    """Make one layer of a stack a module of its own that shares the weights."""
-    directions = 2 if module.bidirectional else 1
-    own = module.proj_size or module.hidden_size
-    extra = {"nonlinearity": module.nonlinearity} if isinstance(module, nn.RNN) else {}
-    make: Any = type(module)
-    single = make(
-        module.input_size if layer == 0 else own * directions,
-        module.hidden_size,
-        bias=module.bias,
-        batch_first=module.batch_first,
-        bidirectional=module.bidirectional,
-        device="meta",
-        **({"proj_size": module.proj_size} if module.proj_size else {}),
-        **extra,
-    )
-    state = {
-        name.replace(f"_l{layer}", "_l0"): value
-        for name, value in module.state_dict().items()
-        if name.removesuffix("_reverse").endswith(f"_l{layer}")
-    }
-    single.load_state_dict(state, assign=True)
-    return single.eval()

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Any
 
@@ -29,20 +28,6 @@ LOOK_EVERY_S = 0.5
 """Figures are read from the device this often, to be shown and to see that they are finite."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """Epochs of one kind: `first` to `last - 1`, counted through the whole run."""
-
-    name: str
-    first: int
-    last: int
-
-    @property
-    def only_gates(self) -> bool:
-        """Whether rings are fitted to the teacher's gate inputs, and nothing else."""
-        return self.name == "layerwise"
-
-
 class Passes:
     """Passes over the training part with one optimizer.
 
@@ -50,7 +35,6 @@ class Passes:
         learner: the network and its loss, on the team's device.
         parameters: those that learn.
         split: the training part.
-        phase: the epochs over which the learning rate rises and falls.
         settings: how.
         team: the processes.
         display: told how far a pass is.
@@ -61,18 +45,17 @@ class Passes:
         learner: Learner,
         parameters: list[nn.Parameter],
         split: Split,
-        phase: Phase,
         settings: FinetuneSettings,
         team: Team,
         display: Display,
     ) -> None:
-        self.learner, self.parameters, self.split, self.phase = learner, parameters, split, phase
+        self.learner, self.parameters, self.split = learner, parameters, split
         self.settings, self.team, self.display = settings, team, display
         self.optimizer = make_optimizer(
             learner.network,
             parameters,
             weight_decay=settings.weight_decay,
-            core_lr_scale=1.0 if phase.only_gates else settings.core_lr_scale or 1.0,
+            core_lr_scale=settings.core_lr_scale or 1.0,
         )
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=settings.amp == "fp16")
         self._parallel = None if team.size == 1 else _in_parallel(learner)
@@ -96,15 +79,14 @@ class Passes:
         lr = 0.0
         for number in range(self._steps):
             first = number * self.settings.accumulate
-            lr = self._set_lr((epoch - self.phase.first) * self._steps + number)
+            lr = self._set_lr(epoch * self._steps + number)
             self._step(requests[first : first + self.settings.accumulate], batches, watch)
-        return {"phase": self.phase.name, "epoch": epoch + 1, **watch.finish(), "lr": lr}
+        return {"phase": "end-to-end", "epoch": epoch + 1, **watch.finish(), "lr": lr}
 
     def _set_lr(self, step: int) -> float:
-        epochs = self.phase.last - self.phase.first
+        epochs = self.settings.epochs
         warmup = min(self.settings.warmup_epochs, epochs / 2) * self._steps
-        peak = self.settings.start_lr if self.phase.only_gates else self.settings.lr
-        lr = peak * lr_factor(step, epochs * self._steps, warmup)
+        lr = self.settings.lr * lr_factor(step, epochs * self._steps, warmup)
         set_lr(self.optimizer, lr)
         return lr
 
@@ -140,15 +122,12 @@ class _Watch:
         self._sums = torch.zeros(3, dtype=torch.float64, device=passes.team.device)  # loss, correct, sequences
         self._started = self._looked = time.perf_counter()
         self._done = 0
-        self._scored = False
 
     def add(self, loss_sum: Tensor, logits: Tensor, batch: Batch, sequences: int) -> None:
         self._done += sequences
         self._sums[0] += loss_sum
         self._sums[2] += batch.mask.sum()
-        if logits.numel():
-            self._scored = True
-            self._sums[1] += ((logits.argmax(1) == batch.y) * batch.mask).sum()
+        self._sums[1] += ((logits.argmax(1) == batch.y) * batch.mask).sum()
         if time.perf_counter() - self._looked > LOOK_EVERY_S:
             self._looked = time.perf_counter()
             self._show()
@@ -158,8 +137,7 @@ class _Watch:
         self._passes.team.sum_(self._sums)
         loss, accuracy = self._read()
         seconds = time.perf_counter() - self._started
-        record = {"loss": loss} | ({"accuracy": accuracy} if self._scored else {})
-        return record | {"sequences_per_s": self._done / seconds, "epoch_s": seconds}
+        return {"loss": loss, "accuracy": accuracy, "sequences_per_s": self._done / seconds, "epoch_s": seconds}
 
     def _read(self) -> tuple[float, float]:
         loss, correct, count = self._sums.tolist()
@@ -176,12 +154,11 @@ class _Watch:
         passes = self._passes
         passes.display.batch(
             Progress(
-                phase=passes.phase.name,
                 epoch=self._epoch + 1,
-                epochs=passes.phase.last,
+                epochs=passes.settings.epochs,
                 share=self._done / len(passes.split),
                 loss=loss,
-                accuracy=accuracy if self._scored else None,
+                accuracy=accuracy,
                 sequences_per_s=self._done / (time.perf_counter() - self._started),
             )
         )

@@ -22,7 +22,6 @@ from trcompress.training.distributed import Team, choose_device, team
 from trcompress.training.evaluate import check_fits
 from trcompress.training.job import Evaluations, Job, Outputs, describe_run, file_sha256, resumable
 from trcompress.training.learner import hidden_misfit
-from trcompress.training.loop import total_epochs
 from trcompress.training.parameters import redraw
 from trcompress.training.run_state import RunState
 from trcompress.training.settings import DistillSettings, FinetuneSettings, combined
@@ -92,8 +91,6 @@ def finetune(
     class_weights: str | Sequence[float] | None = None,
     distill: DistillSettings | Mapping[str, Any] | None = None,
     start: str | None = None,
-    start_epochs: int | None = None,
-    start_lr: float | None = None,
     device: str | None = None,
     teacher_device: str | None = None,
     wiring: Wiring | None = None,
@@ -131,9 +128,7 @@ def finetune(
         freeze: "hh", "head" or both.
         class_weights: "none", "balanced", or one number per class.
         distill: loss weights where there is a teacher.
-        start: "artifact", "layerwise" or "scratch".
-        start_epochs: epochs of the layerwise fit.
-        start_lr: peak learning rate of the layerwise fit.
+        start: "artifact" or "scratch".
         device: "auto", "cpu", "cuda", ...
         teacher_device: where the teacher runs; "same": with the model.
         wiring: how the file's parts form a classifier, where the file does not tell.
@@ -251,7 +246,7 @@ def close(job: Job, state: RunState, metrics: dict[str, Any], evaluations: Evalu
         run_folder=job.outputs.run,
         epochs=state.epoch,
         best_epoch=best.get("epoch", 0),
-        stopped="patience" if state.epoch < total_epochs(job.settings) else "epochs",
+        stopped="patience" if state.epoch < job.settings.epochs else "epochs",
         metrics=metrics,
         history=tuple(state.history),
         notes=notes,

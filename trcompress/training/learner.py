@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trcompress.data import Split
-from trcompress.errors import UsageError, nearest
+from trcompress.errors import UsageError
 from trcompress.network.classifier import Classifier
 from trcompress.training.batches import Batch
-from trcompress.training.distill import GateInputs, Recorder, hidden_distance, ring_weights, softened_divergence
+from trcompress.training.distill import Recorder, hidden_distance, softened_divergence
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher, View
 
@@ -34,7 +34,6 @@ class Learner(nn.Module):
         settings: weights of the terms.
         class_weights: (classes,) weight of each class in the cross-entropy.
         teacher: the network to learn from, if any.
-        only_gates: fit the rings to the teacher's gate inputs and leave all else out.
 
     Raises:
         UsageError: a term needs a teacher, or one that fits the student's layers.
@@ -48,20 +47,15 @@ class Learner(nn.Module):
         settings: FinetuneSettings,
         class_weights: Tensor,
         teacher: Teacher | None = None,
-        *,
-        only_gates: bool = False,
     ) -> None:
         super().__init__()
         self.network = student.module
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self._settings, self._weights, self._only_gates = settings, settings.distill, only_gates
+        self._settings, self._weights = settings, settings.distill
         self._teacher = [] if teacher is None else [teacher]  # a list hides it from nn.Module
         self._batch_first = {name: bool(module.batch_first) for name, module in student.recurrent.items()}
         self._recorder: Recorder | None = None
-        self._gates: dict[str, GateInputs] = {}
-        if only_gates or (teacher and self._weights.gates):
-            self._gates = _gate_inputs(student, teacher)
-        if teacher and self._weights.hidden and not only_gates:
+        if teacher and self._weights.hidden:
             if misfit := hidden_misfit(student, teacher):
                 raise UsageError(misfit)
             self._recorder = Recorder(student.recurrent)
@@ -75,8 +69,6 @@ class Learner(nn.Module):
             count: number of all sequences of the step.
         """
         view = self._view(batch)
-        if self._only_gates and view is not None:
-            return self._gate_term(view) @ batch.mask / count, batch.x.new_zeros(0)
         with mixed_precision(self._settings.amp, batch.x.device):
             x = F.dropout(batch.x, self._settings.input_dropout, self.training)
             logits = self.network(x, batch.lengths)
@@ -95,12 +87,10 @@ class Learner(nn.Module):
     def remembers(self) -> bool:
         """Whether all that is asked of the teacher can be asked once for each training sequence."""
         weights = self._weights
-        return bool(self._teacher and (weights.logits or weights.hidden) and not self._gates)
+        return bool(self._teacher and (weights.logits or weights.hidden))
 
     def _view(self, batch: Batch) -> View | None:
-        if self.remembers:
-            return self._teacher[0].recall(batch)
-        return self._teacher[0].look(batch) if self._gates else None
+        return self._teacher[0].recall(batch) if self.remembers else None
 
     def _label_term(self, logits: Tensor, y: Tensor) -> Tensor:
         smoothing = self._settings.label_smoothing
@@ -119,13 +109,7 @@ class Learner(nn.Module):
             ]
             total = total + float(weights.hidden or 0) * torch.stack(distances).mean(0)
             self._recorder.clear()
-        if weights.gates:
-            total = total + weights.gates * self._gate_term(view)
         return total
-
-    def _gate_term(self, view: View) -> Tensor:
-        distances = [one for name, gates in self._gates.items() for one in gates.distance(view.inputs[name])]
-        return torch.stack(distances).mean(0)
 
 
 @contextmanager
@@ -157,19 +141,6 @@ def class_weights(setting: str | tuple[float, ...], split: Split, classes: int) 
     if len(setting) != classes:
         raise UsageError(f"class_weights must have one number per class: got {len(setting)} for {classes} classes")
     return torch.tensor(setting, dtype=torch.float32)
-
-
-def _gate_inputs(student: Classifier, teacher: Teacher | None) -> dict[str, GateInputs]:
-    if teacher is None:
-        raise UsageError("`start=layerwise` fits the rings to the dense network: name it with `teacher`")
-    rings = {name: module for name, module in student.recurrent.items() if ring_weights(module)}
-    missing = [name + nearest(name, list(teacher.recurrent)) for name in rings if name not in teacher.recurrent]
-    if missing or not rings:
-        raise UsageError(
-            f"gate distillation needs compressed layers that the teacher has too: "
-            f"{f'the teacher lacks {missing}' if missing else 'the model has none'}"
-        )
-    return {name: GateInputs(teacher.recurrent[name], ring, name) for name, ring in rings.items()}
 
 
 def hidden_misfit(student: Classifier, teacher: Teacher) -> str | None:

@@ -1,6 +1,6 @@
 """The one training loop: epochs over batches, measured on the validation part, saved after each.
 
-Fine-tuning, the layerwise start and training from scratch all run through `Trainer.run`.
+Fine-tuning and training from scratch both run through `Trainer.run`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trcompress.errors import UsageError
 from trcompress.network.classifier import Classifier
 from trcompress.training.display import Display, NoDisplay
 from trcompress.training.distributed import Team
-from trcompress.training.epoch import Passes, Phase, own_randomness
+from trcompress.training.epoch import Passes, own_randomness
 from trcompress.training.learner import Learner, class_weights
 from trcompress.training.measure import measure
 from trcompress.training.parameters import select_parameters
@@ -65,9 +65,8 @@ class Trainer:
                 f"`patience={settings.patience}` needs a validation part to be patient about: "
                 "take one with `data_options=validation_fraction=0.2`"
             )
-        for phase in phases(settings):  # faults show before anything is written
-            self._learner(phase).close()
-            self._parameters(phase)
+        self._learner().close()  # faults show before anything is written
+        self._parameters()
 
     def run(self) -> RunState:
         """Train to the end, and leave the best weights in the network.
@@ -80,9 +79,8 @@ class Trainer:
         with own_randomness(self.team):
             try:
                 self._begin()
-                for phase in phases(self.settings):
-                    if self.state.epoch < phase.last and not self.state.finished:
-                        self._run_phase(phase)
+                if self.state.epoch < self.settings.epochs and not self.state.finished:
+                    self._run_epochs()
                 self.state.finished = True
                 self._save()
             finally:
@@ -95,42 +93,37 @@ class Trainer:
         if self.state.groups:
             self.student.module.load_state_dict(self.state.groups["model"])
         else:
-            self._judge({"phase": "start", "epoch": 0})
+            self._validate({"phase": "start", "epoch": 0})
             self._save()
         if self.folder and self.team.writes:
             self.folder.restart_log(self.state.history)
         self.display.epoch(self.state.history[-1])
 
-    def _run_phase(self, phase: Phase) -> None:
-        learner, parameters = self._learner(phase), self._parameters(phase)
+    def _run_epochs(self) -> None:
+        learner, parameters = self._learner(), self._parameters()
         if learner.remembers and self.teacher:
             self.teacher.remember(self.data.train, self.team, batch_size=self.settings.batch_size)
-        passes = Passes(learner, parameters, self.data.train, phase, self.settings, self.team, self.display)
-        if self.state.epoch > phase.first:
+        passes = Passes(learner, parameters, self.data.train, self.settings, self.team, self.display)
+        if self.state.epoch:
             unpack_optimizer(passes.optimizer, self.state.groups.get("optimizer", {}), self.state.numbers)
             passes.scaler.load_state_dict(self.state.numbers["scaler"])
         try:
-            for epoch in range(self.state.epoch, phase.last):
+            for epoch in range(self.state.epoch, self.settings.epochs):
                 self._run_epoch(passes, epoch)
                 if self.state.finished:
                     return
         finally:
             learner.close()
 
-    def _learner(self, phase: Phase) -> Learner:
-        weights = self._weights
-        learner = Learner(self.student, self.settings, weights, self.teacher, only_gates=phase.only_gates)
-        return learner.to(self.team.device)
+    def _learner(self) -> Learner:
+        return Learner(self.student, self.settings, self._weights, self.teacher).to(self.team.device)
 
-    def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        freeze = self.settings.freeze
-        return select_parameters(self.student, self._learnable, freeze, only_gates=phase.only_gates)
+    def _parameters(self) -> list[nn.Parameter]:
+        return select_parameters(self.student, self._learnable, self.settings.freeze)
 
     def _run_epoch(self, passes: Passes, epoch: int) -> None:
         record = passes.run(epoch)
-        self._judge(record)
-        if passes.phase.only_gates:
-            self.state.stale = 0
+        self._validate(record)
         patience = self.settings.patience
         self.state.finished = bool(patience and self.state.stale >= patience)
         self.state.epoch = epoch + 1
@@ -141,7 +134,7 @@ class Trainer:
             self.folder.log(record)
         self.display.epoch(record)
 
-    def _judge(self, record: dict[str, Any]) -> None:
+    def _validate(self, record: dict[str, Any]) -> None:
         """Measure on the validation part; keep the weights if they are the best so far."""
         module = self.student.module
         if self.data.validation is not None:
@@ -166,21 +159,6 @@ class Trainer:
         if self.folder and self.team.writes:
             self.folder.save(self.state)
         self.team.wait()
-
-
-def phases(settings: FinetuneSettings) -> list[Phase]:
-    """List the kinds of epochs of a run, in order."""
-    layerwise = settings.start_epochs if settings.start == "layerwise" else 0
-    both = (
-        Phase("layerwise", 0, layerwise),
-        Phase("end-to-end", layerwise, layerwise + settings.epochs),
-    )
-    return [phase for phase in both if phase.last > phase.first]
-
-
-def total_epochs(settings: FinetuneSettings) -> int:
-    """Epochs of all phases together."""
-    return sum(phase.last - phase.first for phase in phases(settings))
 
 
 def is_better(record: dict[str, Any], best: dict[str, Any]) -> bool:

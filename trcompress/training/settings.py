@@ -38,15 +38,12 @@ class DistillSettings(_Strict):
         temperature: softening of the logits; the term is scaled by its square, so that its gradient keeps its size.
         hidden: relative squared distance of the hidden states, at every time step of every recurrent stack.
             None: 1 in `finetune` where the teacher has stacks of the same names and sizes, else 0.
-        gates: relative squared distance of what the inputs add to each gate (`W_ih x + b_ih`), at the inputs that
-            the teacher's own layers get.
     """
 
     labels: Weight = 1.0
     logits: Weight = 1.0
     temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
     hidden: Weight | None = None
-    gates: Weight = 0.0
 
 
 class FinetuneSettings(_Strict):
@@ -71,10 +68,7 @@ class FinetuneSettings(_Strict):
         freeze: parts that keep their values: "hh" (recurrent weights), "head" (the classifier's last layer).
         class_weights: "balanced" weighs classes by 1 / frequency in the training part; or one number each.
         distill: loss weights where there is a teacher.
-        start: "artifact" trains from the given weights; "layerwise" first fits each ring to the teacher's
-            gate inputs (`W_ih x + b_ih`), layer by layer; "scratch" draws all weights anew.
-        start_epochs: epochs of the layerwise fit.
-        start_lr: peak learning rate of the layerwise fit.
+        start: "artifact" trains from the given weights; "scratch" draws all weights anew.
         device: "auto" is CUDA where there is one.
         teacher_device: where the teacher runs; "same" is the device of the model.
 
@@ -102,9 +96,7 @@ class FinetuneSettings(_Strict):
         Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_class_weights)
     ] = "none"
     distill: DistillSettings = DistillSettings()
-    start: Literal["artifact", "layerwise", "scratch"] = "artifact"
-    start_epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
-    start_lr: Annotated[float, Field(gt=0, le=10)] = 0.03
+    start: Literal["artifact", "scratch"] = "artifact"
     device: str = "auto"
     teacher_device: str = "same"
 

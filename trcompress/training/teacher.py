@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from trcompress.data import Split
 from trcompress.network.classifier import Classifier
 from trcompress.training.batches import Batch, ordered_requests, read_batches
-from trcompress.training.distill import Recorder, Sequence, padded
+from trcompress.training.distill import Recorder, padded
 from trcompress.training.distributed import Team
 
 MAX_REMEMBERED_BYTES = 2**29
@@ -25,12 +25,10 @@ class View:
     Args:
         logits: (B, classes).
         hidden: hidden states of each recurrent stack, (B, T, features), zero beyond a sequence's end.
-        inputs: what entered each stack, as it entered.
     """
 
     logits: Tensor
     hidden: Mapping[str, Tensor]
-    inputs: Mapping[str, Sequence] = field(default_factory=dict)
 
 
 class Teacher:
@@ -58,7 +56,7 @@ class Teacher:
             name: padded(sequence, bool(self.recurrent[name].batch_first), where)[0]
             for name, sequence in self._recorder.outputs.items()
         }
-        return View(logits.to(where), hidden, dict(self._recorder.inputs))
+        return View(logits.to(where), hidden)
 
     def remember(self, split: Split, team: Team, *, batch_size: int) -> None:
         """Answer a whole split once, each process its part; nothing is kept where its rows are random."""
