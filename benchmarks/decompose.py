@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from decompose_cases import PLANTED, PROBLEMS, RECOVERED, planted
 from rich.table import Table
+from tensor_trains import TensorTrains
 from torch import Tensor
 from watched import RESULTS, Watched, console, save, watch
 
@@ -39,7 +40,6 @@ from trcompress.decomposition.objective import Objective
 from trcompress.decomposition.spectrum import spectrum
 from trcompress.decomposition.starts import random_cores
 from trcompress.formats import TensorRing
-from trcompress.search.tensor_train import TensorTrains
 
 PARTS = ("planted", "medium", "medium-9", "g2p", "flagship")
 OURS = ("tr-svd", "tr-als")

@@ -76,18 +76,16 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
             ratio(found.model_ratio(row)),
             f"{row.error:.4f}",
             f"{row.bound:.4f}",
-            *["-" if row.train_error is None else f"{row.train_error:.4f}", count(row.operations)] * is_verbose(),
+            *[count(row.operations)] * is_verbose(),
             *["" if row.difference is None else f"{row.difference:.4g}"] * measured,
         ]
         for row in one.rows
     ]
-    more = [">TT", ">MACs/step"] * is_verbose() + [">outputs"] * measured
+    more = [">MACs/step"] * is_verbose() + [">outputs"] * measured
     columns = ["", "shape", "ranks R0..", ">values", ">Eq. 7", ">model", ">error", ">bound", *more]
     out.print(make_table(columns, rows, title=title))
     out.print(
         f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
     )
-    if is_verbose():
-        out.print("  TT: error of TensorLy's tensor train (tensor_train_matrix) of the same count", markup=False)
     for row in one.rows:
         out.print(f"  {row_line(found, row)}", markup=False)

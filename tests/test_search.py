@@ -1,6 +1,5 @@
 """The planner: what it tries, and that its choice is never worse than the SVD of the same count."""
 
-from itertools import product
 from math import prod
 
 import pytest
@@ -16,10 +15,9 @@ from trcompress.formats import TensorRing
 from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule
-from trcompress.search import search_network, search_weight, tensor_train
+from trcompress.search import search_network, search_weight
 from trcompress.search.modes import factorizations, mode_choices
 from trcompress.search.rank_profiles import clamp, neighbours, rings_within
-from trcompress.search.tensor_train import TensorTrains
 
 
 @given(st.integers(2, 5000), st.integers(1, 5))
@@ -138,10 +136,6 @@ def test_never_worse_than_svd_on_real_weights(name, ratio):
         svd = float(values[rank:].norm() / values.norm())
         assert one.chosen.error <= svd + 1e-9
         assert one.chosen.weight.compression_ratio >= ratio
-    for weight in found.to_dict()["weights"]:
-        errors = [row["tensor_train_error"] for row in weight["rows"]]
-        assert all(error is None or 0 <= error <= 1 + 1e-9 for error in errors)
-        assert any(errors)
 
 
 def test_rows_carry_rules_that_resolve_to_them():
@@ -151,49 +145,3 @@ def test_rows_carry_rules_that_resolve_to_them():
     for row in found.rows:
         assert Rule.resolve(row.rule, matrix) == row.weight
         assert Rule.of(row.weight).resolve(matrix).structure == row.weight.structure
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "budget"), [(24, 60, 300), (30, 36, 500), (24, 60, 1440), (19, 23, 200)]
-)
-def test_tensor_trains_are_those_of_tensorly_within_the_count(rows, columns, budget):
-    import tensorly as tl
-    from tensorly.decomposition import tensor_train_matrix
-
-    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = TensorTrains(InMemoryMatrix(matrix.t().contiguous())).error(budget)
-    errors = []
-    for in_modes, out_modes in product(mode_choices(rows, keep=1), mode_choices(columns, keep=1)):
-        if not 1 < len(in_modes) == len(out_modes) <= 4:
-            continue
-        padded = torch.zeros(prod(in_modes), prod(out_modes), dtype=torch.float64)
-        padded[:rows, :columns] = matrix
-        within = [1.0]
-        for rank in range(1, 40):
-            with tl.backend_context("pytorch"):
-                ranks = [1, *[rank] * (len(in_modes) - 1), 1]
-                train = tensor_train_matrix(padded.reshape(*in_modes, *out_modes), ranks)
-                error = float((padded - train.to_matrix()).norm() / matrix.norm())
-            if sum(core.numel() for core in train.factors) <= budget:
-                within.append(error)
-        errors.append(min(within))
-    assert found == pytest.approx(min(errors), abs=1e-9)
-
-
-def test_no_tensor_train_is_made_of_too_few_parameters_or_too_large_a_matrix(monkeypatch):
-    trains = TensorTrains(InMemoryMatrix(torch.ones(60, 24)))
-    assert trains.error(10) is None
-    assert trains.error(200) < 1e-6
-    monkeypatch.setattr(tensor_train, "MAX_VALUES", 1000)
-    assert trains.error(200) is None
-
-
-def test_rows_carry_the_error_of_the_tensor_train_of_their_count():
-    _, dense = planted()
-    matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=400, time_budget_s=2)
-    trains = TensorTrains(InMemoryMatrix(dense.T.contiguous()))
-    for row in found.rows:
-        assert row.train_error == trains.error(row.weight.parameters)
-    assert found.chosen.train_error is not None
-    assert found.chosen.error < found.chosen.train_error

@@ -70,7 +70,6 @@ class NetworkSearch:
             "model_ratio": self.model_ratio(row),
             "error": row.error,
             "bound": row.bound,
-            "tensor_train_error": row.train_error,
             "operations_per_step": row.operations,
             "truncated_svd": row.is_svd,
             "difference_at_outputs": row.difference,

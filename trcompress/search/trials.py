@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from time import monotonic
 
 import torch
@@ -23,7 +22,6 @@ from trcompress.formats import as_ring
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.model.weight_plan import WeightPlan
-from trcompress.search.tensor_train import TensorTrains
 from trcompress.util.progress import Progress
 
 
@@ -75,11 +73,6 @@ class Trials:
             shape = (weight.padded_input, source.shape[1])
             self._sources[key] = source if source.shape == shape else PaddedMatrix(source, shape)
         return self._sources[key]
-
-    @cached_property
-    def trains(self) -> TensorTrains:
-        """TensorLy's tensor trains of the same matrix."""
-        return TensorTrains(gate_sources(self._two_modes(1).resolve(self.matrix), self.dense)[0])
 
     def _two_modes(self, rank: int) -> Rule:
         return Rule((self.matrix.columns,), (self.matrix.rows,), (1, rank))

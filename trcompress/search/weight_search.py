@@ -34,8 +34,6 @@ class PlanRow:
         bound: no ring of these modes and ranks has a smaller error.
         operations: multiply-adds per time step of the input side.
         is_svd: a two-mode ring, the truncated SVD.
-        train_error: of TensorLy's tensor train within the same count; None where W is too large for it, or no train
-            fits.
         difference: of the network's outputs on held-out calibration data; None where it was not measured.
     """
 
@@ -45,7 +43,6 @@ class PlanRow:
     bound: float
     operations: int
     is_svd: bool
-    train_error: float | None = None
     difference: float | None = None
 
     @property
@@ -193,5 +190,4 @@ def _row(trials: Trials, trial: Trial, operations: int) -> PlanRow:
     ring = trial.weight.structure
     is_svd = len(ring.in_modes) == len(ring.out_modes) == 1
     bound = trial.error if is_svd else min(trial.error, lower_bound(source, ring, work=1e9).value)  # type: ignore[arg-type]
-    train_error = trials.trains.error(trial.parameters)
-    return PlanRow(trial.weight, trial.rule, trial.error, bound, operations, is_svd, train_error)
+    return PlanRow(trial.weight, trial.rule, trial.error, bound, operations, is_svd)

@@ -1,4 +1,4 @@
-"""What TensorLy's tensor train makes of the same count: printed beside the planner's rows, never chosen."""
+"""What TensorLy's tensor train makes of a weight within a count of values."""
 
 from __future__ import annotations
 
