@@ -31,7 +31,8 @@ from rich.table import Table
 from samples import find_sample
 from torch import Tensor
 
-from trcompress.artifact.file import read_artifact, write_artifact
+from trcompress.artifact.file import read_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.checkpoint import read_checkpoint
 from trcompress.data import DataSet, load_data
 from trcompress.model.plan import Plan

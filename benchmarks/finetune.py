@@ -27,7 +27,7 @@ from rich.markup import escape
 from rich.table import Table as Page
 from samples import find_sample
 
-from trcompress.artifact.file import write_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring

@@ -17,7 +17,7 @@ from finetune import console
 from finetune_tasks import TASKS, Structure, Task
 from samples import find_sample
 
-from trcompress.artifact.file import write_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, Split, load_data
 from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring

@@ -146,9 +146,9 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
 
 
 def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
-    from trcompress.model.layer import input_matrices
+    from trcompress.decomposition.weight import distinct_matrices
 
-    matrices = input_matrices(dense.layers)
+    matrices = distinct_matrices(dense).matrices
     return plan.resolve(matrices), plan.skipped(matrices)
 
 

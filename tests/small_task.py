@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trcompress.artifact.file import write_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.data import from_arrays
 from trcompress.model.plan import Plan
 from trcompress.passes.assemble import decompose_checkpoint

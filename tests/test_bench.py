@@ -9,7 +9,7 @@ import torch
 from command import run
 from torch import nn
 
-from trcompress.artifact.file import write_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.checkpoint import read_checkpoint
 from trcompress.errors import InputFileError, UsageError
 from trcompress.layers import TRLSTM

@@ -10,7 +10,8 @@ from reference import metric_error
 from safetensors.torch import save_file
 from torch import nn
 
-from trcompress.artifact.file import read_artifact, write_artifact
+from trcompress.artifact.file import read_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.calibration import Bench, calibrate, read_calibration
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.metrics import Metric, candidates

@@ -11,7 +11,8 @@ from command import run
 from safetensors.torch import load_file
 from torch import nn
 
-from trcompress.artifact.file import read_artifact
+from trcompress.artifact.file import Artifact, read_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.data import from_arrays
 from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.network.classifier import Wiring
@@ -174,8 +175,6 @@ def test_patience_stops_early(tune):
 
 def test_half_precision_artifacts_keep_their_dtype(files, tune, tmp_path):
     artifact = read_artifact(files["ring"])
-    from trcompress.artifact.file import Artifact, write_artifact
-
     half = {key: value.bfloat16() for key, value in artifact.tensors.items()}
     write_artifact(tmp_path / "half.safetensors", Artifact(half, artifact.header))
     result = tune(ring=tmp_path / "half.safetensors")

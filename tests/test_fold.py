@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from trcompress.layers.swaps import swapped
 from trcompress.passes.fold import fold_embeddings, merge_biases
-from trcompress.passes.swaps import swapped
 
 
 class Text(nn.Module):

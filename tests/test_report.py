@@ -16,10 +16,11 @@ from torch import nn
 
 import trcompress
 from trcompress.artifact.document import report_document
-from trcompress.artifact.file import Artifact, read_artifact, write_artifact
+from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.rendering import RENDERERS
 from trcompress.artifact.rendering.html import value_at
 from trcompress.artifact.report import make_report
+from trcompress.artifact.write import write_artifact
 from trcompress.util.figures import spell
 
 EVIL = '=1+1"</script><script>alert(1)</script>|`[red]\x1b[31m\n# x'

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trcompress import Plan, compress_, read_artifact, save
-from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.artifact.file import Artifact
 from trcompress.artifact.packing import CODECS, PACKED_KEY, pack, unpack
 from trcompress.artifact.sidecar import sidecar_path
 from trcompress.artifact.storage import STORAGE, Stored
+from trcompress.artifact.write import write_artifact
 from trcompress.errors import InputFileError, UsageError
 from trcompress.model.header import Step
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from trcompress.errors import UsageError
+from trcompress.layers.swaps import swapped
 from trcompress.passes.matrix_moments import matrix_moments
 from trcompress.passes.readers import readers_of
-from trcompress.passes.swaps import swapped
 from trcompress.passes.units import fewer_units
 
 CASES = [

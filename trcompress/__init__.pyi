@@ -2,11 +2,11 @@
 
 from trcompress.artifact.file import Artifact as Artifact
 from trcompress.artifact.file import read_artifact as read_artifact
-from trcompress.artifact.file import write_artifact as write_artifact
+from trcompress.artifact.load import load as load
+from trcompress.artifact.load import load_ as load_
 from trcompress.artifact.report import make_report
-from trcompress.artifact.save_load import load as load
-from trcompress.artifact.save_load import load_ as load_
-from trcompress.artifact.save_load import save as save
+from trcompress.artifact.save import save as save
+from trcompress.artifact.write import write_artifact as write_artifact
 from trcompress.checkpoint import inspect as inspect
 from trcompress.checkpoint import read_checkpoint as read_checkpoint
 from trcompress.deploy import to_plain as to_plain

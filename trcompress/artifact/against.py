@@ -56,12 +56,13 @@ def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
         rebuilt = plan.to_dense([core.double() for core in artifact.cores(name)])
         errors[name] = _relative_error(dense.double(), rebuilt)
     source = artifact.header.source
+    repeated = {key for group in checkpoint.shared for key in group[1:]}
     return Against(
         file=str(baseline),
         is_the_source=source is not None and checkpoint.sha256 == source.sha256,
         file_bytes=checkpoint.size_bytes,
         tensor_bytes=checkpoint.tensor_bytes,
-        parameters=sum(prod(shape) for shape in checkpoint.shapes.values()),
+        parameters=sum(prod(shape) for key, shape in checkpoint.shapes.items() if key not in repeated),
         errors=errors,
         weight_bytes=weight_bytes,
     )

@@ -67,7 +67,7 @@ def tensor_reports(
     cores = {
         name: [f"{name}.core.{k}" for k in range(len(one.structure.core_shapes))] for name, one in plans.items()
     }
-    aliases = {alias for group in artifact.header.shared for alias in group[1:]}
+    aliases = artifact.aliases
     inside = {key for keys in cores.values() for key in keys}
     kept = {key: one for key, one in artifact.tensors.items() if key not in inside and key not in aliases}
     before = dense_bytes or _remembered_bytes(artifact, plans, kept)

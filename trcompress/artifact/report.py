@@ -112,7 +112,8 @@ def make_report(
     """
     if not isinstance(artifact, Artifact):
         artifact = read_artifact(artifact)
-    plans = artifact.weight_plans()
+    plans = artifact.distinct_plans()
+    compressed = artifact.weight_plans()
     against = measure_against(artifact, baseline) if baseline is not None else None
     source = artifact.header.source
     return Report(
@@ -121,10 +122,13 @@ def make_report(
         weights=tuple(
             _weight_report(one, plans[one.name], against.errors[one.name] if against else None)
             for one in artifact.header.weights
+            if one.name in plans
         ),
         **_counts(artifact, plans, against),
         uncompressed_layers=tuple(
-            layer.name for layer in artifact.header.layers if not any(one.key in plans for one in layer.matrices)
+            layer.name
+            for layer in artifact.header.layers
+            if not any(one.key in compressed for one in layer.matrices)
         ),
         metrics=dict(artifact.header.metrics),
         source=source.model_dump(mode="json") if source else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from trcompress.checkpoint import Checkpoint, check_finite
 from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
+from trcompress.errors import InputFileError
 from trcompress.formats import as_ring
+from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
+from trcompress.model.tied import Distinct, distinct
 from trcompress.model.weight_plan import WeightPlan
 
 STREAM_FROM_BYTES = 2**26
@@ -105,3 +108,33 @@ def _joint(errors: Sequence[float], scales: Sequence[float]) -> float:
     return (
         sqrt(sum(error**2 * scale for error, scale in zip(errors, scales, strict=True)) / whole) if whole else 0.0
     )
+
+
+def distinct_matrices(checkpoint: Checkpoint) -> Distinct:
+    """List the input-to-hidden matrices of a checkpoint, tied ones once."""
+    return distinct(input_matrices(checkpoint.layers), checkpoint.shared)
+
+
+def measured_error(weight: WeightPlan, source: MatrixSource, cores: Sequence[Tensor]) -> float:
+    """Return ||W - W_hat|| / ||W||, Frobenius, padding left out; ||W_hat|| where W is zero.
+
+    Args:
+        weight: the structure, a ring.
+        source: W (I, G*H), in memory or in a file.
+        cores: in the dtype that they are kept in; the sum itself runs in float64.
+
+    Raises:
+        InputFileError: the cores hold NaN or Inf, or are too large to multiply.
+    """
+    left, right = weight.factors([core.detach().to("cpu", torch.float64) for core in cores])
+    squared = 0.0
+    for first, block in source.cast_blocks(torch.float64):
+        squared += float(torch.addmm(block.cpu(), left[first : first + len(block)], right, alpha=-1).square().sum())
+    error = (squared / source.squared_norm) ** 0.5 if source.squared_norm else squared**0.5
+    if not isfinite(error) or not all(torch.isfinite(core).all() for core in cores):
+        dtype = str(cores[0].dtype).removeprefix("torch.")
+        raise InputFileError(
+            f"the cores of {weight.name} are not finite in {dtype}: its values are too large for that "
+            f"(||W|| = {source.squared_norm**0.5:.3g}); scale the weight, or choose another `dtype`"
+        )
+    return error

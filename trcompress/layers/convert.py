@@ -27,6 +27,8 @@ RING_OF: dict[type[nn.Module], type[nn.Module]] = {
 
 RECURRENT = (*RING_OF, RingStack, RingCell)
 """Every module type that `module_matrices` knows."""
+COMPUTING = ("forward", "__call__", "permute_hidden")
+"""Methods that decide what a recurrent module of torch.nn computes."""
 
 
 def dense_class(kind: str, *, cell: bool = False) -> Any:
@@ -34,9 +36,29 @@ def dense_class(kind: str, *, cell: bool = False) -> Any:
     return getattr(nn, KINDS[kind].cell if cell else KINDS[kind].module)
 
 
+def dense_kind(module: nn.Module) -> type[nn.Module] | None:
+    """Return the class of torch.nn that a module is of, or is made from; None for all others, ring layers too."""
+    return next((kind for kind in RING_OF if isinstance(module, kind)), None)
+
+
+def own_methods(module: nn.Module) -> list[str]:
+    """Name what a class made from one of torch.nn's computes in its own way; empty where it keeps all of it."""
+    kind = dense_kind(module)
+    if kind is None:
+        return []
+    return [
+        name
+        for name in COMPUTING
+        if name in module.__dict__ or getattr(type(module), name, None) is not getattr(kind, name, None)
+    ]
+
+
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether `module_matrices` knows this module: one of torch.nn's recurrent ones, or one of ours."""
-    return isinstance(module, RECURRENT)
+    """Whether a module computes what one of torch.nn's recurrent modules does, or is a ring layer.
+
+    A class made from one of torch.nn's counts as long as it keeps torch.nn's forward.
+    """
+    return isinstance(module, RECURRENT) and not own_methods(module)
 
 
 def module_matrices(module: nn.Module, name: str = "") -> list[Matrix]:
@@ -56,7 +78,7 @@ def module_matrices(module: nn.Module, name: str = "") -> list[Matrix]:
     if not is_recurrent(module):
         raise UsageError(
             f"only {', '.join(kind.__name__ for kind in RING_OF)} and their TR forms have weights to compress: "
-            f"got {type(module).__name__}"
+            f"got {_told(module)}"
         )
     return input_matrices(layers_of(module, name))
 
@@ -65,7 +87,7 @@ def from_dense(module: nn.Module, weights: Mapping[str, WeightPlan]) -> nn.Modul
     """Build the ring layer that stands for a dense one.
 
     Args:
-        module: torch.nn.LSTM, GRU, RNN or one of their cells.
+        module: torch.nn.LSTM, GRU, RNN or one of their cells; or a ring layer with weights that are dense still.
         weights: the plan of each weight to replace, by local name (`weight_ih_l0`).
 
     Returns:
@@ -76,15 +98,20 @@ def from_dense(module: nn.Module, weights: Mapping[str, WeightPlan]) -> nn.Modul
         UsageError: a module of another kind, or a name it does not have.
         ShapeError: a plan of other sizes than the weight it names.
     """
-    kind = next((kind for kind in RING_OF if isinstance(module, kind)), None)
-    if kind is None:
+    if not is_recurrent(module):
         raise UsageError(
-            f"from_dense takes {', '.join(kind.__name__ for kind in RING_OF)}: got {type(module).__name__}"
+            f"from_dense takes {', '.join(kind.__name__ for kind in RING_OF)}, or a TR layer: got {_told(module)}"
         )
+    dense = dense_kind(module)
+    kind = type(module) if dense is None else RING_OF[dense]
+    kept = {name: child.plan for name, child in module._modules.items() if isinstance(child, CoreWeight)}
     first = next(module.parameters())
-    ring = RING_OF[kind](**_arguments(module), weights=weights, device="meta", dtype=first.dtype)
+    ring = kind(**_arguments(module), weights={**kept, **weights}, device="meta", dtype=first.dtype)
     ring = ring.to_empty(device=first.device)
     _copy_parameters(module, ring)
+    for name, weight in module._modules.items():
+        if name in kept and isinstance(weight, CoreWeight):
+            ring.get_submodule(name).set_cores(list(weight.core))  # type: ignore[operator]
     for name in weights:
         ring.get_submodule(name).requires_grad_(getattr(module, name).requires_grad)
     return ring.train(module.training)
@@ -109,6 +136,11 @@ def to_dense_module(layer: nn.Module) -> nn.Module:
                 parameter.copy_(weight.to_dense())
                 parameter.requires_grad_(weight.core[0].requires_grad)
     return dense.train(layer.training)
+
+
+def _told(module: nn.Module) -> str:
+    own = own_methods(module)
+    return type(module).__name__ + (f", which has {', '.join(own)} of its own" if own else "")
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:

@@ -104,5 +104,8 @@ def _with_keys(layer: Layer, module: nn.Module) -> Layer:
 
 
 def cell_kind(module: nn.Module) -> str:
-    """Tell lstm, gru or rnn from a cell's class name, `LSTMCell` or `TRLSTMCell`."""
-    return next(kind.name for kind in KINDS.values() if type(module).__name__.endswith(kind.cell))
+    """Tell lstm, gru or rnn from a cell: ours say their mode, torch.nn's are of its classes."""
+    mode = getattr(module, "mode", None)
+    if isinstance(mode, str):
+        return kind_of_mode(mode).name
+    return next(kind.name for kind in KINDS.values() if isinstance(module, getattr(nn, kind.cell)))

@@ -37,6 +37,7 @@ class ModelFile:
         artifact: the artifact, if it is one.
         unknown: stack -> tensors in a layer's own module that its kind cannot use.
         beside: keys that lay in another dict than the model's own.
+        shared: groups of keys that are one tensor.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class ModelFile:
     artifact: Artifact | None = None
     unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
+    shared: tuple[tuple[str, ...], ...] = ()
 
     @property
     def main_stacks(self) -> list[str]:
@@ -118,14 +120,16 @@ def of_artifact(artifact: Artifact, path: Path, ignore_unknown: Sequence[str] = 
     found = foreign_tensors(artifact.header.layers, shapes, beside)
     unknown, _ = without_ignored(found, ignore_unknown, shapes)
     plans, tensor = artifact.weight_plans(), artifact.tensors.__getitem__
-    return ModelFile(path, stacks, plans, shapes, tensor, artifact, unknown, beside)
+    return ModelFile(path, stacks, plans, shapes, tensor, artifact, unknown, beside, artifact.header.shared)
 
 
 def of_checkpoint(checkpoint: Checkpoint, path: Path) -> ModelFile:
     """See a dense checkpoint as a model's file."""
     stacks = _as_sequences(checkpoint.layers)
     tensor, shapes = checkpoint.tensor, checkpoint.shapes
-    return ModelFile(path, stacks, {}, shapes, tensor, None, checkpoint.unknown, checkpoint.beside)
+    return ModelFile(
+        path, stacks, {}, shapes, tensor, None, checkpoint.unknown, checkpoint.beside, checkpoint.shared
+    )
 
 
 def _as_sequences(layers: Sequence[Layer]) -> dict[str, list[Layer]]:

@@ -6,13 +6,14 @@ keys in the file wherever PyTorch allows it, and `Classifier.keys` holds the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from trcompress.layers.adopt import parameter_places, tie_
 from trcompress.model.layer import Layer
 from trcompress.network.classifier import Chain, Classifier, Wiring
 from trcompress.network.find_head import find_chain, find_head, input_size, output_size
@@ -67,6 +68,7 @@ def read_classifier(
         keys |= {f"{place}.{name}": key for name, key in local.items()}
     place = chain.path_of(linear)
     head_keys = {f"{place}.weight": head.weight} | ({f"{place}.bias": head.bias} if head.bias else {})
+    _tie(chain, keys | head_keys, file)
     classifier = Classifier(
         module=chain,
         keys=keys | head_keys,
@@ -77,6 +79,12 @@ def read_classifier(
         notes=notes,
     )
     return replace(classifier, notes=(*notes, *_unused(file, classifier)))
+
+
+def _tie(chain: nn.Module, keys: Mapping[str, str], file: ModelFile) -> None:
+    """Make one parameter of what is one tensor in the file, so that it is trained as one."""
+    groups = [[name for name, key in keys.items() if key in group] for group in file.shared]
+    tie_(dict(parameter_places(chain)), groups)
 
 
 def _load_head(file: ModelFile, weight: str, bias: str | None) -> nn.Linear:

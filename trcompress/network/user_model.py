@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact
-from trcompress.artifact.save_load import load_
+from trcompress.artifact.load import load_
 from trcompress.data.factory import find_function
 from trcompress.errors import UsageError, nearest
 from trcompress.layers import is_recurrent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.weight import (
     CompressedWeight,
     decompose_weight,
+    distinct_matrices,
     gate_sources,
+    measured_error,
     weight_source,
 )
-from trcompress.errors import UsageError
+from trcompress.errors import OutputFileError, UsageError
 from trcompress.formats import TensorRing
 from trcompress.model.header import Header, Source, Step, Weight
-from trcompress.model.layer import input_matrices
 from trcompress.model.plan import Plan, Rule
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__
@@ -64,7 +66,7 @@ def decompose_checkpoint(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     checkpoint.check_compressible()
-    plans = plan.resolve(input_matrices(checkpoint.layers))
+    plans = plan.resolve(distinct_matrices(checkpoint).matrices)
     found = []
     for done, weight in enumerate(plans):
         options = {
@@ -96,7 +98,7 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Pla
     if not 0 < max_error < 1:
         raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
     rules = []
-    for weight in plan.resolve(input_matrices(checkpoint.layers)):
+    for weight in plan.resolve(distinct_matrices(checkpoint).matrices):
         modes = weight.structure.in_modes, weight.structure.out_modes
         matrices = gate_sources(weight, weight_source(checkpoint, weight.matrix))
         rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
@@ -123,23 +125,59 @@ def assemble(
         changed: other tensors to replace (corrected biases), by key; all the rest stays as it was.
     """
     cores: dict[str, Tensor] = {}
-    weights = []
+    weights, shared = [], []
+    tied = distinct_matrices(checkpoint).tied
     for one in found:
         own = dtype or getattr(torch, checkpoint.dtypes[one.plan.name])
-        cores |= {f"{one.plan.name}.core.{k}": core.to("cpu", own).contiguous() for k, core in enumerate(one.cores)}
-        measured = {"init": one.init, "error": one.error, "bound": one.bound, "notes": one.notes}
-        dtype_name = str(own).removeprefix("torch.")
-        weights.append(Weight.of(one.plan, dtype=dtype_name, candidates=one.candidates, **measured))
-    replaced = {one.plan.name for one in found}
+        cast = [core.to("cpu", own).contiguous() for core in one.cores]
+        error = measured_error(one.plan, weight_source(checkpoint, one.plan.matrix), cast)
+        measured = {"init": one.init, "error": error, "bound": one.bound, "candidates": one.candidates}
+        names = [matrix.key for matrix in (one.plan.matrix, *tied.get(one.plan.name, ()))]
+        once = (f"compressed and stored once for {', '.join(names)}",) if len(names) > 1 else ()
+        for name in names:
+            weights.append(
+                Weight.of(one.plan, name=name, dtype=dtype_name(own), notes=(*one.notes, *once), **measured)
+            )
+            cores |= {f"{name}.core.{k}": core for k, core in enumerate(cast)}
+        if once:
+            shared += [tuple(f"{name}.core.{k}" for name in names) for k in range(len(cast))]
+    replaced = {one.name for one in weights}
     kept = {key: checkpoint.tensor(key) for key in checkpoint.shapes if key not in replaced}
     header = Header(
         layers=checkpoint.layers,
         weights=tuple(weights),
         source=_describe_source(checkpoint),
-        shared=tuple(group for group in checkpoint.shared if not replaced & set(group)),
+        shared=(*(group for group in checkpoint.shared if not replaced & set(group)), *shared),
         lineage=(step.model_copy(update={"settings": {**step.settings, **_reading(checkpoint)}}),),
     )
     return Artifact(kept | dict(changed or {}) | cores, header)
+
+
+def check_errors(checkpoint: Checkpoint, artifact: Artifact) -> None:
+    """Hold the errors that an artifact tells against those of its cores.
+
+    Args:
+        checkpoint: the dense checkpoint.
+        artifact: as it was read back from disk.
+
+    Raises:
+        OutputFileError: they differ.
+    """
+    told = {one.name: one.error for one in artifact.header.weights}
+    for name, plan in artifact.distinct_plans().items():
+        error, claimed = (
+            measured_error(plan, weight_source(checkpoint, plan.matrix), artifact.cores(name)),
+            told[name],
+        )
+        if claimed is not None and not isclose(error, claimed, rel_tol=1e-6, abs_tol=1e-12):
+            raise OutputFileError(
+                f"the cores of {name} as written are {error:.6g} off, not {claimed:.6g}: not kept"
+            )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Spell a dtype as headers do, `float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _reading(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from trcompress.artifact.file import Artifact
 from trcompress.calibration.reading import CalibrationData
 from trcompress.calibration.run import calibrate
 from trcompress.checkpoint import Checkpoint, read_checkpoint
+from trcompress.decomposition.weight import distinct_matrices
 from trcompress.model.header import Step
-from trcompress.model.layer import input_matrices
 from trcompress.model.plan import Plan
 from trcompress.passes.assemble import assemble
 from trcompress.version import __version__
@@ -51,7 +51,7 @@ def decompose_calibrated(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     checkpoint.check_compressible()
-    plans = plan.resolve(input_matrices(checkpoint.layers))
+    plans = plan.resolve(distinct_matrices(checkpoint).matrices)
     found = calibrate(checkpoint, plans, data, seed=seed, init=init, **options)
     step = Step(
         verb="decompose",

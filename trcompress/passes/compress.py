@@ -2,93 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
-from trcompress.artifact.save_load import replace_module
-from trcompress.decomposition import MatrixSource
-from trcompress.decomposition.weight import (
-    CompressedWeight,
-    decompose_weight,
-    tensor_source,
-)
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, measured_error, tensor_source
 from trcompress.errors import UsageError
-from trcompress.layers import CoreWeight, from_dense, is_recurrent, module_matrices
+from trcompress.layers import CoreWeight
+from trcompress.layers.swaps import swap_
+from trcompress.model.header import Step
 from trcompress.model.plan import Plan
-from trcompress.model.weight_plan import WeightPlan
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """One module that `compress_` swapped."""
-
-    name: str
-    before: nn.Module
-    after: nn.Module
-    weights: tuple[CompressedWeight, ...]
+from trcompress.passes.compressed import Compressed, Replacement
+from trcompress.passes.live import LiveWeights, find_weights, local_name
+from trcompress.passes.ring_module import ring_module, tie_cores_
+from trcompress.util.progress import Progress, part_of
+from trcompress.version import __version__
 
 
 def compress_(
-    model: nn.Module, plan: Plan, *, init: str = "tr-als", seed: int = 0, **settings: Any
-) -> list[Replacement]:
+    model: nn.Module,
+    plan: Plan,
+    *,
+    init: str = "tr-als",
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Compressed:
     """Swap the recurrent layers of a model for ring layers, in place.
 
+    Replaced are modules that compute what torch.nn's LSTM, GRU, RNN and their cells do: those classes, and classes
+    made from them that keep their forward. A class with a forward of its own is named in the result and left. A
+    module registered twice is replaced everywhere, a weight under two names is compressed once and stays tied.
+
+    Cores are new parameters. An optimizer made before does not know them: make it anew, or give it
+    `result.parameters()`. All other parameters stay the objects they were.
+
     Args:
-        model: any module that holds nn.LSTM, nn.GRU, nn.RNN or their cells, at any depth. Where the model itself
-            is one of them it cannot be swapped in place: take `replacements[0].after`.
+        model: any module that holds recurrent layers, at any depth. Where the model itself is one it cannot be
+            swapped in place: take `result.model`.
         plan: what to replace and how; see `Plan.of`.
         init: how cores are found: "tr-als", "tr-svd" or "random".
         seed: of the random starts.
-        settings: passed on to `trcompress.decomposition.decompose`: `device`, `progress`, ...
+        device: where to compute; None: where the weight is.
+        progress: called with (what, fraction done).
 
     Returns:
-        What was replaced: name, old module, new module, and the error of each weight.
+        What was replaced, a sequence of (name, before, after, weights); printed, it is a table of errors. It has
+        `save`, `report` and `parameters`.
 
     Raises:
-        UsageError: the plan matches no recurrent weight of the model.
+        UsageError: the model has no recurrent weight that is dense still, or the plan matches none.
         ShapeError: a named weight does not fit its modes.
-        InputFileError: a weight holds NaN or Inf.
+        InputFileError: a weight holds NaN or Inf, or its cores would.
 
     Example:
         >>> import torch, trcompress
         >>> model = torch.nn.Sequential(torch.nn.LSTM(12, 8))
-        >>> swapped = trcompress.compress_(model, trcompress.Plan.of("4x3:4x2", "2"))
-        >>> swapped[0].name, type(model[0]).__name__
-        ('0', 'TRLSTM')
+        >>> result = trcompress.compress_(model, trcompress.Plan.of("4x3:4x2", 2))
+        >>> result[0].name, type(model[0]).__name__, round(result.compression_ratio, 1)
+        ('0', 'TRLSTM', 4.2)
     """
-    modules = {name: module for name, module in model.named_modules() if is_recurrent(module)}
-    matrices = [matrix for name, module in modules.items() for matrix in module_matrices(module, name)]
-    if not matrices:
-        raise UsageError("nothing to compress: the model holds no nn.LSTM, nn.GRU, nn.RNN or cell of one")
-    plans = plan.resolve(matrices)
+    live = find_weights(model)
+    _require_some(live)
+    plans = plan.resolve(live.matrices)
+    found = []
+    for done, weight in enumerate(plans):
+        source = tensor_source(getattr(live.modules[weight.matrix.stack], local_name(weight.matrix)), weight.name)
+        tell = part_of(progress, weight.name, done, len(plans))
+        one = decompose_weight(weight, source, init=init, seed=seed, device=device, progress=tell)
+        found.append(one)
+    skipped = tuple((matrix.key, reason) for matrix, reason in plan.skipped(live.matrices))
+    _warn(live.left)
+    if any(rule.layer is None for rule in plan.rules):  # otherwise the plan names what it is for
+        _warn(skipped)
+    return replaced_(model, live, found, left=(*live.left, *skipped), seed=seed)
+
+
+def replaced_(
+    model: nn.Module,
+    live: LiveWeights,
+    found: Sequence[CompressedWeight],
+    *,
+    left: tuple[tuple[str, str], ...] = (),
+    seed: int | None = None,
+    notes: tuple[str, ...] = (),
+    facts: Mapping[str, object] | None = None,
+) -> Compressed:
+    """Put ring layers with these cores into a model, in place; see `compress_`.
+
+    Args:
+        model: the dense model.
+        live: what `find_weights` found in it.
+        found: the cores of some of its weights, each distinct weight once.
+        left: (name, reason) of what stays dense.
+        seed: that they were found with, for the lineage.
+        notes: what was decided, in words.
+        facts: what calibration measured.
+    """
+    every = _under_each_name(live, found)
     replacements = []
-    for name, module in modules.items():
-        mine = [weight for weight in plans if weight.matrix.stack == name]
+    for name, module in live.modules.items():
+        mine = {local_name(one.plan.matrix): one for one in every if one.plan.matrix.stack == name}
         if mine:
-            found = tuple(
-                decompose_weight(weight, _source(module, weight), init=init, seed=seed, **settings)
-                for weight in mine
-            )
-            replacements.append(Replacement(name, module, _ring_module(module, found), found))
-    for replacement in replacements:
-        replace_module(model, replacement.name, replacement.after)
-    return replacements
+            ring = ring_module(module, mine)
+            as_held = tuple(_as_held(one, module, ring) for one in mine.values())
+            replacements.append(Replacement(name, module, ring, as_held))
+    _tie(live, replacements)
+    changed = swap_(model, {one.name: one.after for one in replacements})
+    step = Step(verb="compress_", command="", seed=seed, version=__version__)
+    tied = {key: tuple(one.key for one in others) for key, others in live.tied.items()}
+    return Compressed(changed, tuple(replacements), left, tied, dict(facts or {}), notes, step)
 
 
-def _source(module: nn.Module, weight: WeightPlan) -> MatrixSource:
-    local = weight.name.removeprefix(f"{weight.matrix.stack}.") if weight.matrix.stack else weight.name
-    return tensor_source(getattr(module, local), weight.name)
+def _require_some(live: LiveWeights) -> None:
+    """Refuse a model that leaves nothing to compress, with the reason."""
+    if live.matrices:
+        return
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in live.left)
+    if live.rings:
+        raise UsageError(
+            f"nothing to compress: {', '.join(live.rings)} {'are' if len(live.rings) > 1 else 'is'} compressed "
+            "already; build the dense model again to compress it in another way"
+            + (f" ({reasons})" if reasons else "")
+        )
+    if reasons:
+        raise UsageError(f"nothing to compress: no recurrent layer may be replaced: {reasons}")
+    raise UsageError("nothing to compress: the model holds no nn.LSTM, nn.GRU, nn.RNN or cell of one")
 
 
-def _ring_module(module: nn.Module, found: Sequence[CompressedWeight]) -> nn.Module:
-    prefix = f"{found[0].plan.matrix.stack}." if found[0].plan.matrix.stack else ""
-    local = {one.plan.name.removeprefix(prefix): one for one in found}
-    ring = from_dense(module, {name: one.plan for name, one in local.items()})
-    for name, one in local.items():
-        weight = ring.get_submodule(name)
-        if isinstance(weight, CoreWeight):
-            weight.set_cores(list(one.cores))
-    return ring
+def _warn(left: Sequence[tuple[str, str]]) -> None:
+    for name, reason in left:
+        warnings.warn(f"{name} stays dense: {reason}", UserWarning, stacklevel=3)
+
+
+def _under_each_name(live: LiveWeights, found: Sequence[CompressedWeight]) -> list[CompressedWeight]:
+    """The same cores for every direction and module that a weight is tied to."""
+    every = list(found)
+    for one in found:
+        others = live.tied.get(one.plan.name, ())
+        every += [replace(one, plan=replace(one.plan, matrix=matrix)) for matrix in others]
+    return every
+
+
+def _as_held(one: CompressedWeight, module: nn.Module, ring: nn.Module) -> CompressedWeight:
+    """Measure the error again on the cores as the layer holds them, in its dtype."""
+    name = local_name(one.plan.matrix)
+    weight = ring.get_submodule(name)
+    if not isinstance(weight, CoreWeight):
+        return one
+    cores = [core.detach() for core in weight.core]
+    return replace(one, error=measured_error(one.plan, tensor_source(getattr(module, name), one.plan.name), cores))
+
+
+def _tie(live: LiveWeights, replacements: Sequence[Replacement]) -> None:
+    rings = {
+        one.plan.name: replacement.after.get_submodule(local_name(one.plan.matrix))
+        for replacement in replacements
+        for one in replacement.weights
+    }
+    for key, others in live.tied.items():
+        weights = [rings[name] for name in (key, *(one.key for one in others)) if name in rings]
+        tied = [one for one in weights if isinstance(one, CoreWeight)]
+        if len(tied) > 1:
+            tie_cores_(tied)

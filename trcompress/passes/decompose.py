@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.artifact.file import Artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.errors import UsageError
 from trcompress.model.plan import Plan
-from trcompress.passes.assemble import decompose_checkpoint, ranks_for_error
+from trcompress.passes.assemble import check_errors, decompose_checkpoint, ranks_for_error
 from trcompress.passes.calibrated import decompose_calibrated
 from trcompress.search.plan import plan as search_plan
 from trcompress.util.files import check_output
@@ -120,7 +122,7 @@ def decompose(
             checkpoint, plan.plan, calibrate, **given, **data, refine_steps=refine, plan_notes=plan.notes
         )
     if out is not None:
-        artifact.path = write_artifact(out, artifact, overwrite=overwrite)
+        artifact.path = write_artifact(out, artifact, overwrite=overwrite, check=partial(check_errors, checkpoint))
     return artifact
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.layers.swaps import Swaps, swapped
 from trcompress.network.batches import Forward, evaluating
 from trcompress.passes.compare import distance
-from trcompress.passes.swaps import Swaps, swapped
 
 TOLERANCE = 1e-9
 """Relative squared difference of the outputs that rounding alone explains: 3e-5 of their norm in float32."""

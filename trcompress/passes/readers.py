@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.errors import UsageError
+from trcompress.layers.swaps import swapped
 from trcompress.network.batches import Forward, evaluating, tensors_of
 from trcompress.passes.compare import distance
 from trcompress.passes.guess import affine_guess, has, repair
 from trcompress.passes.moments import Moments
 from trcompress.passes.shrink import Kept, shrunken, top_units
-from trcompress.passes.swaps import swapped
 
 EQUAL = 1e-8
 """Relative squared difference of outputs that another order of summation explains."""

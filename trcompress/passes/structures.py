@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from trcompress.errors import UsageError
+from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
 from trcompress.passes.damage import Inputs
 from trcompress.passes.matrix_moments import MatrixMoments, matrix_moments
 from trcompress.passes.readers import readers_of
 from trcompress.passes.saliency import Saliency, saliency
-from trcompress.passes.swaps import swapped
 from trcompress.passes.units import fewer_units
 
 SHARES = (0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)

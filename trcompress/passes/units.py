@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from trcompress.errors import UsageError
 from trcompress.layers import is_recurrent
+from trcompress.layers.swaps import Swaps
 from trcompress.network.batches import Forward
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.passes.moments import Moments
 from trcompress.passes.readers import readers_of, repaired
 from trcompress.passes.saliency import Saliency, saliency
 from trcompress.passes.shrink import Kept, shrunken, top_units
-from trcompress.passes.swaps import Swaps
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from trcompress.artifact.file import file_bytes
-from trcompress.artifact.save_load import save, to_artifact
+from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
+from trcompress.artifact.write import file_bytes
 from trcompress.errors import UsageError, one_of
+from trcompress.layers.swaps import swap_, swapped
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
 from trcompress.network.outputs import Select
@@ -25,7 +26,6 @@ from trcompress.passes.damage import Damage, Inputs, divide
 from trcompress.passes.fold import fold_embeddings, merge_biases
 from trcompress.passes.matrix_moments import matrix_moments
 from trcompress.passes.structures import Structure, structures_of
-from trcompress.passes.swaps import swap_, swapped
 from trcompress.passes.walk import Row, Rung, Walk, apply_, walk_down
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__

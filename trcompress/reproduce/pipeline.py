@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.artifact.file import Artifact
 from trcompress.artifact.report import Report, make_report
+from trcompress.artifact.write import write_artifact
 from trcompress.checkpoint import read_checkpoint
 from trcompress.data import DataSet
 from trcompress.network.classifier import Wiring

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.checkpoint import Checkpoint
-from trcompress.decomposition.weight import weight_source
+from trcompress.decomposition.weight import distinct_matrices, weight_source
 from trcompress.errors import UsageError
-from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix, glob_matches
 from trcompress.model.plan import Plan
 from trcompress.search.weight_search import PlanRow, WeightSearch, search_weight
@@ -109,7 +108,7 @@ def search_network(
         raise UsageError(f"`target_ratio` must be above 1: got {target_ratio:g}")
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
-    matrices = input_matrices(checkpoint.layers)
+    matrices = list(distinct_matrices(checkpoint).matrices)
     named = [matrix for matrix in matrices if glob_matches(layer, matrix)]
     if not named:
         raise UsageError(f"`layer` must match a recurrent weight: {layer!r} matches none of: {_names(matrices)}")

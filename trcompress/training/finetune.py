@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trcompress.artifact.file import Artifact, write_artifact
+from trcompress.artifact.file import Artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.errors import UsageError
 from trcompress.model.header import Step

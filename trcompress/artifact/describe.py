@@ -1,0 +1,26 @@
+"""What a header says of a live model: its recurrent layers, and which of its tensors are one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from trcompress.layers import is_recurrent, layers_of
+from trcompress.model.layer import Layer
+
+
+def artifact_layers(model: nn.Module) -> Iterator[Layer]:
+    """Describe every recurrent layer of a live model, compressed or not, under each name it has."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if is_recurrent(module):
+            yield from layers_of(module, name)
+
+
+def tied_keys(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
+    """List the keys that are one tensor: same memory, seen alike."""
+    groups: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    for key, tensor in state.items():
+        if tensor.numel():
+            groups.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()), []).append(key)
+    return (tuple(group) for group in groups.values() if len(group) > 1)
