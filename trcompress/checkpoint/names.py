@@ -61,6 +61,12 @@ def parse_recurrent(key: str) -> RecurrentName | None:
     )
 
 
+def is_recurrent_name(key: str) -> bool:
+    """Whether a key is named as a recurrent layer's matrix."""
+    found = parse_recurrent(key)
+    return found is not None and found.role in ("weight_ih", "weight_hh")
+
+
 def strip_wrappers(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Take `module.`, `_orig_mod.` and their like out of names, wherever a wrapper put them.
 

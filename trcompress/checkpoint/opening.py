@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from trcompress.checkpoint.dense import Checkpoint
 from trcompress.checkpoint.folding import fold
 from trcompress.checkpoint.foreign import foreign_tensors, matching, without_ignored
 from trcompress.checkpoint.kinds import KindRule, parse_kinds
+from trcompress.checkpoint.layouts import known_layouts
 from trcompress.checkpoint.limits import DamageError, printable
 from trcompress.checkpoint.names import parse_recurrent
 from trcompress.checkpoint.npz_file import OBJECT_ARRAY
@@ -80,6 +82,10 @@ def _beside(path: Path) -> str:
     )
 
 
+_QUANTIZED = re.compile(r"_packed_(params|weight)|_all_weight_values|\b[ih]gates\b|weight_fake_quant")
+_KERAS = re.compile(r"recurrent_kernel|kernel:0")
+
+
 class _Wishes(NamedTuple):
     """Keys and globs of a user who knows better."""
 
@@ -95,19 +101,21 @@ def _checkpoint(
     wishes: _Wishes,
 ) -> Checkpoint:
     _refuse_objects(weights.tensors)
-    folded, parts, fold_notes = fold(weights.tensors)
+    plain, parts, fold_notes = fold(weights.tensors)
+    layouts = known_layouts(plain)
+    folded, fold_notes = layouts.tensors, (*fold_notes, *layouts.notes)
     hints = dict(weights.hints) | {
-        plain: weights.hints[part] for plain, part in parts.items() if part in weights.hints
+        whole: weights.hints[part] for whole, part in parts.items() if part in weights.hints
     }
     dropped = matching("drop", wishes.drop, folded)
     kept = {key: tensor for key, tensor in folded.items() if key not in dropped}
-    layers, layer_notes = find_layers(kept, hints, rules)
+    layers, layer_notes = find_layers(kept, hints, rules, layouts.projections)
     if not layers:
         raise InputFileError(_nothing_found(kept, (*content.notes, *weights.notes, *layer_notes)))
     _check_dropped(dropped, layers)
     shapes = {key: () if isinstance(one, UnreadableTensor) else one.shape for key, one in folded.items()}
     unknown, known_better = without_ignored(
-        foreign_tensors(layers, shapes, weights.beside), wishes.ignore_unknown, shapes
+        foreign_tensors(layers, shapes, weights.beside | layouts.understood), wishes.ignore_unknown, shapes
     )
     assumed = _unknown_nonlinearities(layers, hints)
     told = (
@@ -179,7 +187,13 @@ def _nothing_found(tensors: Mapping[str, AnyTensor | UnreadableTensor], notes: t
     held = f"{len(readable):,} tensor{plural}, the largest: {shown}" if readable else "no tensor at all"
     reasons = [f"{key} is {one.reason}" for key, one in tensors.items() if isinstance(one, UnreadableTensor)]
     more = "; ".join((*reasons[:3], *notes[:3]))
-    return (
-        f"no recurrent layer: the file holds {held}{f' ({more})' if more else ''}; "
-        "weights must be named as torch.nn names them, as in rnn.weight_ih_l0 or cell.weight_ih"
-    )
+    return f"no recurrent layer: the file holds {held}{f' ({more})' if more else ''}; {_way_out(tensors)}"
+
+
+def _way_out(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> str:
+    """What to do about names that are not torch.nn's."""
+    if any(_QUANTIZED.search(key) for key in tensors):
+        return "its layers are those of quantized modules: save the model before quantizing"
+    if any(_KERAS.search(key) for key in tensors):
+        return "its names are those of Keras, whose matrices are transposed: save them turned, as rnn.weight_ih_l0"
+    return "weights must be named as torch.nn names them, as in rnn.weight_ih_l0 or cell.weight_ih"

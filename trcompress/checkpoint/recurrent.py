@@ -30,6 +30,7 @@ def find_layers(
     tensors: Mapping[str, AnyTensor | UnreadableTensor],
     hints: Mapping[str, ModuleHint],
     rules: Sequence[KindRule] = (),
+    projections: Mapping[str, RecurrentName] | None = None,
 ) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """Find every recurrent layer by its keys and shapes.
 
@@ -37,6 +38,7 @@ def find_layers(
         tensors: of the model, by key.
         hints: what pickled modules say of themselves, by key.
         rules: the user's `kind`.
+        projections: keys of projections that have another name than weight_hr.
 
     Returns:
         The layers, stack by stack, and notes on what looks recurrent but is nothing PyTorch has.
@@ -46,7 +48,7 @@ def find_layers(
         UsageError: a rule matches no stack.
     """
     layers, notes = [], []
-    for parts in _group(tensors).values():
+    for parts in _group(tensors, projections or {}).values():
         found = _layer(parts, tensors, hints, rules)
         if isinstance(found, Layer):
             layers.append(found)
@@ -66,10 +68,10 @@ def find_layers(
     return tuple(layer for stack in stacks.values() for layer in stack), tuple(notes)
 
 
-def _group(tensors: Mapping[str, Any]) -> dict[tuple[Any, ...], _Parts]:
+def _group(tensors: Mapping[str, Any], projections: Mapping[str, RecurrentName]) -> dict[tuple[Any, ...], _Parts]:
     groups: dict[tuple[Any, ...], _Parts] = {}
     for key in tensors:
-        name = parse_recurrent(key)
+        name = projections.get(key) or parse_recurrent(key)
         if name is None:
             continue
         parts = groups.setdefault((name.stack, name.layer, name.reverse, name.cell), _Parts(name))
@@ -134,7 +136,7 @@ def _shape(key: str, tensor: AnyTensor | UnreadableTensor) -> tuple[int, ...]:
     if isinstance(tensor, UnreadableTensor):
         raise InputFileError(
             f"the recurrent weight {key!r} is {tensor.reason}: only plain dense weights can be compressed; "
-            "save the model before it was converted"
+            "save the model before it was quantized or converted"
         )
     if tensor.dtype not in _FLOATS:
         raise InputFileError(

@@ -14,6 +14,7 @@ from trcompress.checkpoint import (
     Checkpoint,
     foreign_tensors,
     is_artifact,
+    is_recurrent_name,
     read_checkpoint,
     refuse_foreign,
     without_ignored,
@@ -63,6 +64,12 @@ class ModelFile:
             InputFileError: names the tensors that no torch.nn layer uses, and the ways out.
         """
         refuse_foreign(self.path, {name: layers[0].kind for name, layers in self.stacks.items()}, self.unknown)
+        odd = [key for key in self.shapes if is_recurrent_name(key) and key not in self.recurrent_keys]
+        if odd:
+            raise InputFileError(
+                f"{self.path} holds {', '.join(odd[:5])}, named as a recurrent layer's and of the sizes of none in "
+                "torch.nn: such a network is run by its own code, `model='package.module:factory'`"
+            )
         for layers in self.stacks.values():
             for layer in layers:
                 if "weight_hh" not in layer.keys:
