@@ -8,7 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from trcompress.cli.console import out
 from trcompress.util.text import visible
+
+NARROW = 8
+"""Letters that a column of texts may be folded to, to keep figures in one piece."""
 
 
 def make_table(
@@ -38,17 +42,27 @@ def make_table(
         caption_justify="left",
         show_header=any(columns),
     )
+    cells = [[cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row] for row in rows]
+    whole = _figures_fit(columns, cells)
     for column in columns:
         mark = column[:1] if column[:1] in (">", "!") else ""
         table.add_column(
             Text(visible(column.removeprefix(mark))),
             justify="right" if mark == ">" else "left",
             overflow="fold",
-            no_wrap=mark == "!",
+            no_wrap=mark == "!" or (mark == ">" and whole),
         )
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
+    for row in cells:
+        table.add_row(*row)
     return table
+
+
+def _figures_fit(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> bool:
+    """Whether all figures fit unfolded beside texts that are folded to a few letters."""
+    marked = [column[:1] in (">", "!") for column in columns]
+    widths = [max([len(column) - 1, *(row[k].cell_len for row in rows)]) for k, column in enumerate(columns)]
+    taken = sum(width if figures else min(width, NARROW) for figures, width in zip(marked, widths, strict=True))
+    return taken + 2 * len(columns) <= out.size.width
 
 
 def bold(text: object) -> Text:
