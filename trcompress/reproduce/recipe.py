@@ -185,7 +185,8 @@ def _fault(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "missing":
         return f"{place}: is missing"
     given = fault["input"]
-    return f"{place}: {message}" + ("" if isinstance(given, dict) else f", got {repr(given)[:100]}")
+    told = isinstance(given, dict) or ": got " in message
+    return f"{place}: {message}" + ("" if told else f", got {repr(given)[:100]}")
 
 
 def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
