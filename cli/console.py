@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from trcompress.cli.voice import voice
 from trcompress.util.text import visible
@@ -34,6 +35,10 @@ class ResultConsole(Console):
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
         raise AttributeError("a result console takes its size from COLUMNS and the terminal")
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render a string, the cells of tables among them, with its control characters spelled out."""
+        return super().render_str(visible(text, keep="\n"), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; texts that are not markup have their control characters spelled out, line ends apart."""

@@ -166,6 +166,8 @@ def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
             f"{','.join(map(str, structure.ranks))}: {count(weight.parameters)} parameters, "
             f"{ratio(weight.compression_ratio)}"
         )
+        for note in weight.notes:
+            remark(f"{weight.name}: {note}")
     for note in notes:
         remark(note)
     for matrix, reason in skipped:

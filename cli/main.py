@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import click
 
-from trcompress.cli.faults import explain, open_closed_streams, stop_on_signals
+from trcompress.cli.faults import explain, open_closed_streams, print_any_character, stop_on_signals
 from trcompress.cli.verbs import VERBS
 from trcompress.cli.voice import add_voice_options, voice
 from trcompress.errors import TrcompressError, nearest
@@ -62,6 +62,7 @@ def cli(context: click.Context) -> None:
 def main() -> None:
     """Run the command line."""
     open_closed_streams()
+    print_any_character()
     stop_on_signals()
     with inputs_noted(), claims_last():
         code = _run()

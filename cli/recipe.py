@@ -29,12 +29,13 @@ def show(name: str, resolved: bool, quick: bool, settings: tuple[str, ...]) -> N
     Example: trcompress recipe show synthetic-fig5
     """
     from trcompress.reproduce.recipe import read_recipe, write_recipe
+    from trcompress.util.text import visible
 
     found = read_recipe(name)
     if resolved or quick or settings:
-        click.echo(write_recipe(found.resolve(quick=quick, settings=settings)), nl=False)
+        click.echo(visible(write_recipe(found.resolve(quick=quick, settings=settings)), keep="\n\t"), nl=False)
     else:
-        click.echo(found.text, nl=False)
+        click.echo(visible(found.text.replace("\r\n", "\n"), keep="\n\t"), nl=False)
 
 
 @recipe.command()

@@ -4,13 +4,16 @@ from math import prod
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import block_term_dense, tensor_ring_dense, tensor_train_dense
 
 from trcompress.errors import ShapeError
 from trcompress.formats import FORMATS, BlockTerm, TensorRing, TensorTrain
 from trcompress.formats.chain import merge, merge_order
+from trcompress.formats.tensor_ring import carried_ranks, ring_ranks
+from trcompress.model.matrix import Matrix
+from trcompress.model.plan import Plan
 
 ORACLES = {
     "tensor-ring": tensor_ring_dense,
@@ -95,3 +98,55 @@ def test_merge_order_is_never_dearer_than_left_to_right(pairs, last):
 def test_wrong_structures_say_why(build, message):
     with pytest.raises(ShapeError, match=message):
         build()
+
+
+def squeezed(cores):
+    """Move what lies above a core's own rank into its neighbour, by QR, until nothing does."""
+    cores, count, before = list(cores), len(cores), None
+    while before != [core.shape for core in cores]:
+        before = [core.shape for core in cores]
+        for k in range(count):
+            r, n, right = cores[k].shape
+            if r > n * right:
+                Q, rest = torch.linalg.qr(cores[k].reshape(r, n * right))
+                cores[k], cores[k - 1] = rest.reshape(-1, n, right), cores[k - 1] @ Q
+            r, n, right = cores[k].shape
+            if right > r * n:
+                Q, rest = torch.linalg.qr(cores[k].reshape(r * n, right).T)
+                follower = (k + 1) % count
+                cores[k] = rest.T.reshape(r, n, -1)
+                cores[follower] = torch.einsum("ab,bnc->anc", Q.T, cores[follower])
+    return cores
+
+
+@settings(max_examples=60)
+@given(data=st.data(), modes=st.lists(st.integers(1, 4), min_size=2, max_size=5))
+def test_ranks_above_what_a_bond_carries_add_nothing(data, modes):
+    ranks = data.draw(st.lists(st.integers(1, 40), min_size=len(modes), max_size=len(modes)))
+    cut = data.draw(st.integers(1, len(modes) - 1))
+    ring = TensorRing(tuple(modes[:cut]), tuple(modes[cut:]), (*ranks, ranks[0]))
+    carried = carried_ranks(ring.ranks, ring.in_modes, ring.out_modes)
+    assert carried_ranks(carried, ring.in_modes, ring.out_modes) == carried
+    assert all(low <= high for low, high in zip(carried, ring.ranks, strict=True))
+    full = ring_ranks((), ring.in_modes, ring.out_modes)
+    if all(rank >= needed for rank, needed in zip(ring.ranks, full, strict=True)):
+        assert carried == full
+        return
+    cores = [torch.randn(shape, dtype=torch.float64) for shape in ring.core_shapes]
+    smaller = squeezed(cores)
+    kept = TensorRing(ring.in_modes, ring.out_modes, carried)
+    assert [tuple(core.shape) for core in smaller] == list(kept.core_shapes)
+    torch.testing.assert_close(kept.to_dense(smaller), ring.to_dense(cores))
+
+
+def test_ranks_are_lowered_with_a_note_or_refused():
+    matrix = Matrix.input_to_hidden("weight_ih_l0", "lstm", 40, 32)
+    (weight,) = Plan.of("8x5:8x4", 10**9).resolve([matrix])
+    assert weight.structure.ranks == (1, 8, 40, 4, 1)
+    assert "lowered from 1000000000,1000000000" in weight.notes[0]
+    (weight,) = Plan.of("8x5:8x4", "3,99").resolve([matrix])
+    assert weight.structure.ranks == (12, 3, 3, 3, 12)
+    assert Plan.of("8x5:8x4", "3,4").resolve([matrix])[0].notes == ()
+    assert Plan.of("8x5:8x4", "3,99").resolve([matrix], as_given=True)[0].structure.ranks[0] == 99
+    with pytest.raises(ShapeError, match=r"99,3,3,3,99 are above 12,3,3,3,12"):
+        Plan.of("8x5:8x4", "3,99", exact=True).resolve([matrix])

@@ -154,7 +154,10 @@ def test_a_damaged_state_is_named(files, tmp_path):
         tune(files, out, display=StopAt(1))
     path = tmp_path / "out.run" / "state.safetensors"
     whole = path.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", whole.replace(b'"version\\": 1', b'"version\\": 9')):
+    other = whole.replace(b'"version\\": 2', b'"version\\": 9')
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])  # a bit of a weight
+    assert whole not in (other, flipped)
+    for damage in (whole[: len(whole) // 2], b"", other, flipped):
         path.write_bytes(damage)
         with pytest.raises(InputFileError, match=r"state.safetensors cannot be read .* without `resume`"):
             tune(files, out, resume=True)

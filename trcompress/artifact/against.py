@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact
+from trcompress.errors import InputFileError
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
     """Compare an artifact with a dense checkpoint.
 
     Raises:
-        InputFileError: the checkpoint cannot be read, or lacks a weight that was compressed.
+        InputFileError: the checkpoint cannot be read, or lacks a weight that was compressed, or its size differs.
     """
     from trcompress.checkpoint import read_checkpoint
 
@@ -54,6 +55,11 @@ def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
         dense = checkpoint.tensor(name)
         weight_bytes[name] = dense.nbytes
         rebuilt = plan.to_dense([core.double() for core in artifact.cores(name)])
+        if dense.shape != rebuilt.shape:
+            raise InputFileError(
+                f"{baseline} is not the dense model of this artifact: its {name} is {tuple(dense.shape)}, the "
+                f"artifact's {tuple(rebuilt.shape)}; name the checkpoint that was compressed"
+            )
         errors[name] = _relative_error(dense.double(), rebuilt)
     source = artifact.header.source
     repeated = {key for group in checkpoint.shared for key in group[1:]}

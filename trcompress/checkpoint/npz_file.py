@@ -64,7 +64,7 @@ def skip_object_header(stream: IO[bytes]) -> bool:
 def _array(archive: Archive, name: str) -> StoredTensor | UnreadableTensor:
     whole = archive.entries[name].file_size
     head = io.BytesIO(archive.head(name, min(whole, _MAX_HEADER_BYTES + 12)))
-    shape, fortran, dtype = _header(name, head)
+    shape, fortran, dtype = array_header(name, head)
     known = DTYPES.get(f"{dtype.kind}{dtype.itemsize}")
     if dtype.hasobject:
         return UnreadableTensor(OBJECT_ARRAY)
@@ -78,7 +78,12 @@ def _array(archive: Archive, name: str) -> StoredTensor | UnreadableTensor:
     return StoredTensor(Storage(known, source.nbytes // known.itemsize, source), known, shape, stride)
 
 
-def _header(name: str, head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def array_header(name: str, head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an .npy array: its shape, whether it is stored by columns, and its type.
+
+    Raises:
+        DamageError: it is none of version 1 or 2, or not valid.
+    """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     try:
         version = npy.read_magic(head)

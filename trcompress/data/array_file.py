@@ -11,6 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.npz_file import array_header
 from trcompress.errors import InputFileError, UnsafeFileError
 
 _SMALL_BYTES = 2**16
@@ -29,6 +31,7 @@ _SAFETENSORS_DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+_DAMAGE = (ValueError, TypeError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, RuntimeError)
 
 
 def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
@@ -53,7 +56,9 @@ def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
         return read(path, max_bytes)
     except InputFileError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+    except DamageError as error:
+        raise InputFileError(f"{path} is damaged: {error}; write it again") from error
+    except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputFileError(f"{path} is damaged or not a {path.suffix} file: {reason}; write it again") from error
 
@@ -67,7 +72,7 @@ def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             if name in arrays:
                 raise InputFileError(f"{path} holds two arrays named {name!r}; write it again")
             with archive.open(info) as stream:
-                shape, fortran, dtype = _npy_header(stream, f"{path}: {name}")
+                shape, fortran, dtype = _npy_header(stream, name, f"{path}: {name}")
                 skip = stream.tell()
             size = dtype.itemsize * int(np.prod(shape, dtype=object))
             if skip + size != info.file_size:
@@ -87,12 +92,8 @@ def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _npy_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise InputFileError(f"{where} must be an .npy array of version 1 or 2: got {version}; save plain numbers")
-    shape, fortran, dtype = readers[version](stream)
+def _npy_header(stream: IO[bytes], name: str, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    shape, fortran, dtype = array_header(name, stream)
     if dtype.hasobject:
         raise UnsafeFileError(
             f"{where} holds pickled objects, which run code when read; save numbers, or text as dtype=str"

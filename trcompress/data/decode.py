@@ -174,6 +174,8 @@ def _open(path: str | Path, settings: DecodeSettings) -> Iterator[tuple[Any, Any
         if not container.streams.video:
             raise UnreadableClipError("holds no video")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise UnreadableClipError("is encoded in a way that no decoder here knows")
         _check_size(stream.codec_context, settings)
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(settings.max_pixels)}

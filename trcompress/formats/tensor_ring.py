@@ -135,6 +135,37 @@ class TensorRing:
         return (mode, self.core_shapes[k], 1) if mode >= 0 else None
 
 
+def carried_ranks(ranks: Sequence[int], in_modes: Sequence[int], out_modes: Sequence[int]) -> tuple[int, ...]:
+    """Lower ranks to what their bonds can carry; every ring of the given ranks is one of these.
+
+    A core (r, n, r') has rank at most n r' over its left bond and r n over its right one; what lies above goes into
+    its neighbour. Where all ranks reach the full ones, at which any matrix is exact, these are enough.
+
+    Args:
+        ranks: (R_0 ... R_{n+m}), closed.
+        in_modes: input modes.
+        out_modes: output modes, gates folded in.
+
+    Example:
+        >>> carried_ranks((1000, 3, 3, 1000), (4, 5), (6,)), carried_ranks((9, 9, 9), (4,), (6,))
+        ((12, 3, 3, 12), (1, 4, 1))
+    """
+    modes = (*in_modes, *out_modes)
+    full = ring_ranks((), in_modes, out_modes)
+    if all(rank >= needed for rank, needed in zip(ranks, full, strict=True)):
+        return full
+    bonds, before = list(ranks[:-1]), None
+    while bonds != before:
+        before = list(bonds)
+        for k, n in enumerate(modes):  # core k lies between bonds k and k + 1
+            right = (k + 1) % len(modes)
+            bonds[right] = min(bonds[right], bonds[k] * n)
+        for k, n in reversed(list(enumerate(modes))):
+            right = (k + 1) % len(modes)
+            bonds[k] = min(bonds[k], n * bonds[right])
+    return (*bonds, bonds[0])
+
+
 def as_ring(structure: Format, rule: str) -> TensorRing:
     """Return a structure that must be a ring.
 

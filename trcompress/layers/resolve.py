@@ -39,7 +39,7 @@ def resolve(
         )
     if weights is None:
         chosen = plan or Plan((Rule.parse(shape, ranks, gates=gates),))  # type: ignore[arg-type]
-        return {weight.name: weight for weight in chosen.resolve(matrices)}
+        return {weight.name: weight for weight in chosen.resolve(matrices, as_given=True)}
     known = {matrix.key: matrix for matrix in matrices}
     for name, weight in weights.items():
         _check(name, weight, known)

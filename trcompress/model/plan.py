@@ -7,11 +7,12 @@ of a network gives one `WeightPlan` per matched weight; everything that counts p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from trcompress.errors import ShapeError, UsageError, one_of
 from trcompress.formats import FORMATS, TensorRing
+from trcompress.formats.tensor_ring import carried_ranks
 from trcompress.model.grammar import Ranks, Shape, format_shape, parse_ranks, parse_shape
 from trcompress.model.matrix import Matrix, glob_matches
 from trcompress.model.weight_plan import WeightPlan
@@ -33,6 +34,7 @@ class Rule:
         gates: "fused" folds the gates into the first output mode; "per-gate" gives each gate a ring.
         format: a key of `trcompress.formats.FORMATS`.
         blocks: number of Tucker terms of the block-term format.
+        exact: refuse ranks above what a bond can carry, instead of lowering them with a note.
     """
 
     in_modes: tuple[int, ...]
@@ -42,6 +44,7 @@ class Rule:
     gates: str = "fused"
     format: str = TensorRing.kind
     blocks: int = 2
+    exact: bool = False
 
     @classmethod
     def parse(
@@ -53,6 +56,7 @@ class Rule:
         gates: str = "fused",
         format: str = TensorRing.kind,
         blocks: int = 2,
+        exact: bool = False,
     ) -> Rule:
         """Read a rule from text or from numbers.
 
@@ -63,6 +67,7 @@ class Rule:
             gates: "fused" or "per-gate".
             format: a key of `trcompress.formats.FORMATS`.
             blocks: number of Tucker terms of the block-term format.
+            exact: see `Rule`.
 
         Raises:
             ShapeError: modes or ranks that do not read as such.
@@ -75,7 +80,7 @@ class Rule:
         one_of("gates", gates, GATE_MODES)
         one_of("format", format, FORMATS)
         in_modes, out_modes = parse_shape(shape)
-        return cls(in_modes, out_modes, parse_ranks(ranks), layer, gates, format, blocks)
+        return cls(in_modes, out_modes, parse_ranks(ranks), layer, gates, format, blocks, exact)
 
     @classmethod
     def of(cls, weight: WeightPlan) -> Rule:
@@ -136,6 +141,25 @@ class Rule:
         structure = FORMATS[self.format].from_ranks(self.in_modes, folded, self.ranks, self.blocks)
         return WeightPlan(matrix, structure, per_gate)
 
+    def carried(self, weight: WeightPlan) -> WeightPlan:
+        """Lower the ranks of a ring to what its bonds can carry; the weight notes it.
+
+        Raises:
+            ShapeError: they are above it, and the rule is `exact`.
+        """
+        structure = weight.structure
+        if not isinstance(structure, TensorRing):
+            return weight
+        ranks = carried_ranks(structure.ranks, structure.in_modes, structure.out_modes)
+        if ranks == structure.ranks:
+            return weight
+        if self.exact:
+            raise ShapeError(
+                f"{weight.name}: ranks must be what the bonds can carry: {','.join(map(str, structure.ranks))} are "
+                f"above {','.join(map(str, ranks))}; give these, or leave out `exact`"
+            )
+        return replace(weight, structure=replace(structure, ranks=ranks), asked_ranks=structure.ranks)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -151,21 +175,29 @@ class Plan:
     rules: tuple[Rule, ...]
 
     @classmethod
-    def of(cls, shape: Shape, ranks: Ranks, *, layer: str | None = None, gates: str = "fused") -> Plan:
+    def of(
+        cls, shape: Shape, ranks: Ranks, *, layer: str | None = None, gates: str = "fused", exact: bool = False
+    ) -> Plan:
         """Build a plan of one rule from text or from numbers; see `Rule.parse`."""
-        return cls((Rule.parse(shape, ranks, layer=layer, gates=gates),))
+        return cls((Rule.parse(shape, ranks, layer=layer, gates=gates, exact=exact),))
 
-    def resolve(self, matrices: Sequence[Matrix]) -> tuple[WeightPlan, ...]:
+    def resolve(self, matrices: Sequence[Matrix], *, as_given: bool = False) -> tuple[WeightPlan, ...]:
         """Match the rules against the weights of a network.
+
+        Args:
+            matrices: the weights.
+            as_given: keep ranks above what a bond can carry, for layers that are trained at these ranks.
 
         Raises:
             UsageError: a rule's glob matches no weight.
-            ShapeError: a rule's modes cannot hold a weight that its glob names, or fit no weight at all.
+            ShapeError: a rule's modes cannot hold a weight that its glob names, or fit no weight at all; ranks are
+                above what a bond can carry, and the rule is `exact`.
         """
         taken: dict[str, WeightPlan] = {}
         for rule in self.rules:
             free = [matrix for matrix in matrices if matrix.key not in taken]
-            taken |= {matrix.key: rule.resolve(matrix) for matrix in _choose(rule, free, matrices)}
+            found = [rule.resolve(matrix) for matrix in _choose(rule, free, matrices)]
+            taken |= {one.name: one if as_given else rule.carried(one) for one in found}
         return tuple(taken[matrix.key] for matrix in matrices if matrix.key in taken)
 
     def skipped(self, matrices: Sequence[Matrix]) -> tuple[tuple[Matrix, str], ...]:

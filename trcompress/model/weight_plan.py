@@ -7,7 +7,7 @@ cores have a leading dimension over the gates. Either may be larger than the wei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,13 @@ class WeightPlan:
         structure: the format with its modes and ranks; gates are folded into the first output mode, unless
             `per_gate`, where it is the structure of each gate's own ring.
         per_gate: one ring per gate instead of one for all.
+        asked_ranks: the ranks that were asked for, where they were above what the bonds can carry.
     """
 
     matrix: Matrix
     structure: Format
     per_gate: bool = False
+    asked_ranks: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -81,9 +83,13 @@ class WeightPlan:
             ("inputs", self.matrix.columns, self.padded_input),
             ("hidden units per gate", self.matrix.gate_rows, self.padded_hidden),
         )
-        return tuple(
+        padding = tuple(
             f"{what} zero-padded from {size:,} to {padded:,}" for what, size, padded in pads if size != padded
         )
+        if not self.asked_ranks:
+            return padding
+        asked, kept = (",".join(map(str, ranks)) for ranks in (self.asked_ranks, self.structure.ranks))
+        return (*padding, f"ranks lowered from {asked} to {kept}: a bond carries no more")
 
     def to_dense(self, cores: Sequence[Tensor]) -> Tensor:
         """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""

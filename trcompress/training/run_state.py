@@ -6,6 +6,7 @@ numbers need no state: every epoch draws from generators seeded by the run's see
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.util.files import atomic_path, system_error
 
 METADATA_KEY = "trcompress-run"
-VERSION = 1
+VERSION = 2
+CHECKSUM_KEY = "sha256"
 STATE_FILE = "state.safetensors"
 
 
@@ -95,8 +97,8 @@ class RunFolder:
         tensors = {
             f"{group}/{name}": tensor for group, members in state.groups.items() for name, tensor in members.items()
         }
-        metadata = {METADATA_KEY: json.dumps({"version": VERSION, **plain}, sort_keys=True)}
-        write_tensors(self.state_path, tensors, metadata)
+        text = json.dumps({"version": VERSION, **plain}, sort_keys=True)
+        write_tensors(self.state_path, tensors, {METADATA_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
 
     def load(self) -> RunState | None:
         """Read the saved state; None where there is none.
@@ -106,18 +108,22 @@ class RunFolder:
         """
         if not self.state_path.is_file():
             return None
-        groups: dict[str, dict[str, Tensor]] = {}
         try:
             with safe_open(self.state_path, framework="pt") as stream:
-                plain = json.loads((stream.metadata() or {})[METADATA_KEY])
-                keys = stream.keys()
-                for key in keys:
-                    group, _, name = key.partition("/")
-                    groups.setdefault(group, {})[name] = stream.get_tensor(key)
+                metadata, keys = stream.metadata() or {}, stream.keys()
+                tensors = {key: stream.get_tensor(key) for key in keys}
+            text = metadata[METADATA_KEY]
+            plain = json.loads(text)
             if plain.pop("version") != VERSION:
                 raise ValueError("another version wrote it")
+            if metadata[CHECKSUM_KEY] != _checksum(text, tensors):
+                raise ValueError("its bytes are not those that were written")
+            groups: dict[str, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                group, _, name = key.partition("/")
+                groups.setdefault(group, {})[name] = tensor
             return RunState(**plain, groups=groups)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputFileError(
                 f"the saved state {self.state_path} cannot be read ({error}); run without `resume` to start again"
             ) from error
@@ -140,6 +146,16 @@ class RunFolder:
                 stream.writelines(json.dumps(record) + "\n" for record in records)
         except OSError as error:
             raise OutputFileError(f"cannot write {self.metrics_path}: {error.strerror or error}") from error
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of everything that a resumed run goes on from."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_identity(saved: dict[str, Any], now: dict[str, Any]) -> None:
