@@ -54,7 +54,7 @@ def skip_object_header(stream: IO[bytes]) -> bool:
     """Go behind the header of a `.npy` file; tell whether a pickle of Python objects follows."""
     head = io.BytesIO(stream.read(_MAX_HEADER_BYTES + 12))
     try:
-        _, _, dtype = _header("the file", head)
+        _, _, dtype = array_header("the file", head)
     except DamageError:
         return False
     stream.seek(head.tell())
