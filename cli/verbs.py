@@ -9,6 +9,7 @@ VERBS = {
     "evaluate": ("trcompress.cli.evaluate", "Measure an artifact or a checkpoint on data."),
     "bench": ("trcompress.cli.bench", "Time an artifact against its dense original on this machine."),
     "report": ("trcompress.cli.report", "Report counts, ratios, errors, accuracy and lineage."),
+    "expand": ("trcompress.cli.expand", "Turn an artifact back into an ordinary checkpoint."),
     "data": ("trcompress.cli.data", "Make and extract data sets."),
     "reproduce": ("trcompress.cli.reproduce", "Reproduce one row of the paper's tables and figures."),
     "recipe": ("trcompress.cli.recipe", "Show, check and copy the recipes."),

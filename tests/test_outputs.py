@@ -40,6 +40,7 @@ WRITERS = {
         ],
         ("ring.safetensors", "data.npz", "dense.safetensors"),
     ),
+    "expand": (["expand", "ring.safetensors", "-o", "OUT"], ("ring.safetensors",)),
     "recipe copy": (["recipe", "copy", "mine.toml", "OUT"], ("mine.toml",)),
     "report": (
         ["report", "ring.safetensors", "--baseline", "dense.safetensors", "-o", "OUT"],

@@ -13,7 +13,7 @@ from test_tree import MODULES
 import trcompress
 from trcompress.training.settings import FinetuneSettings
 
-VERBS = ("plan", "decompose", "finetune", "evaluate", "bench", "report")
+VERBS = ("plan", "decompose", "finetune", "evaluate", "bench", "report", "expand")
 ROOT = Path(trcompress.__file__).parent
 
 
@@ -93,3 +93,39 @@ def test_a_users_script_is_checked_by_mypy(tmp_path, monkeypatch):
     assert "good.py" not in text, text
     for number, message in enumerate(BAD.values()):
         assert any(line.startswith(f"bad{number}.py") and message in line for line in text.splitlines()), text
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "message"),
+    [
+        (trcompress.TRLSTM, {"rank": 2}, r"TRLSTM got an unknown option 'rank' \(did you mean 'ranks'\?\)"),
+        (trcompress.TRGRUCell, {"ranks": 2, "gate": "fused"}, r"TRGRUCell got an unknown option 'gate'.*'gates'"),
+        (
+            trcompress.TRRNN,
+            {"ranks": 2, "batchfirst": True},
+            r"TRRNN got an unknown option 'batchfirst'.*'batch_first'",
+        ),
+        (
+            trcompress.TRGRU,
+            {"rnks": 2, "gats": 1},
+            r"TRGRU got unknown options 'rnks' .*'ranks'.*, 'gats' .*'gates'",
+        ),
+    ],
+)
+def test_an_unknown_option_of_a_layer_is_named_with_the_nearest(layer, options, message):
+    with pytest.raises(trcompress.TrcompressError, match=f"^{message}"):
+        layer(12, 8, shape="4x3:4x2", **options)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_layer_shows_its_sizes_as_torch_nn_does(name):
+    import torch
+
+    options = {"num_layers": 2, "batch_first": True, "bidirectional": True, "dropout": 0.5}
+    dense = getattr(torch.nn, name)(12, 8, **options)
+    ring = getattr(trcompress, f"TR{name}")(12, 8, shape="4x3:4x2", ranks=2, **options)
+    assert repr(ring).splitlines()[1].strip() == repr(dense).partition("(")[2].rpartition(")")[0]
+    cell = getattr(trcompress, f"TR{name}Cell")(12, 8, bias=False, shape="4x3:4x2", ranks=2)
+    dense = getattr(torch.nn, f"{name}Cell")(12, 8, bias=False)
+    assert repr(cell).splitlines()[1].strip() == repr(dense).partition("(")[2].rpartition(")")[0]
+    assert len(repr(ring).splitlines()) == 5

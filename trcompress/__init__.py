@@ -18,6 +18,7 @@ _PUBLIC = {
     "evaluate": "trcompress.training.evaluate",
     "bench": "trcompress.timing.bench",
     "report": "trcompress.artifact.report:make_report",
+    "expand": "trcompress.artifact.expand",
     "inspect": "trcompress.checkpoint",
     "compress_": "trcompress.passes.compress",
     "to_plain": "trcompress.deploy",

@@ -1,5 +1,6 @@
 """What `trcompress` offers, for type checkers; `__init__.py` loads the same names on first use."""
 
+from trcompress.artifact.expand import expand as expand
 from trcompress.artifact.file import Artifact as Artifact
 from trcompress.artifact.file import read_artifact as read_artifact
 from trcompress.artifact.load import load as load

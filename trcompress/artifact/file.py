@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -60,16 +61,17 @@ class Artifact:
     @property
     def beside(self) -> frozenset[str]:
         """Keys that lay beside the model's own dict in the checkpoint (`generator.0.weight`)."""
-        told = (step.settings.get("reading") for step in self.header.lineage)
-        keys = [key for one in told if isinstance(one, dict) for key in one.get("beside") or ()]
-        return frozenset(key for key in keys if isinstance(key, str))
+        return frozenset(key for one in self.reading("beside") for key in one if isinstance(key, str))
 
     @property
     def allowed_nonfinite(self) -> frozenset[str]:
         """Keys that may hold NaN or Inf, as the user said when the model was compressed."""
-        told = (step.settings.get("reading") for step in self.header.lineage)
-        keys = [key for one in told if isinstance(one, dict) for key in one.get("allowed_nonfinite") or ()]
-        return frozenset(key for key in keys if isinstance(key, str))
+        return frozenset(key for one in self.reading("allowed_nonfinite") for key in one if isinstance(key, str))
+
+    def reading(self, what: str) -> list[Any]:
+        """What every step of the history says of the reading of the checkpoint: `beside`, `places`, ..."""
+        told = [step.settings.get("reading") for step in self.header.lineage]
+        return [one[what] for one in told if isinstance(one, dict) and one.get(what)]
 
     def distinct_plans(self) -> dict[str, WeightPlan]:
         """The structure of every compressed weight, a tied one under its first key alone."""

@@ -39,6 +39,7 @@ class Checkpoint:
         known_better: keys that the user took out of `unknown`.
         allowed_nonfinite: keys that may hold NaN or Inf, as the user said.
         files: every file that was read: one, or an index and its parts.
+        places: key -> (keys of the dicts on the way to it in the file, its key there), wrappers and all.
         notes: wrappers stripped, weight_norm folded, the model picked among several.
         metadata: of a safetensors file, else empty.
 
@@ -67,6 +68,7 @@ class Checkpoint:
     known_better: tuple[str, ...] = ()
     allowed_nonfinite: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    places: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -136,7 +136,17 @@ def _checkpoint(
         known_better,
         matching("allow_nonfinite", wishes.allow_nonfinite, kept),
         content.files,
+        {key: _place(key, weights, parts) for key in kept},
     )
+
+
+def _place(key: str, weights: Weights, parts: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """Where a tensor belongs in a file like this one: of a folded weight, where its parts were."""
+    if key in weights.places or key not in parts:
+        return weights.places.get(key, ((), key))
+    dicts, name = weights.places[parts[key]]
+    suffix = parts[key].removeprefix(key)
+    return (dicts, name.removesuffix(suffix)) if parts[key] == key + suffix else (dicts, key)
 
 
 def _check_dropped(dropped: Sequence[str], layers: Sequence[Layer]) -> None:

@@ -30,6 +30,7 @@ class Weights:
         ignored: what else the file holds -> why it was left out.
         notes: what was chosen and stripped, in words.
         beside: names of tensors that the file keeps beside the model's own dict, and that are kept with it.
+        places: name -> (keys of the dicts on the way to it in the file, its key there).
     """
 
     tensors: Mapping[str, AnyTensor | UnreadableTensor]
@@ -37,6 +38,7 @@ class Weights:
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     beside: frozenset[str] = frozenset()
+    places: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
 
 
 def unwrap(survey: Survey) -> Weights:
@@ -217,7 +219,14 @@ def _named(choice: _Choice, groups: list[StateDict], depth: int) -> Weights:
     if beside:
         kept = ", ".join(dict.fromkeys(group.where for group, _ in choice.beside))
         choice.notes.append(f"kept with the model although beside it in the file: {kept}")
-    return Weights(model | beside, hints, choice.ignored, tuple(choice.notes), frozenset(beside))
+    places = {
+        rename(group, name): (group.path, name)
+        for some, rename in ((groups, renamed), ([group for group, _ in choice.beside], also_renamed))
+        for group in some
+        for name in group.tensors
+    }
+    notes = tuple(choice.notes)
+    return Weights(model | beside, hints, choice.ignored, notes, frozenset(beside), places)
 
 
 def _join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
-from trcompress.layers.resolve import layers_of, resolve
+from trcompress.layers.resolve import RingOptions, layers_of, refuse_unknown_options, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
 from trcompress.model.layer import input_matrices
@@ -30,6 +30,7 @@ class RingCell(Evaluated):
     bias_hh: Tensor | None
 
     def __init__(self, mode: str, template: nn.RNNCellBase, device: Any, dtype: Any, **ring: Any) -> None:
+        refuse_unknown_options(type(self), ring)
         super().__init__()
         self.mode, self.bias = mode, template.bias
         self.input_size, self.hidden_size = template.input_size, template.hidden_size
@@ -43,6 +44,10 @@ class RingCell(Evaluated):
     def reset_parameters(self) -> None:
         """Start from torch.nn's distribution: uniform in +-1/sqrt(H); cores with exactly its variance."""
         reset(self, self.hidden_size)
+
+    def extra_repr(self) -> str:
+        """Show sizes as torch.nn's cells do."""
+        return nn.RNNCellBase.extra_repr(self)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Take one step.
@@ -98,7 +103,7 @@ class TRLSTMCell(RingCell):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        **ring: Any,
+        **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.LSTMCell(input_size, hidden_size, bias, "meta")
         super().__init__("LSTM", template, device, dtype, **ring)
@@ -114,7 +119,7 @@ class TRGRUCell(RingCell):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        **ring: Any,
+        **ring: Unpack[RingOptions],
     ) -> None:
         super().__init__("GRU", nn.GRUCell(input_size, hidden_size, bias, "meta"), device, dtype, **ring)
 
@@ -130,7 +135,7 @@ class TRRNNCell(RingCell):
         nonlinearity: str = "tanh",
         device: Any = None,
         dtype: Any = None,
-        **ring: Any,
+        **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.RNNCell(input_size, hidden_size, bias, nonlinearity, "meta")
         super().__init__(f"RNN_{nonlinearity.upper()}", template, device, dtype, **ring)

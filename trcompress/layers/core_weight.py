@@ -185,6 +185,10 @@ class CoreWeight(nn.Module):
         super().__setstate__(state)
         self._evaluator = Evaluator(self.plan)
 
+    def __repr__(self) -> str:
+        """Show one line: the cores' sizes are those of the structure."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
         plan = self.plan

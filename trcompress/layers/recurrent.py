@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
+from trcompress.layers.resolve import RingOptions
 from trcompress.layers.stack import RingStack
 
 
@@ -44,7 +45,7 @@ class TRLSTM(RingStack):
         proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
-        **ring: Any,
+        **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.LSTM(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device="meta"
@@ -66,7 +67,7 @@ class TRGRU(RingStack):
         bidirectional: bool = False,
         device: Any = None,
         dtype: Any = None,
-        **ring: Any,
+        **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.GRU(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device="meta"
@@ -89,7 +90,7 @@ class TRRNN(RingStack):
         bidirectional: bool = False,
         device: Any = None,
         dtype: Any = None,
-        **ring: Any,
+        **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.RNN(
             input_size,

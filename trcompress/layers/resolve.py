@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import nn
 
-from trcompress.errors import ShapeError, UsageError
+from trcompress.errors import ShapeError, UsageError, nearest
 from trcompress.model.grammar import Ranks, Shape
 from trcompress.model.kinds import KINDS, kind_of_mode
 from trcompress.model.layer import ROLES, Layer
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule
 from trcompress.model.weight_plan import WeightPlan
+
+
+class RingOptions(TypedDict, total=False):
+    """What a ring layer takes beside torch.nn's arguments: shape and ranks, or a plan, or resolved weights."""
+
+    shape: Shape
+    ranks: Ranks
+    gates: str
+    plan: Plan
+    weights: Mapping[str, WeightPlan]
+
+
+def refuse_unknown_options(layer: type[nn.Module], given: Mapping[str, Any]) -> None:
+    """Name the options that a layer does not have.
+
+    Raises:
+        UsageError: all of them, with the nearest that it has.
+    """
+    own = [name for name in inspect.signature(layer).parameters if name not in ("ring", "args", "kwargs")]
+    known = [*RingOptions.__annotations__, *own]
+    unknown = [f"{name!r}{nearest(name, known)}" for name in given if name not in RingOptions.__annotations__]
+    if unknown:
+        raise UsageError(
+            f"{layer.__name__} got an unknown option {unknown[0]}"
+            if len(unknown) == 1
+            else f"{layer.__name__} got unknown options {', '.join(unknown)}"
+        )
 
 
 def resolve(

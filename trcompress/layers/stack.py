@@ -15,7 +15,7 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Form, Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
-from trcompress.layers.resolve import layers_of, resolve
+from trcompress.layers.resolve import layers_of, refuse_unknown_options, resolve
 from trcompress.layers.strategy import Evaluated
 from trcompress.model.layer import input_matrices
 from trcompress.model.weight_plan import WeightPlan
@@ -42,6 +42,7 @@ class RingStack(Evaluated):
     proj_size: int
 
     def __init__(self, template: nn.RNNBase, device: Any, dtype: torch.dtype | None, **ring: Any) -> None:
+        refuse_unknown_options(type(self), ring)
         super().__init__()
         for name in SETTINGS:
             setattr(self, name, getattr(template, name))
@@ -71,6 +72,10 @@ class RingStack(Evaluated):
     @property
     def _flat_weights(self) -> list[Tensor]:
         return [weight for weights in self.all_weights for weight in weights]
+
+    def extra_repr(self) -> str:
+        """Show sizes as torch.nn's modules do."""
+        return nn.RNNBase.extra_repr(self)  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
         """Start from torch.nn's distribution: uniform in +-1/sqrt(H); cores with exactly its variance."""

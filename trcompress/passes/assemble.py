@@ -148,7 +148,7 @@ def assemble(
         weights=tuple(weights),
         source=_describe_source(checkpoint),
         shared=(*(group for group in checkpoint.shared if not replaced & set(group)), *shared),
-        lineage=(step.model_copy(update={"settings": {**step.settings, **_reading(checkpoint)}}),),
+        lineage=(step.model_copy(update={"settings": {**step.settings, **_reading(checkpoint, weights)}}),),
     )
     return Artifact(kept | dict(changed or {}) | cores, header)
 
@@ -180,15 +180,21 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _reading(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the user chose about the tensors, and which lay beside the model's own; empty if nothing."""
+def _reading(checkpoint: Checkpoint, weights: Sequence[Weight]) -> dict[str, Any]:
+    """What the user chose about the tensors, and how the file held them; empty where all is plain."""
     chosen = {
         "dropped": checkpoint.dropped,
         "beside": sorted(checkpoint.beside),
         "ignored_unknown": checkpoint.known_better,
         "allowed_nonfinite": checkpoint.allowed_nonfinite,
     }
-    told = {name: list(keys) for name, keys in chosen.items() if keys}
+    told: dict[str, Any] = {name: list(keys) for name, keys in chosen.items() if keys}
+    moved = {key: [list(dicts), name] for key, (dicts, name) in checkpoint.places.items() if dicts or name != key}
+    if moved:
+        told["places"] = moved
+    cast = {one.name: checkpoint.dtypes[one.name] for one in weights if one.dtype != checkpoint.dtypes[one.name]}
+    if cast:
+        told["dense_dtypes"] = cast
     return {"reading": told} if told else {}
 
 

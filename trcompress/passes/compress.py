@@ -62,7 +62,7 @@ def compress_(
         >>> model = torch.nn.Sequential(torch.nn.LSTM(12, 8))
         >>> result = trcompress.compress_(model, trcompress.Plan.of("4x3:4x2", 2))
         >>> result[0].name, type(model[0]).__name__, round(result.compression_ratio, 1)
-        ('0', 'TRLSTM', 4.2)
+        ('0', 'TRLSTM', 3.8)
     """
     live = find_weights(model)
     _require_some(live)

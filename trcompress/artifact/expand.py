@@ -1,0 +1,149 @@
+"""`trcompress.expand`: an artifact back to an ordinary state dict, for the user's own model and no library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trcompress.artifact.file import Artifact, read_artifact
+from trcompress.errors import OutputFileError, UsageError
+from trcompress.util.files import atomic_path, check_output
+
+_ARGUMENTS = {
+    "units": "hidden_size (and input_size of what reads it)",
+    "fold": "its width, and input_size behind it",
+}
+"""Pass -> the constructor arguments that it changes."""
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """What `expand` wrote.
+
+    Args:
+        path: the file.
+        tensors: dense tensors by key, tied ones as one tensor.
+        nesting: keys of the dicts around the state dict, as in the checkpoint that was compressed.
+        notes: what differs from the checkpoint: constructor arguments that change, tensors left out.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    nesting: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def expand(artifact: str | Path | Artifact, out: str | Path, *, overwrite: bool = False) -> Expanded:
+    """Write a compressed model as the ordinary checkpoint it came from, with the same keys, nesting and dtypes.
+
+    Every compressed matrix is multiplied out in float64 and cast to the dtype that it had; all else,
+    corrected biases among it, is as the artifact holds it. The file loads where trcompress is not installed.
+
+    Args:
+        artifact: the artifact, or its path.
+        out: `.pt` or `.pth` for torch.save; `.safetensors` holds the same keys without nesting.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputFileError: the artifact cannot be read.
+        OutputFileError: the output exists, cannot be written or read back.
+
+    Example:
+        >>> import tempfile, torch, trcompress
+        >>> model = torch.nn.Sequential(torch.nn.LSTM(12, 8))
+        >>> folder = tempfile.mkdtemp()
+        >>> result = trcompress.compress_(model, trcompress.Plan.of("4x3:4x2", 2))
+        >>> path = result.save(folder + "/model.tr.safetensors")
+        >>> dense = expand(path, folder + "/dense.pt").path
+        >>> torch.nn.Sequential(torch.nn.LSTM(12, 8)).load_state_dict(torch.load(dense))
+        <All keys matched successfully>
+    """
+    given = [] if isinstance(artifact, Artifact) else [artifact]
+    path = check_output(out, overwrite=overwrite, keep=given)
+    if not isinstance(artifact, Artifact):
+        artifact = read_artifact(artifact)
+    tensors = dense_tensors(artifact)
+    places = _places(artifact, tensors)
+    notes = [
+        f"{one.name or 'the model'}: {one.before} -> {one.after}; construct it with the new {_ARGUMENTS[one.kind]}"
+        for one in artifact.header.passes
+        if one.kind in _ARGUMENTS
+    ]
+    nesting = next((dicts for key, (dicts, _) in places.items() if key not in artifact.beside), ())
+    flat = path.suffix == ".safetensors"
+    if flat and any(dicts for dicts, _ in places.values()):
+        notes.append(
+            f"safetensors holds one flat dict: {'.'.join(nesting)} is not around it; name a .pt to keep it"
+        )
+    content: dict[str, Any] = _flat(tensors) if flat else _nested(tensors, places)
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        if flat:
+            save_file(content, temporary, metadata={"format": "pt"})
+        else:
+            torch.save(content, temporary)
+            _check(temporary, tensors, places)
+    return Expanded(path, tensors, () if flat else nesting, tuple(notes))
+
+
+def dense_tensors(artifact: Artifact) -> dict[str, Tensor]:
+    """Every tensor of the dense model by key; what is tied is one tensor."""
+    plans, dtypes = artifact.weight_plans(), {one.name: one.dtype for one in artifact.header.weights}
+    for told in artifact.reading("dense_dtypes"):
+        dtypes |= {key: dtype for key, dtype in told.items() if key in dtypes}
+    cores = {f"{name}.core.{k}" for name, plan in plans.items() for k in range(len(plan.core_shapes))}
+    tensors = {key: tensor.detach() for key, tensor in artifact.tensors.items() if key not in cores}
+    rebuilt: dict[int, Tensor] = {}
+    for name, plan in plans.items():
+        parts = artifact.cores(name)
+        if id(parts[0]) not in rebuilt:
+            dense = plan.to_dense([core.detach().double() for core in parts])
+            rebuilt[id(parts[0])] = dense.to(getattr(torch, dtypes[name])).contiguous()
+        tensors[name] = rebuilt[id(parts[0])]
+    return tensors
+
+
+def _places(artifact: Artifact, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Where each tensor was in the checkpoint; flat under its own key where nothing else is told."""
+    places: dict[str, tuple[tuple[str, ...], str]] = {key: ((), key) for key in tensors}
+    for told in artifact.reading("places"):
+        for key, (dicts, name) in told.items():
+            if key in places:
+                places[key] = (tuple(map(str, dicts)), str(name))
+    return places
+
+
+def _nested(tensors: dict[str, Tensor], places: dict[str, tuple[tuple[str, ...], str]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, (dicts, name) in places.items():
+        inner = content
+        for one in dicts:
+            inner = inner.setdefault(one, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"{key} lay in a dict that another tensor's name has taken: {one!r}")
+        inner[name] = tensors[key]
+    return content
+
+
+def _flat(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with memory of their own, as safetensors asks."""
+    return {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
+
+
+def _check(path: Path, tensors: dict[str, Tensor], places: dict[str, tuple[tuple[str, ...], str]]) -> None:
+    """Read the file back as its reader will, and compare.
+
+    Raises:
+        OutputFileError: a tensor is not what was meant.
+    """
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    for key, (dicts, name) in places.items():
+        inner = found
+        for one in dicts:
+            inner = inner[one]
+        if not torch.equal(inner[name], tensors[key]) and not tensors[key].isnan().any():
+            raise OutputFileError(f"what was written reads back differently, so it is not kept: {key}")
