@@ -43,7 +43,7 @@ from trcompress.training.dense import train_dense
 from trcompress.training.evaluate import evaluate
 from trcompress.training.settings import read_settings
 from trcompress.util.files import write_text
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent

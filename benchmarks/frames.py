@@ -28,11 +28,11 @@ from trcompress.reproduce.network import build_classifier, input_parameters
 from trcompress.reproduce.plots import Curve, Plot, draw, write_numbers
 from trcompress.reproduce.recipe import read_recipe
 from trcompress.reproduce.recipe_schema import ClassifyRecipe
-from trcompress.reproduce.result import Claim, Findings, Result, Row, write_result
+from trcompress.reproduce.result import Claim, Findings, Result, ResultRow, write_result
 from trcompress.training.distributed import team
 from trcompress.training.loop import Trainer
 from trcompress.util.files import write_text
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.version import __version__
 
 LABELS = {"ring": "TR-LSTM", "dense": "dense LSTM"}
@@ -108,14 +108,14 @@ def build(recipe: ClassifyRecipe, data: DataSet, seed: int) -> Any:
     return build_classifier(recipe.model, data, dropout=recipe.train.dropout, seed=seed)
 
 
-def rows(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
+def rows(runs: Sequence[dict[str, Any]]) -> Iterator[ResultRow]:
     """Two figures of each network."""
     for run in runs:
         label = LABELS[run["name"]]
         note = f"{run['parameters']:,} input-to-hidden parameters, {run['epochs']} epochs, lr {run['lr']:g}"
         name = f"accuracy on unseen looks after {run['minutes'][-1]:.1f} min of training: {label}"
-        yield Row(name=name, measured=run["accuracy"][-1], note=note)
-        yield Row(name=f"accuracy on training clips: {label}", measured=run["train_accuracy"])
+        yield ResultRow(name=name, measured=run["accuracy"][-1], note=note)
+        yield ResultRow(name=f"accuracy on training clips: {label}", measured=run["train_accuracy"])
 
 
 def summarise(runs: Sequence[dict[str, Any]], command: str) -> Result:

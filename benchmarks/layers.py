@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import nn
 
 from trcompress.util.files import write_text
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.util.memory import peak_extra_bytes, saved_bytes, status_bytes
 from trcompress.util.timing import side_by_side
 

@@ -35,7 +35,7 @@ from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.files import write_text
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.util.timing import side_by_side
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench-never-slower.json"

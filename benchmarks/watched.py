@@ -74,7 +74,7 @@ def save(path: Path, findings: dict[str, Any], seed: int) -> None:
     """Write findings as JSON, with the machine, versions, threads, seed and the command that found them."""
     import torch
 
-    from trcompress.util.machine import this_machine
+    from trcompress.util.hardware import this_machine
 
     machine = this_machine()
     about = asdict(machine) if not hasattr(machine, "model_dump") else machine.model_dump()

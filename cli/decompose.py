@@ -15,7 +15,7 @@ from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
-    from trcompress.passes.decompose import Choice
+    from trcompress.passes.decompose import PlanChoice
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -98,7 +98,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
         _run(dense, chosen, out, given)
 
 
-def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> Choice:
+def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
     """Find the plan that the options describe, or search for it.
 
     Raises:
@@ -198,7 +198,7 @@ def _print_dry_run(weights: Any, out: Path, format_: str) -> None:
         stdout.print(f"dry run: would write {out}", markup=False)
 
 
-def _run(dense: Checkpoint, chosen: Choice, out: Path, given: dict[str, Any]) -> None:
+def _run(dense: Checkpoint, chosen: PlanChoice, out: Path, given: dict[str, Any]) -> None:
     import torch
 
     from trcompress.cli.console import progress_bar

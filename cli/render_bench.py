@@ -8,11 +8,11 @@ from rich.table import Table
 
 from trcompress.cli.console import out, remark
 from trcompress.cli.tables import bold, make_table
-from trcompress.timing.bench import Bench
+from trcompress.timing.bench import BenchReport
 from trcompress.util.figures import count, ratio, size
 
 
-def print_bench(found: Bench) -> None:
+def print_bench(found: BenchReport) -> None:
     """Print latencies, memory and file sizes."""
     for note in found.notes:
         remark(note)
@@ -27,7 +27,7 @@ def print_bench(found: Bench) -> None:
     out.print(_sizes(found))
 
 
-def _times(found: Bench) -> Table:
+def _times(found: BenchReport) -> Table:
     rows = [
         [
             one.stack or "(root)",
@@ -51,7 +51,7 @@ def _forms(chosen: Mapping[str, str]) -> str:
     return forms.pop() if len(forms) == 1 else "; ".join(f"{name}: {form}" for name, form in chosen.items())
 
 
-def _sizes(found: Bench) -> Table:
+def _sizes(found: BenchReport) -> Table:
     rows = []
     for one in found.memory:
         kept = f" + {size(one.kept_bytes)} kept in eval" if one.kept_bytes else ""

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from trcompress.cli.console import out
 from trcompress.cli.tables import make_table
-from trcompress.reproduce.result import Figure, Result, Row
+from trcompress.reproduce.result import Figure, Result, ResultRow
 from trcompress.reproduce.result import Table as Numbers
 
 VERDICTS = {True: "[green]holds[/green]", False: "[red]does not hold[/red]", None: "cannot be told"}
@@ -28,7 +28,7 @@ def print_result(result: Result) -> None:
         out.print(f"note: {note}", markup=False)
 
 
-def _rows(rows: tuple[Row, ...]) -> Table:
+def _rows(rows: tuple[ResultRow, ...]) -> Table:
     shown = []
     for row in rows:
         spread = f"{row.spread:.4f} ({row.runs})" if row.spread is not None and row.runs > 1 else ""

@@ -14,7 +14,7 @@ from trcompress.artifact.file import read_artifact
 from trcompress.artifact.write import write_artifact
 from trcompress.calibration import Bench, calibrate, read_calibration
 from trcompress.calibration.bias import bias_shift
-from trcompress.calibration.metrics import Metric, candidates
+from trcompress.calibration.metrics import candidates
 from trcompress.calibration.network import Network
 from trcompress.calibration.outputs import Exam, Judge
 from trcompress.calibration.select import Candidate, rank
@@ -23,7 +23,7 @@ from trcompress.calibration.sequences import flat_rows
 from trcompress.calibration.share import share_ranks, two_mode
 from trcompress.calibration.solve import solve, two_mode_factors
 from trcompress.checkpoint import read_checkpoint
-from trcompress.decomposition import InMemoryMatrix
+from trcompress.decomposition import InMemoryMatrix, Metric
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
@@ -131,7 +131,7 @@ def test_two_mode_rings_are_best_in_their_metric(inputs, outputs, rank, ridge, s
     dense, rows = torch.randn(inputs, outputs).double(), torch.randn(5, inputs).double()
     root = torch.randn(outputs, outputs).double()
     gates = root @ root.T + 0.1 * torch.eye(outputs)
-    left, right = two_mode_factors(InMemoryMatrix(dense.T), rank, Metric("", rows, ridge, gates))
+    left, right = two_mode_factors(InMemoryMatrix(dense.T), rank, Metric(rows, ridge, gates))
     rest = (dense - left @ right) @ gates
     error = float(((rows @ rest).square().sum() + ridge * rest.square().sum()).sqrt())
     best = closed_form_oracle(dense, rank, rows, ridge, gates)
@@ -141,7 +141,7 @@ def test_two_mode_rings_are_best_in_their_metric(inputs, outputs, rank, ridge, s
 
 def test_no_ridge_is_exact_as_soon_as_the_inputs_are_spanned():
     dense, rows = torch.randn(20, 12).double(), torch.randn(4, 20).double()
-    left, right = two_mode_factors(InMemoryMatrix(dense.T), 5, Metric("", rows))
+    left, right = two_mode_factors(InMemoryMatrix(dense.T), 5, Metric(rows))
     assert left.shape == (20, 4)
     assert torch.allclose(rows @ left @ right, rows @ dense, atol=1e-10)
 
@@ -168,7 +168,7 @@ def test_a_metric_lowers_its_own_error(plan, inputs):
     plain = decompose_weight(plan, InMemoryMatrix(dense), restarts=0)
     rows = torch.randn(3, inputs).double()
     weights = torch.logspace(0, 1, 32).double()
-    found = solve(plain, InMemoryMatrix(dense), Metric("", rows, 0.01, weights))
+    found = solve(plain, InMemoryMatrix(dense), Metric(rows, 0.01, weights))
 
     def error(one):
         return metric_error(dense.T.double(), plan.to_dense(one.cores).T, rows, 0.01, weights)

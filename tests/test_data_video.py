@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from trcompress.data import decode_pool, find_clips, load_data, make_clips
 from trcompress.data.container_tail import ends_early
 from trcompress.data.decode import DecodeSettings, UnreadableClipError, decode_clip
-from trcompress.data.decode_pool import Job, decode_all
+from trcompress.data.decode_pool import DecodeJob, decode_all
 from trcompress.data.encode import encode_clip
 from trcompress.data.frame_cache import read_entry
 from trcompress.data.sampling import evenly_spaced, pick_frames
@@ -450,7 +450,7 @@ def test_a_decoder_that_dies_or_hangs_costs_one_clip(tmp_path, monkeypatch, body
         "w.answer = answer; w.main()"
     )
     monkeypatch.setattr(decode_pool, "_START", code)
-    jobs = [Job(tmp_path / name, tmp_path / f"{name}.frames") for name in ("bad.mpg", "good.mpg")]
+    jobs = [DecodeJob(tmp_path / name, tmp_path / f"{name}.frames") for name in ("bad.mpg", "good.mpg")]
     timeout = 5.0 if "sleep" in body else 60.0
     results = dict(decode_all(jobs, SETTINGS, 1, timeout))
     assert results[jobs[1]] == ""
@@ -461,7 +461,7 @@ def test_a_decoder_that_dies_or_hangs_costs_one_clip(tmp_path, monkeypatch, body
 
 def test_stopping_early_leaves_no_process_and_no_part(tmp_path):
     encode_clip(tmp_path / "a.mpg", counting_frames(30))
-    jobs = [Job(tmp_path / "a.mpg", tmp_path / f"{k}.frames") for k in range(40)]
+    jobs = [DecodeJob(tmp_path / "a.mpg", tmp_path / f"{k}.frames") for k in range(40)]
     results = decode_all(jobs, SETTINGS, 2, 60.0)
     next(results)
     results.close()

@@ -23,12 +23,12 @@ from trcompress.reproduce.counting import PeakMemory, cost_of
 from trcompress.reproduce.figure7 import figure7
 from trcompress.reproduce.formulas import ORDERS
 from trcompress.reproduce.paper_order import apply_in_order
-from trcompress.reproduce.plots import Curve, Matrix, MatrixPlot, Plot, draw, write_numbers
+from trcompress.reproduce.plots import Curve, Heatmap, MatrixPlot, Plot, draw, write_numbers
 from trcompress.reproduce.random_features import random_network
 from trcompress.reproduce.recipe import read_recipe
-from trcompress.reproduce.recipe_fields import Reading
+from trcompress.reproduce.recipe_fields import PaperReading
 from trcompress.reproduce.regression import Samples, adam, als, core_design, linear_regression, random_cores
-from trcompress.reproduce.result import Claim, Findings, Result, Row, Table, write_result
+from trcompress.reproduce.result import Claim, Findings, Result, ResultRow, Table, write_result
 from trcompress.reproduce.results_page import find_results, results_page
 from trcompress.reproduce.synthetic import (
     METHODS,
@@ -38,7 +38,7 @@ from trcompress.reproduce.synthetic import (
     structure_of,
     true_weight,
 )
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 
 STRUCTURES = (
     TensorRing((3, 2), (2, 4), (2, 3, 2, 3, 2)),
@@ -48,7 +48,7 @@ STRUCTURES = (
 
 
 def literal(**changes):
-    return Reading(**({"name": "a", "about": "", "weight": "ring", "weight_rank": 2, "rank": 2} | changes))
+    return PaperReading(**({"name": "a", "about": "", "weight": "ring", "weight_rank": 2, "rank": 2} | changes))
 
 
 def samples(structure, *, count=60, noise=0.0, seed=0):
@@ -217,8 +217,8 @@ def result(**changes):
     findings = Findings(
         data="made here",
         rows=(
-            Row(name="a|b", measured=1725, paper={"text": 0.8, "table": 0.7}),
-            Row(name="n", measured=0.5, runs=3),
+            ResultRow(name="a|b", measured=1725, paper={"text": 0.8, "table": 0.7}),
+            ResultRow(name="n", measured=0.5, runs=3),
         ),
         claims=(Claim(text="it holds", holds=False, evidence="no"),),
         tables=(Table(title="t", columns=("x", "y"), rows=((1, "z"), (None, 2.5))),),
@@ -265,7 +265,7 @@ def test_the_rows_of_table_1_are_drawn_together():
     def row(method, ratio, **changes):
         curve = Curve(name="group, seed 0", x=(1.0, 2.0), y=(3.0, ratio))
         plots = (Plot(file="loss", title="", x_label="", y_label="", curves=(curve,)),)
-        rows = (Row(name="compression ratio (Eq. 7)", measured=ratio),)
+        rows = (ResultRow(name="compression ratio (Eq. 7)", measured=ratio),)
         found = Findings(data="procedural clips (c)", rows=rows, plots=plots)
         return result(row=f"Table 1 and Figure 7, {method}", findings=found, **changes)
 
@@ -303,7 +303,7 @@ def pictures():
     )
     square = ((0.0, 1.0), (2.0, 3.0))
     matrices = MatrixPlot(
-        file="squares", title="S", matrices=(Matrix(title="a", values=square), Matrix(title="b", values=square))
+        file="squares", title="S", matrices=(Heatmap(title="a", values=square), Heatmap(title="b", values=square))
     )
     return (lines, bars), (matrices,)
 

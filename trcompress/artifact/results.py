@@ -102,7 +102,7 @@ class BenchResult(_Result):
     timings: Annotated[tuple[TimingResult, ...], Field(max_length=10_000)]
 
 
-class Measured(BaseModel):
+class MeasuredResults(BaseModel):
     """All that was measured of one artifact.
 
     Attributes:
@@ -130,7 +130,7 @@ _ANY: TypeAdapter[TrainingResult | BenchResult | Comparison] = TypeAdapter(
 )
 
 
-def read_measured(artifact: Path | None, header: Header, results: Iterable[str | Path] = ()) -> Measured:
+def read_measured(artifact: Path | None, header: Header, results: Iterable[str | Path] = ()) -> MeasuredResults:
     """Collect what was measured of an artifact.
 
     Args:
@@ -141,7 +141,7 @@ def read_measured(artifact: Path | None, header: Header, results: Iterable[str |
     Raises:
         InputFileError: a result is not such a file.
     """
-    found = Measured()
+    found = MeasuredResults()
     if artifact is None:
         return found
     beside = artifact.with_suffix(".metrics.json")
@@ -196,7 +196,7 @@ def _is_of(record: TrainingResult, header: Header) -> bool:
     return bool(header.lineage) and header.lineage[-1].settings == record.identity
 
 
-def _with(found: Measured, result: TrainingResult | BenchResult | Comparison) -> Measured:
+def _with(found: MeasuredResults, result: TrainingResult | BenchResult | Comparison) -> MeasuredResults:
     if isinstance(result, BenchResult):
         return found.model_copy(update={"latency": result})
     if isinstance(result, TrainingResult):

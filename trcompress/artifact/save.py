@@ -15,7 +15,7 @@ from trcompress.artifact.write import write_artifact
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
-from trcompress.model.header import Header, PassRecord, Source, Step, Weight
+from trcompress.model.header import Header, PassRecord, SourceFile, Step, Weight
 from trcompress.version import __version__
 
 
@@ -24,7 +24,7 @@ def save(
     path: str | Path,
     *,
     overwrite: bool = False,
-    source: Source | None = None,
+    source: SourceFile | None = None,
     lineage: tuple[Step, ...] = (),
     metrics: dict[str, Any] | None = None,
     found: Mapping[str, CompressedWeight] | None = None,
@@ -81,7 +81,7 @@ def save(
 def to_artifact(
     model: nn.Module,
     *,
-    source: Source | None = None,
+    source: SourceFile | None = None,
     lineage: tuple[Step, ...] = (),
     metrics: dict[str, Any] | None = None,
     found: Mapping[str, CompressedWeight] | None = None,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from trcompress.decomposition import Metric
 from trcompress.network.moments import InputMoments
 
 RIDGES = (0.0, 0.1, 1.0)
@@ -17,30 +17,6 @@ FULL_GATES = 1536
 """Up to so many gate rows their full second moments are used, above only the diagonal."""
 GATE_FLOOR = 1e-3
 """Least sensitivity of a gate, in units of the mean."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """||rows (W - W_hat) gates||^2 + ridge ||(W - W_hat) gates||^2, over W (I, O).
-
-    Args:
-        name: as reports spell it.
-        rows: (R, I) float64, scaled so that the mean square of an input is 1; None weighs all inputs alike.
-        ridge: see above.
-        gates: (O,) weights or (O, O) symmetric root; None weighs all alike.
-    """
-
-    name: str
-    rows: Tensor | None = None
-    ridge: float = 0.0
-    gates: Tensor | None = None
-
-    @property
-    def gate_weights(self) -> Tensor | None:
-        """(O,) the diagonal of the gates' side."""
-        if self.gates is None or self.gates.dim() == 1:
-            return self.gates
-        return self.gates.square().sum(0).sqrt()
 
 
 def candidates(
@@ -54,16 +30,16 @@ def candidates(
         ridges: for the inputs' side.
         jointly: whether gates that answer together may weigh together; else each has its own weight.
     """
-    rows = _scaled(inputs.centred)
+    rows, raw = _scaled(inputs.centred), _scaled(inputs.rows)
     gates = _gate_roots(sensitivity, jointly)
-    found = [Metric("weights")]
-    found += [Metric(name, gates=root) for name, root in gates.items()]
-    if 0.0 in ridges:
-        found.append(Metric("inputs with their mean", _scaled(inputs.rows)))
-    for ridge in ridges:
+    found = [Metric(name="weights")]
+    found += [Metric(output_weights=root, name=name) for name, root in gates.items()]
+    if 0.0 in ridges and bool(raw.any()):
+        found.append(Metric(raw, name="inputs with their mean"))
+    for ridge in ridges if bool(rows.any()) else ():  # inputs that never change weigh nothing
         label = f"inputs, ridge {ridge:g}"
-        found.append(Metric(label, rows, ridge))
-        found += [Metric(f"{label}, {name}", rows, ridge, root) for name, root in gates.items()]
+        found.append(Metric(rows, ridge, name=label))
+        found += [Metric(rows, ridge, root, name=f"{label}, {name}") for name, root in gates.items()]
     return found
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.feeds import TokenFeed
-from trcompress.calibration.metrics import MIDDLE, RIDGES, Metric, candidates
+from trcompress.calibration.metrics import MIDDLE, RIDGES, candidates
 from trcompress.calibration.network import Network, Unit
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.solve import is_two_mode, ring_of, solve
-from trcompress.decomposition import MatrixSource
+from trcompress.decomposition import MatrixSource, Metric
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.model.grammar import format_shape
 from trcompress.network.moments import InputMoments

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from trcompress.calibration.bench import Bench
 from trcompress.calibration.bias import bias_shift
-from trcompress.calibration.metrics import MIDDLE, Metric, candidates
+from trcompress.calibration.metrics import MIDDLE, candidates
 from trcompress.calibration.outputs import Exam
 from trcompress.calibration.select import Candidate, replaced
 from trcompress.calibration.solve import ring_of, two_mode_factors
-from trcompress.decomposition import MatrixSource
+from trcompress.decomposition import MatrixSource, Metric
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.errors import UsageError

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trcompress.calibration.metrics import Metric
-from trcompress.decomposition import MatrixSource, decompose
-from trcompress.decomposition import Metric as SolverMetric
+from trcompress.decomposition import MatrixSource, Metric, decompose
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.formats import TensorRing, as_ring
@@ -79,7 +77,7 @@ def two_mode_factors(source: MatrixSource, rank: int, metric: Metric) -> tuple[T
 def _leading(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
     """Leading right singular vectors of H W D, (O, k)."""
     inputs, outputs = source.shape
-    exact = metric.rows is not None and not metric.ridge
+    exact = metric.input_rows is not None and not metric.ridge
     if inputs > outputs and not exact:
         return _leading_of_gram(source, rank, metric)
     seen = _weighed(source.transpose_times(_root(metric, inputs).t()).t(), metric)
@@ -91,40 +89,40 @@ def _leading(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
 def _leading_of_gram(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
     """The same where the inputs are many: through D W' H' H W D, (O, O), in one pass over W."""
     outputs = source.shape[1]
-    rows = torch.zeros(0, source.shape[0], dtype=torch.float64) if metric.rows is None else metric.rows
+    rows = torch.zeros(0, source.shape[0], dtype=torch.float64) if metric.input_rows is None else metric.input_rows
     seen = torch.zeros(len(rows), outputs, dtype=torch.float64)
     gram = torch.zeros(outputs, outputs, dtype=torch.float64)
     for first, block in source.cast_blocks(torch.float64):
         seen += rows[:, first : first + len(block)] @ block
-        gram.addmm_(block.t(), block, alpha=1.0 if metric.rows is None else metric.ridge)
+        gram.addmm_(block.t(), block, alpha=1.0 if metric.input_rows is None else metric.ridge)
     gram.addmm_(seen.t(), seen)
     return torch.linalg.eigh(_weighed(_weighed(gram, metric).t(), metric))[1][:, -rank:].flip(1)
 
 
 def _root(metric: Metric, inputs: int) -> Tensor:
     """H with H' H = rows' rows + ridge I: the rows themselves, or (I, I)."""
-    if metric.rows is None:
+    if metric.input_rows is None:
         return torch.eye(inputs, dtype=torch.float64)
     if not metric.ridge:
-        return metric.rows
-    values, vectors = torch.linalg.eigh(metric.rows.t() @ metric.rows)
+        return metric.input_rows
+    values, vectors = torch.linalg.eigh(metric.input_rows.t() @ metric.input_rows)
     return (values.clamp_min(0) + metric.ridge).sqrt().unsqueeze(1) * vectors.t()
 
 
 def _weighed(rows: Tensor, metric: Metric) -> Tensor:
     """rows D, (R, O)."""
-    if metric.gates is None:
+    if metric.output_weights is None:
         return rows
-    return rows * metric.gates if metric.gates.dim() == 1 else rows @ metric.gates
+    return rows * metric.output_weights if metric.output_weights.dim() == 1 else rows @ metric.output_weights
 
 
 def _unweighed(columns: Tensor, metric: Metric) -> Tensor:
     """D^-1 columns, (O, k)."""
-    if metric.gates is None:
+    if metric.output_weights is None:
         return columns
-    if metric.gates.dim() == 1:
-        return columns / metric.gates.unsqueeze(1)
-    return torch.linalg.solve(metric.gates, columns)
+    if metric.output_weights.dim() == 1:
+        return columns / metric.output_weights.unsqueeze(1)
+    return torch.linalg.solve(metric.output_weights, columns)
 
 
 def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple[Tensor, ...]:
@@ -139,11 +137,11 @@ def _by_als(
     matrices: Sequence[MatrixSource], plain: CompressedWeight, metric: Metric, **options: Any
 ) -> tuple[Tensor, ...]:
     weight, padded = plain.plan, _padded(metric, plain.plan)
-    weights = padded.gate_weights
+    weights = padded.output_diagonal
     parts = [None] * len(matrices) if weights is None else weights.chunk(len(matrices))
     found = []
     for number, (matrix, part) in enumerate(zip(matrices, parts, strict=True)):
-        own = SolverMetric(padded.rows, padded.ridge, part)
+        own = Metric(padded.input_rows, padded.ridge, part)
         start = [core[number] if weight.per_gate else core for core in plain.cores]
         found.append(decompose(matrix, ring_of(weight), metric=own, warm_start=start, **options).cores)
     if not weight.per_gate:
@@ -154,11 +152,13 @@ def _by_als(
 def _padded(metric: Metric, weight: WeightPlan) -> Metric:
     """The metric for a matrix whose hidden units are padded: the rows that are added weigh as the least gate."""
     extra = weight.padded_hidden - weight.matrix.gate_rows
-    weights = metric.gate_weights
+    weights = metric.output_diagonal
     if weights is None or not extra:
         return metric
     values = weights.view(weight.matrix.gates, -1)
-    return replace(metric, gates=torch.nn.functional.pad(values, (0, extra), value=float(values.min())).flatten())
+    return replace(
+        metric, output_weights=torch.nn.functional.pad(values, (0, extra), value=float(values.min())).flatten()
+    )
 
 
 def plain_error(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor]) -> float:

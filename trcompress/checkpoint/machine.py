@@ -28,7 +28,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _FIRST_PYTHON3_PROTOCOL = 3  # below it, names are spelled as Python 2 knew them
 
 
-class Machine:
+class PickleMachine:
     """One run over one pickle.
 
     Args:
@@ -242,7 +242,7 @@ _RECONSTRUCTORS = (
     Global("copyreg", "__newobj_ex__"),
 )
 
-_MAKERS: dict[str, Callable[[Machine], Any]] = {
+_MAKERS: dict[str, Callable[[PickleMachine], Any]] = {
     "EMPTY_DICT": lambda m: {},
     "EMPTY_LIST": lambda m: [],
     "EMPTY_SET": lambda m: [],
@@ -263,23 +263,23 @@ _MAKERS: dict[str, Callable[[Machine], Any]] = {
     "BINPERSID": lambda m: m._persist(),
 }
 
-_ACTIONS: dict[str, Callable[[Machine, Any], None]] = {
-    "MARK": Machine._mark,
-    "POP": Machine._drop,
-    "POP_MARK": Machine._drop_to_mark,
-    "PUT": Machine._put,
-    "BINPUT": Machine._put,
-    "LONG_BINPUT": Machine._put,
-    "MEMOIZE": Machine._memoize,
-    "GET": Machine._get,
-    "BINGET": Machine._get,
-    "LONG_BINGET": Machine._get,
+_ACTIONS: dict[str, Callable[[PickleMachine, Any], None]] = {
+    "MARK": PickleMachine._mark,
+    "POP": PickleMachine._drop,
+    "POP_MARK": PickleMachine._drop_to_mark,
+    "PUT": PickleMachine._put,
+    "BINPUT": PickleMachine._put,
+    "LONG_BINPUT": PickleMachine._put,
+    "MEMOIZE": PickleMachine._memoize,
+    "GET": PickleMachine._get,
+    "BINGET": PickleMachine._get,
+    "LONG_BINGET": PickleMachine._get,
     "SETITEM": lambda m, _: m._set_items(list(m._tuple(2))),
     "SETITEMS": lambda m, _: m._set_items(m._pop_to_mark()),
     "APPEND": lambda m, _: m._append([m._pop()]),
     "APPENDS": lambda m, _: m._append(m._pop_to_mark()),
     "ADDITEMS": lambda m, _: m._append(m._pop_to_mark()),
-    "GLOBAL": Machine._global,
-    "INST": Machine._inst,
-    "BUILD": Machine._build,
+    "GLOBAL": PickleMachine._global,
+    "INST": PickleMachine._inst,
+    "BUILD": PickleMachine._build,
 }

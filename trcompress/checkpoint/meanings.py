@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, plain_key
 from trcompress.checkpoint.limits import DamageError
-from trcompress.checkpoint.stored import DerivedTensor, Storage, StoredTensor, UnreadableTensor
+from trcompress.checkpoint.stored import DerivedTensor, RawStorage, StoredTensor, UnreadableTensor
 
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
@@ -61,7 +61,7 @@ def _tensor(args: tuple[Any, ...], dtype: torch.dtype | None = None, metadata: A
     storage, offset, shape, stride = args[:4]
     if isinstance(storage, UnreadableTensor):
         return storage
-    if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+    if not isinstance(storage, RawStorage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise DamageError("its pickle rebuilds a tensor from something that is no storage")
     stored = StoredTensor(storage, dtype or storage.dtype, shape, stride, offset)
     return _seen_through(stored, metadata) if metadata else stored

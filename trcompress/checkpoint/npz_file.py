@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from trcompress.checkpoint.archive import Archive
 from trcompress.checkpoint.limits import DamageError, in_short
-from trcompress.checkpoint.stored import Storage, StoredTensor, UnreadableTensor, contiguous_stride
+from trcompress.checkpoint.stored import RawStorage, StoredTensor, UnreadableTensor, contiguous_stride
 
 _SUFFIX = ".npy"
 _MAX_HEADER_BYTES = 10_000
@@ -75,7 +75,7 @@ def _array(archive: Archive, name: str) -> StoredTensor | UnreadableTensor:
     stride = contiguous_stride(shape)
     if fortran:
         stride = contiguous_stride(shape[::-1])[::-1]
-    return StoredTensor(Storage(known, source.nbytes // known.itemsize, source), known, shape, stride)
+    return StoredTensor(RawStorage(known, source.nbytes // known.itemsize, source), known, shape, stride)
 
 
 def array_header(name: str, head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

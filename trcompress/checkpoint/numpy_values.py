@@ -8,7 +8,7 @@ from typing import Any
 from trcompress.checkpoint.inert import Global, Instance
 from trcompress.checkpoint.limits import DamageError
 from trcompress.checkpoint.npz_file import DTYPES
-from trcompress.checkpoint.stored import MemoryBytes, Storage, StoredTensor, UnreadableTensor, contiguous_stride
+from trcompress.checkpoint.stored import MemoryBytes, RawStorage, StoredTensor, UnreadableTensor, contiguous_stride
 
 _CORES = ("numpy.core", "numpy._core")
 _ARRAY = {Global(f"{core}.multiarray", "_reconstruct") for core in _CORES}
@@ -42,7 +42,7 @@ def array_in(node: Any) -> StoredTensor | UnreadableTensor | None:
     if prod(shape) * known.itemsize != len(raw):
         raise DamageError(f"its pickle declares an array {shape} of {code} but gives {len(raw):,} bytes")
     stride = contiguous_stride(shape[::-1])[::-1] if fortran else contiguous_stride(shape)
-    storage = Storage(known, len(raw) // known.itemsize, MemoryBytes(raw, big_endian))
+    storage = RawStorage(known, len(raw) // known.itemsize, MemoryBytes(raw, big_endian))
     return StoredTensor(storage, known, shape, stride)
 
 

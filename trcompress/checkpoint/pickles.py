@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import IO, Any, Protocol
 
 from trcompress.checkpoint.inert import Pickle
-from trcompress.checkpoint.machine import Machine
+from trcompress.checkpoint.machine import PickleMachine
 from trcompress.checkpoint.meanings import MEANINGS
 
 Persistent = Callable[[Any], Any]
@@ -31,6 +31,6 @@ class PickleReader:
         Raises:
             DamageError: it is no whole pickle.
         """
-        machine = Machine(stream, MEANINGS, persistent)
+        machine = PickleMachine(stream, MEANINGS, persistent)
         self.pickles.append(machine.found)
         return machine.run().value

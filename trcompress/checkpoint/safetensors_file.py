@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trcompress.checkpoint.limits import DamageError, in_short
-from trcompress.checkpoint.stored import FileBytes, Storage, StoredTensor, UnreadableTensor, contiguous_stride
+from trcompress.checkpoint.stored import FileBytes, RawStorage, StoredTensor, UnreadableTensor, contiguous_stride
 
 MAX_HEADER_BYTES = 1 << 25
 DTYPES = {
@@ -114,7 +114,7 @@ def _tensor(name: str, entry: dict[str, Any], source: FileBytes) -> StoredTensor
     if dtype is None:
         return UnreadableTensor(f"a tensor of type {kind!r:.20}")
     tensor = StoredTensor(
-        Storage(dtype, source.nbytes // dtype.itemsize, source),
+        RawStorage(dtype, source.nbytes // dtype.itemsize, source),
         dtype,
         tuple(shape),
         contiguous_stride(tuple(shape)),

@@ -1,6 +1,6 @@
 """A tensor as it lies in a file: shape and dtype known, data read only when asked for, never more than is there.
 
-Bytes -> Storage -> StoredTensor. A folded weight (weight_norm, pruning) is a `DerivedTensor` of stored ones.
+Bytes -> RawStorage -> StoredTensor. A folded weight (weight_norm, pruning) is a `DerivedTensor` of stored ones.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class MemoryBytes:
 
 
 @dataclass(eq=False)
-class Storage:
+class RawStorage:
     """One storage of a torch file; its place is found later in the legacy format."""
 
     dtype: torch.dtype
@@ -114,7 +114,7 @@ class Storage:
 class StoredTensor:
     """One tensor of the file: a strided view of a storage, checked to lie inside it."""
 
-    storage: Storage
+    storage: RawStorage
     dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]

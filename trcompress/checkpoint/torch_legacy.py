@@ -14,7 +14,7 @@ from trcompress.checkpoint.inert import Global
 from trcompress.checkpoint.limits import DamageError
 from trcompress.checkpoint.meanings import storage_dtype
 from trcompress.checkpoint.pickles import Load
-from trcompress.checkpoint.stored import FileBytes, Storage, UnreadableTensor
+from trcompress.checkpoint.stored import FileBytes, RawStorage, UnreadableTensor
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -69,8 +69,8 @@ class LegacyStorages:
     """Persistent ids of the pickle -> storages whose place in the file is not known yet."""
 
     def __init__(self) -> None:
-        self.roots: dict[str, Storage] = {}
-        self._views: list[tuple[Storage, str, int]] = []
+        self.roots: dict[str, RawStorage] = {}
+        self._views: list[tuple[RawStorage, str, int]] = []
 
     def __call__(self, persistent_id: Any) -> Any:
         if not isinstance(persistent_id, tuple) or len(persistent_id) < 2:
@@ -83,25 +83,25 @@ class LegacyStorages:
 
     def _storage(
         self, kind: Any, key: Any, location: Any, numel: Any, view: Any = None
-    ) -> Storage | UnreadableTensor:
+    ) -> RawStorage | UnreadableTensor:
         dtype = storage_dtype(kind)
         if location == "meta":
             return UnreadableTensor("a tensor without data, on the meta device")
         if not isinstance(key, str) or type(numel) is not int or numel < 0:
             raise DamageError("its pickle refers to a storage by something other than a name and a size")
-        root = self.roots.setdefault(key, Storage(dtype, numel))
+        root = self.roots.setdefault(key, RawStorage(dtype, numel))
         if root.dtype != dtype or root.numel != numel:
             raise DamageError(f"its pickle declares storage {key!r} in two ways")
         return root if view is None else self._view(root, key, view)
 
-    def _view(self, root: Storage, key: str, view: Any) -> Storage:
+    def _view(self, root: RawStorage, key: str, view: Any) -> RawStorage:
         """Part of a storage as a storage of its own, as PyTorch 0.x wrote it."""
         if not isinstance(view, tuple) or len(view) != 3 or any(type(number) is not int for number in view[1:]):
             raise DamageError(f"its pickle declares an unknown part of storage {key!r}")
         _, offset, numel = view
         if not 0 <= offset <= offset + numel <= root.numel:
             raise DamageError(f"its pickle declares a part of storage {key!r} that lies outside it")
-        part = Storage(root.dtype, numel)
+        part = RawStorage(root.dtype, numel)
         self._views.append((part, key, offset))
         return part
 

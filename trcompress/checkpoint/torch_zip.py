@@ -9,7 +9,7 @@ from trcompress.checkpoint.archive import Archive
 from trcompress.checkpoint.limits import MAX_PICKLE_BYTES, DamageError
 from trcompress.checkpoint.meanings import storage_dtype
 from trcompress.checkpoint.pickles import Load
-from trcompress.checkpoint.stored import Storage, UnreadableTensor
+from trcompress.checkpoint.stored import RawStorage, UnreadableTensor
 
 PICKLE_NAME = "data.pkl"
 
@@ -52,11 +52,11 @@ class _Storages:
     def __init__(self, archive: Archive, prefix: str) -> None:
         self._archive = archive
         self._prefix = prefix
-        self._seen: dict[tuple[Any, ...], Storage] = {}
+        self._seen: dict[tuple[Any, ...], RawStorage] = {}
         order = f"{prefix}byteorder"
         self._big_endian = order in archive.entries and archive.read(order, 16).strip() == b"big"
 
-    def __call__(self, persistent_id: Any) -> Storage | UnreadableTensor:
+    def __call__(self, persistent_id: Any) -> RawStorage | UnreadableTensor:
         if not isinstance(persistent_id, tuple) or len(persistent_id) != 5 or persistent_id[0] != "storage":
             raise DamageError("its pickle refers to data that is no storage")
         _, kind, key, location, numel = persistent_id
@@ -66,10 +66,10 @@ class _Storages:
             raise DamageError("its pickle refers to a storage by something other than a name and a size")
         wanted = (storage_dtype(kind), key, numel)
         if wanted not in self._seen:
-            self._seen[wanted] = self._find(Storage(wanted[0], numel), key)
+            self._seen[wanted] = self._find(RawStorage(wanted[0], numel), key)
         return self._seen[wanted]
 
-    def _find(self, storage: Storage, key: str) -> Storage:
+    def _find(self, storage: RawStorage, key: str) -> RawStorage:
         name = f"{self._prefix}data/{key}"
         if name not in self._archive.entries:
             raise DamageError(f"its storage {key!r} is missing")

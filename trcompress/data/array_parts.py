@@ -14,7 +14,7 @@ _MOST_UNNAMED_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
-class Part:
+class ArrayPart:
     """The arrays of one part of a file, checked against each other.
 
     Args:
@@ -32,7 +32,7 @@ class Part:
     suffix: str
 
 
-def read_part(arrays: dict[str, np.ndarray], suffix: str, group_key: str, where: str) -> Part:
+def read_part(arrays: dict[str, np.ndarray], suffix: str, group_key: str, where: str) -> ArrayPart:
     """Take one part out of a file's arrays.
 
     Raises:
@@ -50,11 +50,11 @@ def read_part(arrays: dict[str, np.ndarray], suffix: str, group_key: str, where:
         groups = groups.astype(str) if groups.dtype.kind in "SU" else groups.astype(np.int64)
     lengths = _lengths(arrays, suffix, x, where)
     _check_finite(ArraySource(x, lengths), f"x{suffix}", where)
-    return Part(x, y, lengths, groups, suffix)
+    return ArrayPart(x, y, lengths, groups, suffix)
 
 
 def read_labels(
-    parts: list[Part], names: np.ndarray | None, where: str
+    parts: list[ArrayPart], names: np.ndarray | None, where: str
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Return each part's labels as int64 indices into the classes, and the class names.
 
@@ -96,7 +96,7 @@ def read_labels(
 
 
 def _text_labels(
-    parts: list[Part], names: np.ndarray | None, where: str
+    parts: list[ArrayPart], names: np.ndarray | None, where: str
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     texts = [part.y.astype(str) for part in parts]
     classes = sorted(set(np.concatenate(texts).tolist())) if names is None else list(map(str, names.tolist()))

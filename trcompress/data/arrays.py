@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trcompress.data.array_file import read_arrays
-from trcompress.data.array_parts import Part, read_labels, read_part
+from trcompress.data.array_parts import ArrayPart, read_labels, read_part
 from trcompress.data.array_source import ArraySource
 from trcompress.data.dataset import DataSet, Split
 from trcompress.data.options import ArrayOptions, read_options
@@ -90,7 +90,7 @@ def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> D
     return _data_set(spec, classes, rows, note, _file_notes(arrays) + notes)
 
 
-def _table(part: Part, labels: np.ndarray, options: ArrayOptions, spec: str) -> _Table:
+def _table(part: ArrayPart, labels: np.ndarray, options: ArrayOptions, spec: str) -> _Table:
     source = ArraySource(part.x, part.lengths, options.steps, options.frames)
     if options.steps and part.x.shape[1] % options.steps:
         raise UsageError(

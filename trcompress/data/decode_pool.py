@@ -23,7 +23,7 @@ _START = "import sys; sys.path.append(sys.argv[1]); from trcompress.data.decode_
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """One clip to decode into one cache file."""
 
     clip: Path
@@ -31,8 +31,8 @@ class Job:
 
 
 def decode_all(
-    jobs: Sequence[Job], settings: DecodeSettings, workers: int, timeout_s: float
-) -> Generator[tuple[Job, str], None, None]:
+    jobs: Sequence[DecodeJob], settings: DecodeSettings, workers: int, timeout_s: float
+) -> Generator[tuple[DecodeJob, str], None, None]:
     """Decode clips into their cache files; close the iterator to stop early.
 
     Args:
@@ -58,7 +58,7 @@ def decode_all(
         pool.stop()
 
 
-def _decode(job: Job, settings: DecodeSettings, ask: Callable[[dict[str, Any]], dict[str, str]]) -> str:
+def _decode(job: DecodeJob, settings: DecodeSettings, ask: Callable[[dict[str, Any]], dict[str, str]]) -> str:
     """Have a clip decoded into a temporary file, and give it its name; return what is wrong with the clip."""
     part = job.target.with_name(f"{uuid.uuid4().hex}.part")
     try:
@@ -78,18 +78,18 @@ def _decode(job: Job, settings: DecodeSettings, ask: Callable[[dict[str, Any]], 
 class _Pool:
     """Threads that each keep one worker process busy, and replace it when it dies."""
 
-    def __init__(self, jobs: Sequence[Job], settings: DecodeSettings, timeout_s: float) -> None:
+    def __init__(self, jobs: Sequence[DecodeJob], settings: DecodeSettings, timeout_s: float) -> None:
         self._settings, self._timeout_s, self._count = settings, timeout_s, len(jobs)
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[DecodeJob] = queue.SimpleQueue()
         for job in jobs:
             self._jobs.put(job)
-        self._done: queue.SimpleQueue[tuple[Job, str] | BaseException] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[DecodeJob, str] | BaseException] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._stopped = False
         self._workers: list[_Worker] = []
         self._threads: list[threading.Thread] = []
 
-    def run(self, workers: int) -> Iterator[tuple[Job, str]]:
+    def run(self, workers: int) -> Iterator[tuple[DecodeJob, str]]:
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()

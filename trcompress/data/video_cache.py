@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trcompress.data.decode import DecodeSettings, require_av
-from trcompress.data.decode_pool import Job, decode_all
+from trcompress.data.decode_pool import DecodeJob, decode_all
 from trcompress.data.frame_cache import Entry, default_cache_dir, entry_path, open_cache, read_entry
 from trcompress.data.load import Progress
 from trcompress.data.options import VideoOptions
@@ -49,7 +49,7 @@ class FrameStore:
         """
         targets, faults = self._targets(clips)
         jobs = {
-            Job(clip.path, targets[clip.name]): clip.name
+            DecodeJob(clip.path, targets[clip.name]): clip.name
             for clip in clips
             if clip.name in targets and read_entry(targets[clip.name], self.settings) is None
         }

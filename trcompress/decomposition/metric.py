@@ -1,6 +1,6 @@
 """In which metric W_hat should be close to W: where the network's inputs are, and where its outputs care.
 
-    ||L (W - W_hat) D||^2       L'L = X'X + ridge * I,   D = diag(output_weights)
+    ||L (W - W_hat) D||^2       L'L = X'X + ridge * I,   D = diag(output_weights), or a symmetric root
 
 X are calibration inputs, reduced to few rows. The metric enters the normal equations; W itself is never whitened,
 for that would destroy its modes, and L is never formed or inverted.
@@ -27,7 +27,9 @@ class Metric:
         input_rows: X (s, I), calibration inputs reduced to `S V'`, so that X'X is their second moment; None weighs
             all directions of the input alike.
         ridge: weight of the plain norm beside X'X; with `input_rows` only.
-        output_weights: (O,) not negative, the diagonal of D; None weighs all outputs alike.
+        output_weights: (O,) not negative, the diagonal of D, or (O, O), D itself; None weighs all outputs alike.
+            ALS takes the norms of D's columns; two-mode rings take D as it is.
+        name: as reports spell it.
 
     Raises:
         UsageError: a negative ridge or weight, or nothing but zeros.
@@ -42,20 +44,29 @@ class Metric:
     input_rows: Tensor | None = None
     ridge: float = 0.0
     output_weights: Tensor | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
-        for name, dims in (("input_rows", 2), ("output_weights", 1)):
+        for name, dims in (("input_rows", (2,)), ("output_weights", (1, 2))):
             value = getattr(self, name)
             if value is None:
                 continue
-            if value.dim() != dims:
-                raise ShapeError(f"{name} must have {dims} dimension(s): got shape {tuple(value.shape)}")
+            if value.dim() not in dims:
+                raise ShapeError(f"{name} must have {dims[0]} dimension(s): got shape {tuple(value.shape)}")
             if not bool(torch.isfinite(value).all()):
                 raise InputFileError(f"{name} must be finite: NaN or Inf found in the calibration data")
             if not bool(value.any()):
                 raise UsageError(f"{name} must not be all zeros: nothing would count")
-        if self.ridge < 0 or (self.output_weights is not None and bool((self.output_weights < 0).any())):
+        weights = self.output_weights
+        if self.ridge < 0 or (weights is not None and weights.dim() == 1 and bool((weights < 0).any())):
             raise UsageError(f"ridge and output_weights must not be negative: got ridge {self.ridge}")
+
+    @property
+    def output_diagonal(self) -> Tensor | None:
+        """(O,) the norms of D's columns."""
+        if self.output_weights is None or self.output_weights.dim() == 1:
+            return self.output_weights
+        return self.output_weights.square().sum(0).sqrt()
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ def output_scales(metric: Metric, shape: tuple[int, int], padded: int, device: t
     Raises:
         ShapeError: not one weight per output.
     """
-    weights = metric.output_weights
+    weights = metric.output_diagonal
     if weights is None:
         return None
     if len(weights) != shape[1]:

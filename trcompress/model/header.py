@@ -151,7 +151,7 @@ class Weight(_Strict):
         return one_of("format", format, FORMATS)
 
 
-class Source(_Strict):
+class SourceFile(_Strict):
     """The dense checkpoint that was compressed."""
 
     file: str
@@ -197,7 +197,7 @@ class Header(_Strict):
     version: Literal[1, 2] = 1
     layers: tuple[Annotated[Layer, GetPydanticSchema(_layer_schema)], ...]
     weights: tuple[Weight, ...]
-    source: Source | None = None
+    source: SourceFile | None = None
     shared: tuple[tuple[str, ...], ...] = ()
     lineage: tuple[Step, ...] = ()
     metrics: dict[str, Any] = {}

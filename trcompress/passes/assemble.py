@@ -23,7 +23,7 @@ from trcompress.decomposition.weight import (
 )
 from trcompress.errors import OutputFileError, UsageError
 from trcompress.formats import TensorRing
-from trcompress.model.header import Header, Source, Step, Weight
+from trcompress.model.header import Header, SourceFile, Step, Weight
 from trcompress.model.plan import Plan, Rule
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__
@@ -198,8 +198,8 @@ def _reading(checkpoint: Checkpoint, weights: Sequence[Weight]) -> dict[str, Any
     return {"reading": told} if told else {}
 
 
-def _describe_source(checkpoint: Checkpoint) -> Source:
-    return Source(
+def _describe_source(checkpoint: Checkpoint) -> SourceFile:
+    return SourceFile(
         file=checkpoint.path.name,
         sha256=checkpoint.sha256,
         size_bytes=checkpoint.size_bytes,

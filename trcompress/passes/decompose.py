@@ -24,7 +24,7 @@ from trcompress.util.progress import Progress
 
 
 @dataclass(frozen=True)
-class Choice:
+class PlanChoice:
     """A plan, and what a search for it left behind.
 
     Args:
@@ -40,7 +40,7 @@ class Choice:
 
 def decompose(
     checkpoint: str | Path | Checkpoint,
-    plan: Plan | Choice | None = None,
+    plan: Plan | PlanChoice | None = None,
     out: str | Path | None = None,
     *,
     target_ratio: float | None = None,
@@ -108,7 +108,7 @@ def decompose(
         out = check_output(out, overwrite=overwrite, keep=(*checkpoint.files, calibrate))
     check_data(calibrate, refine, init)
     data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout}
-    if not isinstance(plan, Choice):
+    if not isinstance(plan, PlanChoice):
         goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
         plan = choose(
             checkpoint, plan, **goals, layer=layer, calibrate=calibrate, **data, seed=seed, progress=progress
@@ -141,7 +141,7 @@ def choose(
     seed: int = 0,
     time_budget: float | None = None,
     progress: Progress | None = None,
-) -> Choice:
+) -> PlanChoice:
     """Settle on a plan: the one given, its ranks set by `max_error`, or one searched for under a goal.
 
     Raises:
@@ -151,10 +151,10 @@ def choose(
     given = [name for name, value in goals.items() if value is not None]
     if plan is not None:
         if given == ["max_error"] and max_error is not None:
-            return Choice(ranks_for_error(checkpoint, plan, max_error))
+            return PlanChoice(ranks_for_error(checkpoint, plan, max_error))
         if given:
             raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
-        return Choice(plan)
+        return PlanChoice(plan)
     if not given:
         raise UsageError(
             "decompose needs `shape` and `ranks` (a plan), or a goal such as `target_ratio=25`; "
@@ -172,7 +172,7 @@ def choose(
         time_budget=time_budget,
         progress=progress,
     )
-    return Choice(found.plan, {one.matrix.key: one.cores for one in found.weights}, found.notes)
+    return PlanChoice(found.plan, {one.matrix.key: one.cores for one in found.weights}, found.notes)
 
 
 def check_data(calibrate: str | Path | None, refine: int, init: str) -> None:

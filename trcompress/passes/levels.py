@@ -41,7 +41,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LevelChoice:
     """One tensor, or the small tensors together, with every level they may have.
 
     Args:
@@ -60,7 +60,7 @@ class Choice:
 REST = "biases and small tensors"
 
 
-def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Sequence[str]) -> list[Choice]:
+def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Sequence[str]) -> list[LevelChoice]:
     """List the levels of every floating-point tensor of a network.
 
     Args:
@@ -76,10 +76,10 @@ def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Se
     for key in matrices:
         bias = _bias_beside(key, state)
         levels = _matrix_levels(key, state[key], seen.moments.get(key), bias is not None, packed, kinds)
-        found.append(Choice(key, first[key], bias, tuple(levels)))
+        found.append(LevelChoice(key, first[key], bias, tuple(levels)))
     rest = tuple(key for name in first if name not in matrices for key in first[name])
     if rest:
-        found.append(Choice(REST, rest, None, tuple(_rest_levels({key: state[key] for key in rest}, kinds))))
+        found.append(LevelChoice(REST, rest, None, tuple(_rest_levels({key: state[key] for key in rest}, kinds))))
     return found
 
 
@@ -144,7 +144,7 @@ class Placed:
         choices: of its tensors, all at their first level.
     """
 
-    def __init__(self, model: nn.Module, choices: Sequence[Choice]) -> None:
+    def __init__(self, model: nn.Module, choices: Sequence[LevelChoice]) -> None:
         self.model = model
         self.choices = {one.name: one for one in choices}
         self.levels = dict.fromkeys(self.choices, 0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trcompress.artifact.storage import Stored
 from trcompress.passes.damage import Damage
 from trcompress.passes.ladder import Measured, moves
-from trcompress.passes.levels import Choice, Placed, choices_of
+from trcompress.passes.levels import LevelChoice, Placed, choices_of
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.util.progress import Progress
 
@@ -206,6 +206,6 @@ class _Descent:
         self.rungs.append(Rung(self._placed.nbytes + self._beside, self._damage.of(self._placed.model), what))
 
 
-def _row(choice: Choice, measured: Sequence[Measured], level: int) -> Row:
+def _row(choice: LevelChoice, measured: Sequence[Measured], level: int) -> Row:
     at = measured[level]
     return Row(choice.name, choice.levels[level].name, measured[0].nbytes, at.nbytes, at.damage)

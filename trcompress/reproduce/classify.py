@@ -14,7 +14,7 @@ from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import build_classifier, input_parameters
 from trcompress.reproduce.plots import Curve, Plot
 from trcompress.reproduce.recipe_schema import ClassifyRecipe
-from trcompress.reproduce.result import Findings, Row, Table
+from trcompress.reproduce.result import Findings, ResultRow, Table
 from trcompress.reproduce.sequences import open_sequences
 from trcompress.training.display import Progress as EpochProgress
 from trcompress.training.distributed import team
@@ -34,7 +34,7 @@ SPLIT_WORDS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class ClassifyRun:
     """One trained network.
 
     Args:
@@ -85,7 +85,7 @@ class ShareDisplay:
 
 def run_classify(recipe: ClassifyRecipe, context: Context) -> Findings:
     """Train once per split and seed; measure on the test part once."""
-    runs: list[Run] = []
+    runs: list[ClassifyRun] = []
     total = len(recipe.data.splits) * len(recipe.seeds)
     for split in recipe.data.splits:
         loading = part_of(context.progress, f"{split}: data", len(runs), total) or context.progress
@@ -103,7 +103,7 @@ def run_classify(recipe: ClassifyRecipe, context: Context) -> Findings:
     )
 
 
-def _train(recipe: ClassifyRecipe, data: DataSet, split: str, seed: int, progress: Progress) -> Run:
+def _train(recipe: ClassifyRecipe, data: DataSet, split: str, seed: int, progress: Progress) -> ClassifyRun:
     settings = recipe.train.model_copy(update={"seed": seed})
     with team(settings.device) as crew:
         student = build_classifier(recipe.model, data, dropout=settings.dropout, seed=seed)
@@ -112,7 +112,7 @@ def _train(recipe: ClassifyRecipe, data: DataSet, split: str, seed: int, progres
         state = trainer.run()
         part = data.test or data.validation or data.train
         figures = measure(student.module, part, crew, classes=len(data.classes), batch_size=settings.batch_size)
-    return Run(
+    return ClassifyRun(
         split=split,
         seed=seed,
         accuracy=figures.accuracy,
@@ -124,30 +124,30 @@ def _train(recipe: ClassifyRecipe, data: DataSet, split: str, seed: int, progres
     )
 
 
-def _log(folder: Path, runs: Sequence[Run]) -> None:
+def _log(folder: Path, runs: Sequence[ClassifyRun]) -> None:
     """Keep every epoch of every run so far."""
     lines = [json.dumps({"split": run.split, "seed": run.seed, **record}) for run in runs for record in run.history]
     write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
 
 
-def _rows(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[Run]) -> Iterator[Row]:
+def _rows(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[ClassifyRun]) -> Iterator[ResultRow]:
     paper, original = recipe.paper, recipe.data.original
     counted = runs[0].parameters
-    yield Row(
+    yield ResultRow(
         name="input-to-hidden parameters",
         measured=counted,
         paper=paper.get("parameters"),
         note="counted in the built layer" + ("" if counted == recipe.model.parameters else ": NOT the plan's"),
     )
-    yield Row(
+    yield ResultRow(
         name="compression ratio (Eq. 7)",
         measured=recipe.model.matrix.parameters / counted,
         paper=paper.get("compression_ratio"),
     )
-    yield Row(name="parameters of the whole network", measured=runs[0].all_parameters)
+    yield ResultRow(name="parameters of the whole network", measured=runs[0].all_parameters)
     for split in recipe.data.splits:
         found = [run.accuracy for run in runs if run.split == split]
-        yield Row(
+        yield ResultRow(
             name=f"accuracy, {SPLIT_WORDS[split]}",
             measured=fmean(found),
             spread=stdev(found) if len(found) > 1 else None,
@@ -157,7 +157,7 @@ def _rows(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[Run]) -> Iterato
         )
 
 
-def _table(runs: Sequence[Run]) -> Table:
+def _table(runs: Sequence[ClassifyRun]) -> Table:
     columns = ("split", "seed", "test accuracy", "train accuracy", "best epoch", "epochs", "s per epoch")
     rows = tuple(
         (
@@ -174,7 +174,7 @@ def _table(runs: Sequence[Run]) -> Table:
     return Table(title="runs", columns=columns, rows=rows)
 
 
-def _curves(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[Run]) -> Iterator[Plot]:
+def _curves(recipe: ClassifyRecipe, data: DataSet, runs: Sequence[ClassifyRun]) -> Iterator[Plot]:
     """Fig. 7 (b), (c): training loss, and accuracy on the parts that training sees."""
     names = {"loss": "training loss", "accuracy": "training accuracy", "validation_accuracy": "validation accuracy"}
     for key, label in names.items():

@@ -16,20 +16,20 @@ from torch import Tensor
 from trcompress.formats import FORMATS, BlockTerm, Format, TensorRing, TensorTrain
 from trcompress.layers import TRLinear
 from trcompress.reproduce.context import Context
-from trcompress.reproduce.counting import Cost, cost_of
-from trcompress.reproduce.formulas import ORDERS, Sizes
+from trcompress.reproduce.counting import CountedCost, cost_of
+from trcompress.reproduce.formulas import ORDERS, LayerSizes
 from trcompress.reproduce.paper_order import apply_in_order
 from trcompress.reproduce.plots import Curve, Plot
 from trcompress.reproduce.recipe_fields import Complexity
 from trcompress.reproduce.recipe_schema import ComplexityRecipe
-from trcompress.reproduce.result import Claim, Findings, Row, Table
+from trcompress.reproduce.result import Claim, Findings, ResultRow, Table
 
 OURS = "TR-RNN, trcompress"
 METHODS = (*ORDERS, OURS)
 FORMAT_OF = {"TT-RNN": TensorTrain.kind, "BT-RNN": BlockTerm.kind, "TR-RNN": TensorRing.kind, OURS: TensorRing.kind}
 FLOAT_BYTES = 4
-# what is counted -> (how it is read off a Cost, the line of Table 4)
-QUANTITIES: dict[str, tuple[Callable[[Cost], float], str]] = {
+# what is counted -> (how it is read off a CountedCost, the line of Table 4)
+QUANTITIES: dict[str, tuple[Callable[[CountedCost], float], str]] = {
     "forward operations": (lambda cost: cost.forward, "forward"),
     "backward operations": (lambda cost: cost.backward, "backward"),
     "forward floats": (lambda cost: cost.forward_bytes / FLOAT_BYTES, "forward_memory"),
@@ -54,7 +54,7 @@ class Point:
     sweep: str
     at: int
     method: str
-    sizes: Sizes
+    sizes: LayerSizes
     counts: dict[str, float]
 
     def formula(self, quantity: str) -> float:
@@ -91,12 +91,12 @@ def run_complexity(recipe: ComplexityRecipe, context: Context) -> Findings:
     )
 
 
-def _cases(asked: Complexity) -> Iterator[tuple[str, int, str, Sizes]]:
+def _cases(asked: Complexity) -> Iterator[tuple[str, int, str, LayerSizes]]:
     for rank in asked.ranks:
-        sizes = Sizes(asked.in_modes, asked.out_modes, rank, asked.blocks)
+        sizes = LayerSizes(asked.in_modes, asked.out_modes, rank, asked.blocks)
         yield from (("rank", rank, method, sizes) for method in METHODS if _affordable(method, rank, asked))
     for length in asked.lengths:
-        sizes = Sizes((4,) * length, (4,) * length, asked.size_rank, asked.blocks)
+        sizes = LayerSizes((4,) * length, (4,) * length, asked.size_rank, asked.blocks)
         for method in METHODS:
             if _affordable(method, asked.size_rank, asked):
                 yield "inputs", sizes.inputs, method, sizes
@@ -106,14 +106,14 @@ def _affordable(method: str, rank: int, asked: Complexity) -> bool:
     return method != "BT-RNN" or rank <= asked.bt_max_rank
 
 
-def structure_of(method: str, sizes: Sizes) -> Format | None:
+def structure_of(method: str, sizes: LayerSizes) -> Format | None:
     """Return the structure of a method with all ranks alike; None is the dense matrix."""
     if method not in FORMAT_OF:
         return None
     return FORMATS[FORMAT_OF[method]].from_ranks(sizes.in_modes, sizes.out_modes, (sizes.rank,), sizes.blocks)
 
 
-def measure(method: str, sizes: Sizes, batch: int) -> dict[str, float]:
+def measure(method: str, sizes: LayerSizes, batch: int) -> dict[str, float]:
     """Count one method at one size, per vector."""
     structure = structure_of(method, sizes)
     cost = cost_of(lambda: _prepared(method, structure, sizes), torch.zeros(batch, sizes.inputs))
@@ -123,7 +123,7 @@ def measure(method: str, sizes: Sizes, batch: int) -> dict[str, float]:
     }
 
 
-def _prepared(method: str, structure: Format | None, sizes: Sizes) -> Callable[[Tensor], Tensor]:
+def _prepared(method: str, structure: Format | None, sizes: LayerSizes) -> Callable[[Tensor], Tensor]:
     """Return y = x W in one method's way, with parameters of its own."""
     if structure is None:
         weight = torch.zeros(sizes.inputs, sizes.outputs, requires_grad=True)
@@ -149,7 +149,7 @@ def growth(xs: Sequence[float], ys: Sequence[float]) -> float:
     return log(ys[-1] / ys[-2]) / log(xs[-1] / xs[-2])
 
 
-def _growth_rows(points: Sequence[Point]) -> Iterator[Row]:
+def _growth_rows(points: Sequence[Point]) -> Iterator[ResultRow]:
     for sweep, letter in (("rank", "R"), ("inputs", "I = O")):
         for method in METHODS:
             series = _series(points, sweep, method)
@@ -158,7 +158,7 @@ def _growth_rows(points: Sequence[Point]) -> Iterator[Row]:
             at = [point.at for point in series]
             for quantity, (_, line) in QUANTITIES.items():
                 order = getattr(ORDERS["TR-RNN" if method == OURS else method], line)[0]
-                yield Row(
+                yield ResultRow(
                     name=f"{method}, {quantity}: exponent of {letter}",
                     measured=round(growth(at, [point.counts[quantity] for point in series]), 3),
                     paper=round(growth(at, [point.formula(quantity) for point in series]), 3),

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
-class Cost:
+class CountedCost:
     """What forward and backward took.
 
     Args:
@@ -64,7 +64,7 @@ class PeakMemory(TorchDispatchMode):
         self.alive -= size
 
 
-def cost_of(prepare: Callable[[], Callable[[Tensor], Tensor]], x: Tensor) -> Cost:
+def cost_of(prepare: Callable[[], Callable[[Tensor], Tensor]], x: Tensor) -> CountedCost:
     """Run a computation and its backward pass under each counter.
 
     Args:
@@ -81,7 +81,7 @@ def cost_of(prepare: Callable[[], Callable[[Tensor], Tensor]], x: Tensor) -> Cos
     compute, memory = prepare(), PeakMemory()
     with torch.no_grad(), memory:
         compute(x)
-    return Cost(forward, both - forward, memory.peak, _backward_bytes(prepare(), _leaf(x)))
+    return CountedCost(forward, both - forward, memory.peak, _backward_bytes(prepare(), _leaf(x)))
 
 
 def _backward_bytes(compute: Callable[[Tensor], Tensor], x: Tensor) -> int:

@@ -8,7 +8,7 @@ from math import prod
 
 
 @dataclass(frozen=True)
-class Sizes:
+class LayerSizes:
     """The letters of Table 4.
 
     Args:
@@ -38,35 +38,35 @@ class Sizes:
 class Order:
     """One pair of lines of Table 4: how it is written there, and its value."""
 
-    forward: tuple[str, Callable[[Sizes], int]]
-    backward: tuple[str, Callable[[Sizes], int]]
-    forward_memory: tuple[str, Callable[[Sizes], int]]
-    backward_memory: tuple[str, Callable[[Sizes], int]]
+    forward: tuple[str, Callable[[LayerSizes], int]]
+    backward: tuple[str, Callable[[LayerSizes], int]]
+    forward_memory: tuple[str, Callable[[LayerSizes], int]]
+    backward_memory: tuple[str, Callable[[LayerSizes], int]]
 
 
-def _dense(s: Sizes) -> int:
+def _dense(s: LayerSizes) -> int:
     return s.inputs * s.outputs
 
 
-def _tt(s: Sizes) -> int:
+def _tt(s: LayerSizes) -> int:
     return len(s.in_modes) * s.inputs * s.rank**2 * max(s.out_modes)
 
 
-def _tt_back(s: Sizes) -> int:
+def _tt_back(s: LayerSizes) -> int:
     return len(s.in_modes) ** 2 * s.inputs * s.rank**4 * max(s.out_modes)
 
 
-def _bt(s: Sizes) -> int:
+def _bt(s: LayerSizes) -> int:
     d = len(s.in_modes)
     return s.blocks * d * s.inputs * s.rank**d * max(s.out_modes)
 
 
-def _tr(s: Sizes) -> int:
+def _tr(s: LayerSizes) -> int:
     n, m = len(s.in_modes), len(s.out_modes)
     return n * s.inputs * s.rank**3 + m * s.outputs * s.rank**3
 
 
-def _tr_back(s: Sizes) -> int:
+def _tr_back(s: LayerSizes) -> int:
     n, m = len(s.in_modes), len(s.out_modes)
     d = n + m
     return n * d * s.inputs * s.rank**5 + m * d * max(s.in_modes) * s.outputs * s.rank**5

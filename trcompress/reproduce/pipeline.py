@@ -19,7 +19,7 @@ from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import check_input_size
 from trcompress.reproduce.plots import Curve, Plot
 from trcompress.reproduce.recipe_schema import Compression, PipelineRecipe
-from trcompress.reproduce.result import Findings, Row, Table
+from trcompress.reproduce.result import Findings, ResultRow, Table
 from trcompress.reproduce.sequences import open_sequences
 from trcompress.search import search_network
 from trcompress.training.dense import train_dense
@@ -139,7 +139,7 @@ def _display(progress: Progress, name: str, done: int, total: int, epochs: int) 
     return ShareDisplay(part_of(progress, name, done, total) or progress, epochs)
 
 
-def _rows(recipe: PipelineRecipe, outcomes: Sequence[Outcome]) -> Iterator[Row]:
+def _rows(recipe: PipelineRecipe, outcomes: Sequence[Outcome]) -> Iterator[ResultRow]:
     stages: dict[str, Callable[[Outcome], float]] = {
         "decomposed, before training": lambda one: one.decomposed,
         "fine-tuned": lambda one: one.tuned,
@@ -157,9 +157,9 @@ def _rows(recipe: PipelineRecipe, outcomes: Sequence[Outcome]) -> Iterator[Row]:
                 yield _row(name, [take(one) for one in same], note)
 
 
-def _row(name: str, values: Sequence[float], note: str) -> Row:
+def _row(name: str, values: Sequence[float], note: str) -> ResultRow:
     spread = stdev(values) if len(values) > 1 else None
-    return Row(name=name, measured=fmean(values), spread=spread, runs=len(values), note=note)
+    return ResultRow(name=name, measured=fmean(values), spread=spread, runs=len(values), note=note)
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:

@@ -51,7 +51,7 @@ class Plot(_Strict):
     log_y: bool = False
 
 
-class Matrix(_Strict):
+class Heatmap(_Strict):
     """One picture of a matrix."""
 
     title: str
@@ -63,7 +63,7 @@ class MatrixPlot(_Strict):
 
     file: str
     title: str
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[Heatmap, ...]
 
 
 def write_numbers(folder: Path, plots: Iterable[Plot], matrix_plots: Iterable[MatrixPlot] = ()) -> list[Path]:

@@ -47,7 +47,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Reading(Strict):
+class PaperReading(Strict):
     """One way to read the paper's synthetic experiment where it is silent.
 
     Attributes:
@@ -95,7 +95,7 @@ class Synthetic(Strict):
     noise_variances: Annotated[tuple[Variance, ...], Field(min_length=1, max_length=40)]
     claim_variance: Variance = 0.05
     input_variance: Annotated[float, Field(gt=0, le=1e6)] = 0.5
-    readings: Annotated[tuple[Reading, ...], Field(min_length=1, max_length=20)]
+    readings: Annotated[tuple[PaperReading, ...], Field(min_length=1, max_length=20)]
     pictures: bool = False
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Fit:
+class RegressionFit:
     """A recovered W and its mean squared error on the samples it was fitted to.
 
     Args:
@@ -42,13 +42,13 @@ class Fit:
     steps: int
 
 
-def linear_regression(samples: Samples) -> Fit:
+def linear_regression(samples: Samples) -> RegressionFit:
     """Least squares without structure."""
     weight = torch.linalg.lstsq(samples.x, samples.y).solution
-    return Fit(weight, _loss(samples, weight), 1)
+    return RegressionFit(weight, _loss(samples, weight), 1)
 
 
-def als(samples: Samples, structure: Format, *, sweeps: int, generator: torch.Generator) -> Fit:
+def als(samples: Samples, structure: Format, *, sweeps: int, generator: torch.Generator) -> RegressionFit:
     """Fit a structure by exact least squares, core by core, from one random start.
 
     Args:
@@ -72,7 +72,7 @@ def als(samples: Samples, structure: Format, *, sweeps: int, generator: torch.Ge
             break
         last = error
     weight = structure.to_dense(cores)
-    return Fit(weight, _loss(samples, weight), done)
+    return RegressionFit(weight, _loss(samples, weight), done)
 
 
 def adam(
@@ -83,7 +83,7 @@ def adam(
     batch_size: int,
     lr: float,
     generator: torch.Generator,
-) -> Fit:
+) -> RegressionFit:
     """Fit a structure, or a free matrix where it is None, by Adam on mini-batches; lr falls along a cosine."""
     inputs, outputs = samples.x.shape[1], samples.y.shape[1]
     if structure is None:
@@ -103,7 +103,7 @@ def adam(
         optimizer.step()
     with torch.no_grad():
         weight = parameters[0].detach() if structure is None else structure.to_dense(parameters)
-        return Fit(weight, _loss(samples, weight), steps)
+        return RegressionFit(weight, _loss(samples, weight), steps)
 
 
 def random_cores(structure: Format, generator: torch.Generator, rms: float) -> list[Tensor]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trcompress.errors import InputFileError
 from trcompress.reproduce.plots import MatrixPlot, Plot
 from trcompress.util.files import write_text
-from trcompress.util.machine import Machine
+from trcompress.util.hardware import Hardware
 
 RESULT_FILE = "result.json"
 Figure = float | str | dict[str, float | str]
@@ -20,7 +20,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Row(_Strict):
+class ResultRow(_Strict):
     """One figure.
 
     Attributes:
@@ -70,7 +70,7 @@ class Findings(_Strict):
     """
 
     data: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[ResultRow, ...] = ()
     claims: tuple[Claim, ...] = ()
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
@@ -102,7 +102,7 @@ class Result(_Strict):
     seeds: tuple[int, ...]
     command: str
     version: str
-    machine: Machine
+    machine: Hardware
     seconds: Annotated[float, Field(ge=0)]
 
 

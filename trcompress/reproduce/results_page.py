@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trcompress.reproduce.result import RESULT_FILE, Claim, Figure, Result, Row, Table, read_result
-from trcompress.util.machine import Machine
+from trcompress.reproduce.result import RESULT_FILE, Claim, Figure, Result, ResultRow, Table, read_result
+from trcompress.util.hardware import Hardware
 
 _VERDICTS = {True: "holds", False: "**does not hold**", None: "cannot be told"}
 _MOST_ROWS = 40
@@ -98,7 +98,7 @@ def _section(folder: Path, result: Result, base: Path) -> Iterator[str]:
             yield f"![{title}]({_link(folder / f'{file}.png', base)})"
 
 
-def describe_machine(machine: Machine) -> str:
+def describe_machine(machine: Hardware) -> str:
     """One line on the machine."""
     return (
         f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB, accelerator: {machine.accelerator}; "
@@ -106,7 +106,7 @@ def describe_machine(machine: Machine) -> str:
     )
 
 
-def _rows(rows: Sequence[Row]) -> Iterator[str]:
+def _rows(rows: Sequence[ResultRow]) -> Iterator[str]:
     cells = [
         (row.name, _figure(row.paper), _figure(row.measured), f"{_figure(row.spread)} ({row.runs})", row.note)
         if row.runs > 1

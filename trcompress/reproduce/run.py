@@ -11,12 +11,12 @@ from typing import Any
 
 from trcompress.errors import MissingExtraError, OutputFileError, UsageError
 from trcompress.reproduce.context import Context, silent
-from trcompress.reproduce.plots import Matrix, draw, write_numbers
+from trcompress.reproduce.plots import Heatmap, draw, write_numbers
 from trcompress.reproduce.recipe import write_recipe
 from trcompress.reproduce.recipe_schema import Data, Recipe
 from trcompress.reproduce.result import RESULT_FILE, Findings, Result, write_result
 from trcompress.util.files import check_output, write_text
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.util.progress import Progress
 from trcompress.version import __version__
 
@@ -138,7 +138,7 @@ def _light(findings: Findings, note: str) -> Findings:
     """Leave the matrices to their CSV files."""
     plots = tuple(
         pictures.model_copy(
-            update={"matrices": tuple(Matrix(title=one.title, values=()) for one in pictures.matrices)}
+            update={"matrices": tuple(Heatmap(title=one.title, values=()) for one in pictures.matrices)}
         )
         for pictures in findings.matrix_plots
     )

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from trcompress.formats import FORMATS, Format, TensorRing
 from trcompress.reproduce.context import Context
-from trcompress.reproduce.plots import Curve, Matrix, MatrixPlot, Plot
-from trcompress.reproduce.recipe_fields import Reading, Synthetic
+from trcompress.reproduce.plots import Curve, Heatmap, MatrixPlot, Plot
+from trcompress.reproduce.recipe_fields import PaperReading, Synthetic
 from trcompress.reproduce.recipe_schema import SyntheticRecipe
-from trcompress.reproduce.regression import Fit, Samples, adam, als, linear_regression
-from trcompress.reproduce.result import Claim, Findings, Row, Table
+from trcompress.reproduce.regression import RegressionFit, Samples, adam, als, linear_regression
+from trcompress.reproduce.result import Claim, Findings, ResultRow, Table
 
 MODES = (3, 3, 3, 3)
 SIZE = 81
@@ -41,7 +41,7 @@ def structure_of(method: str, rank: int) -> Format | None:
     return FORMATS[method].from_ranks(MODES, MODES, (rank,))
 
 
-def true_weight(reading: Reading, generator: torch.Generator) -> Tensor:
+def true_weight(reading: PaperReading, generator: torch.Generator) -> Tensor:
     """Draw the (81, 81) W of a reading."""
     if reading.weight == "picture":
         distance = (torch.arange(SIZE, dtype=torch.float64) - SIZE // 2).abs()
@@ -64,11 +64,11 @@ def draw_samples(
     return Samples(x, x @ weight + noise * noise_variance**0.5)
 
 
-def expected_linear_rmse(reading: Reading, input_variance: float, noise_variance: float) -> float:
+def expected_linear_rmse(reading: PaperReading, input_variance: float, noise_variance: float) -> float:
     """Return what theory asks of linear regression: E|W_hat - W|^2 = s^2 / (v (N - I - 1)) per entry.
 
     Example:
-        >>> reading = Reading(name="a", about="", weight="ring")
+        >>> reading = PaperReading(name="a", about="", weight="ring")
         >>> round(expected_linear_rmse(reading, 0.5, 0.05), 4)
         0.0057
     """
@@ -76,7 +76,7 @@ def expected_linear_rmse(reading: Reading, input_variance: float, noise_variance
     return absolute / (reading.rms if reading.error == "relative" else 1.0)
 
 
-def recover(reading: Reading, method: str, samples: Samples, seed: int) -> Fit:
+def recover(reading: PaperReading, method: str, samples: Samples, seed: int) -> RegressionFit:
     """Fit one method: of several starts, the one that fits the samples best."""
     structure = structure_of(method, reading.rank)
     if reading.procedure == "als" and structure is None:
@@ -96,7 +96,7 @@ def recover(reading: Reading, method: str, samples: Samples, seed: int) -> Fit:
 class _Measured:
     """RMSEs of one reading: (method, noise variance) -> one per seed; and matrices of the first seed."""
 
-    reading: Reading
+    reading: PaperReading
     errors: dict[tuple[str, float], list[float]] = field(default_factory=dict)
     matrices: dict[str, Tensor] = field(default_factory=dict)
 
@@ -148,14 +148,14 @@ def _measure(one: _Measured, settings: Synthetic, variance: float, seed: int, *,
             one.matrices |= {"true W": weight, method: found}
 
 
-def _rows(one: _Measured, recipe: SyntheticRecipe) -> Iterator[Row]:
+def _rows(one: _Measured, recipe: SyntheticRecipe) -> Iterator[ResultRow]:
     variance = recipe.synthetic.claim_variance
     for method in METHODS:
         note = ""
         if method == "linear" and one.reading.procedure == "als":
             expected = expected_linear_rmse(one.reading, recipe.synthetic.input_variance, variance)
             note = f"theory: {expected:.4f}"
-        yield Row(
+        yield ResultRow(
             name=f"{one.reading.name}: {one.reading.error} RMSE, {method}",
             measured=one.mean(method, variance),
             spread=one.spread(method, variance),
@@ -239,7 +239,7 @@ def _plot(one: _Measured, settings: Synthetic) -> Plot:
 
 def _pictures(one: _Measured, settings: Synthetic) -> MatrixPlot:
     matrices = [
-        Matrix(
+        Heatmap(
             title=name if name == "true W" else f"{name}  {one.errors[name, settings.claim_variance][0]:.4f}",
             values=tuple(map(tuple, matrix.tolist())),
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
 from trcompress.timing.pair import open_pair
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.util.memory import peak_extra_bytes
 from trcompress.util.threads import limited_threads
 from trcompress.util.timing import side_by_side
@@ -73,7 +73,7 @@ class StackMemory:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchReport:
     """What `trcompress bench` prints.
 
     Args:
@@ -114,7 +114,7 @@ def bench(
     seconds: float = SECONDS,
     kind: str | None = None,
     skip_objects: bool = False,
-) -> Bench:
+) -> BenchReport:
     """Time a compressed model against its dense original, side by side in interleaved rounds.
 
     Args:
@@ -153,7 +153,7 @@ def bench(
                 StackMemory(name, _held_bytes(modules["baseline"]), _held_bytes(modules["artifact"]), kept)
             )
         used = torch.get_num_threads()
-    return Bench(
+    return BenchReport(
         artifact=str(artifact),
         baseline=str(baseline),
         device=str(place),

@@ -11,7 +11,7 @@ from trcompress.network.classifier import Wiring, dense_classifier
 from trcompress.training.display import Display
 from trcompress.training.distributed import team
 from trcompress.training.finetune import FinetuneResult, close
-from trcompress.training.job import Job, Outputs, describe_run, resumable
+from trcompress.training.job import OutputPaths, TrainingJob, describe_run, resumable
 from trcompress.training.parameters import redraw
 from trcompress.training.run_state import write_tensors
 from trcompress.training.settings import FinetuneSettings
@@ -51,7 +51,7 @@ def train_dense(
     Raises:
         UsageError, InputFileError, OutputFileError, RunInterruptedError: see `finetune`.
     """
-    settings, outputs = settings or FinetuneSettings(), Outputs(Path(out))
+    settings, outputs = settings or FinetuneSettings(), OutputPaths(Path(out))
     outputs.check([data], resume=resume, overwrite=overwrite)
     shape = {"kind": kind, "hidden_size": hidden_size, "layers": layers, "bidirectional": bidirectional}
     wiring = Wiring(readout=readout)
@@ -70,7 +70,7 @@ def train_dense(
         redraw(student, settings.seed)
         student.module.to(crew.device)
         identity = describe_run(settings, data, wiring) | {"network": shape}
-        job = Job(student, data, settings, crew, outputs, identity, None, resume, display)
+        job = TrainingJob(student, data, settings, crew, outputs, identity, None, resume, display)
         state = job.train()
         metrics, evaluations = job.metrics(state)
         if crew.writes:

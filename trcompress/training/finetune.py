@@ -21,7 +21,7 @@ from trcompress.network.read_classifier import read_classifier
 from trcompress.training.display import Display
 from trcompress.training.distributed import Team, choose_device, team
 from trcompress.training.evaluate import check_fits
-from trcompress.training.job import Evaluations, Job, Outputs, describe_run, file_sha256, resumable
+from trcompress.training.job import Evaluations, OutputPaths, TrainingJob, describe_run, file_sha256, resumable
 from trcompress.training.learner import hidden_misfit
 from trcompress.training.parameters import redraw
 from trcompress.training.run_state import RunState
@@ -151,7 +151,7 @@ def finetune(
     """
     named = {name: value for name, value in locals().items() if name in FinetuneSettings.model_fields}
     settings, artifact = combined(settings, named), Path(artifact)
-    outputs = Outputs(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
+    outputs = OutputPaths(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
     outputs.check([*inputs, data], resume=resume, overwrite=overwrite)
     with resumable(outputs), team(settings.device) as crew:
@@ -165,7 +165,7 @@ def finetune(
         guide = None if teacher is None else _teacher(teacher, data, wiring, settings, crew)
         settings = _filled_in(settings, student, guide)
         identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
-        job = Job(student, data, settings, crew, outputs, identity, guide, resume, display)
+        job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, display)
         state = job.train()
         metrics, evaluations = job.metrics(state, _classifier(file, data, wiring, crew))
         if crew.writes:
@@ -235,7 +235,7 @@ def _updated(artifact: Artifact, student: Classifier, step: Step, metrics: dict[
     return Artifact(tensors, header)
 
 
-def close(job: Job, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:
+def close(job: TrainingJob, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:
     """Write the record of a run, and tell what it came to."""
     how = "kept the best epoch by validation" if job.data.validation else "no validation part: kept the last epoch"
     notes = (*job.student.notes, job.data.split_note, *job.data.notes, how)

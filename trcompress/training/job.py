@@ -31,7 +31,7 @@ Evaluations = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputPaths:
     """Where a run writes.
 
     Args:
@@ -77,7 +77,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Everything a run needs.
 
     Args:
@@ -96,7 +96,7 @@ class Job:
     data: DataSet
     settings: FinetuneSettings
     team: Team
-    outputs: Outputs
+    outputs: OutputPaths
     identity: dict[str, Any]
     teacher: Teacher | None = None
     resume: bool = False
@@ -183,7 +183,7 @@ class Job:
 
 
 @contextmanager
-def resumable(outputs: Outputs) -> Iterator[None]:
+def resumable(outputs: OutputPaths) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM stop a run at any moment, with a word on how to go on.
 
     Raises:
@@ -228,7 +228,7 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say_how_to_go_on(outputs: Outputs) -> str:
+def _say_how_to_go_on(outputs: OutputPaths) -> str:
     if not RunFolder.has_state(outputs.run):
         return "interrupted before the first epoch; run the same command again"
     return f"interrupted; all whole epochs are saved in {outputs.run}: go on with `resume=True`"

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 
-class Machine(BaseModel):
+class Hardware(BaseModel):
     """Where it ran: enough to judge timings, nothing that names a person or a place."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -23,12 +23,12 @@ class Machine(BaseModel):
     torch: str
 
 
-def this_machine() -> Machine:
+def this_machine() -> Hardware:
     """Describe this machine: processor, cores, memory, versions; no host name, user or path."""
     import torch
 
     cuda = torch.cuda.is_available()
-    return Machine(
+    return Hardware(
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gib=round(_memory_bytes() / 2**30, 1),
