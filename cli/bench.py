@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from trcompress.cli.options import device_option, format_option, kind_option, path_argument, skip_objects_option
+from trcompress.cli.options import device_option, format_option, path_argument, reading_options
 
 
 @click.command()
@@ -22,8 +22,7 @@ from trcompress.cli.options import device_option, format_option, kind_option, pa
 @click.option(
     "--seconds", type=float, default=2.0, show_default=True, help="Time for each stack, batch size and mode."
 )
-@kind_option
-@skip_objects_option
+@reading_options
 @device_option
 @format_option
 def bench(artifact: Path, batch: str, device: str, format_: str, **given: Any) -> None:

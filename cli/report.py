@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trcompress.cli.options import overwrite_option
+from trcompress.cli.options import kind_option, overwrite_option, reading, skip_objects_option
 from trcompress.cli.voice import voice
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ FORMATS = ("human", "json", "markdown", "html", "csv")
     help="How to print the result: markdown is a model card, html one page with pictures.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
+@kind_option
+@skip_objects_option
 @overwrite_option
 def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
     """Report what compression bought and what it cost.
@@ -50,6 +52,7 @@ def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
     from trcompress.artifact.rendering import RENDERERS
     from trcompress.artifact.report import make_report
     from trcompress.artifact.results import check_all_used
+    from trcompress.checkpoint import read_checkpoint
     from trcompress.util.files import check_output, write_text
 
     results, out = given["results"], given["out"]
@@ -57,7 +60,8 @@ def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
         inputs = [*artifacts, *results, *filter(None, [given["baseline"]])]
         check_output(out, overwrite=given["overwrite"], keep=inputs)
     check_all_used(results, artifacts)
-    reports = [make_report(path, baseline=given["baseline"], results=results) for path in artifacts]
+    baseline = read_checkpoint(given["baseline"], **reading(given)) if given["baseline"] else None
+    reports = [make_report(path, baseline=baseline, results=results) for path in artifacts]
     document = report_document(reports)
     if format_ == "human":
         _print(reports, document, out)

@@ -1,5 +1,8 @@
 """Never another network: what is not understood is refused by name, and every tensor of the model arrives."""
 
+import argparse
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 
 import trcompress
 from trcompress.artifact.file import read_artifact
+from trcompress.artifact.write import write_artifact
 from trcompress.checkpoint import inspect, read_checkpoint
 from trcompress.errors import InputFileError, UsageError
 from trcompress.model.plan import Plan
@@ -86,7 +90,7 @@ def test_who_knows_better_may_say_so(saved):
 
 def test_an_artifact_remembers_nothing_that_makes_it_run_as_another_network(saved, tmp_path):
     path = saved(cell("lstm", "cell.") | norm("cell.ln_ih", 32) | HEAD)
-    ring = trcompress.artifact.file.write_artifact(
+    ring = write_artifact(
         tmp_path / "ring.safetensors",
         decompose_checkpoint(read_checkpoint(path, ignore_unknown=["cell.ln_ih.*"]), PLAN),
     )
@@ -330,3 +334,33 @@ def test_part_of_a_layer_cannot_be_dropped(saved):
     checkpoint = read_checkpoint(path, drop=["other.*"])
     assert [layer.stack for layer in checkpoint.layers] == ["rnn"]
     assert len(checkpoint.dropped) == 4
+
+
+def test_what_an_object_holds_goes_with_it_unless_it_holds_the_model(saved):
+    scaler = argparse.Namespace(mean=torch.ones(3), std=torch.ones(3))
+    checkpoint = read_checkpoint(saved({"model": lstm("rnn."), "scaler": {"it": scaler}}))
+    assert set(checkpoint.shapes) == set(lstm("rnn."))
+    assert "scaler.it" in checkpoint.ignored
+    everything = argparse.Namespace(model=lstm("rnn."), generator={"weight": torch.ones(3, 8)})
+    assert set(read_checkpoint(saved(everything)).shapes) == {*lstm("rnn."), "generator.weight"}
+
+
+def test_one_wrong_byte_in_the_data_is_one_line(saved, data, tmp_path):
+    for wrong in (b"{", b"}", b"(", b"'descr'", b","):
+        bad = tmp_path / "bad.npz"
+        with zipfile.ZipFile(data) as good, zipfile.ZipFile(bad, "w") as out:
+            for name in good.namelist():
+                blob = good.read(name)
+                out.writestr(name, blob.replace(wrong, b" " * len(wrong), 1) if name == "x_train.npy" else blob)
+        done = run("evaluate", saved(lstm("rnn.") | HEAD), "--data", bad)
+        assert done.code == 3, done.stderr
+        assert "bad.npz" in done.stderr
+
+
+def test_a_zero_weight_is_reported(saved, tmp_path):
+    path, out = (
+        saved(lstm("rnn.") | HEAD | {"rnn.weight_ih_l0": torch.zeros(32, 12)}),
+        tmp_path / "ring.safetensors",
+    )
+    assert run("decompose", path, *RINGS, "-o", out).code == 0
+    assert run("report", out, "--baseline", path, "--format", "json").json["weights"][0]["error_now"] == 0

@@ -4,10 +4,10 @@ import pytest
 import torch
 from cases import HEAD, cell, linear, lstm
 from command import run
-from safetensors.torch import load_file
 from torch import nn
 
 import trcompress
+from trcompress.artifact.file import read_artifact
 from trcompress.checkpoint import read_checkpoint
 from trcompress.errors import InputFileError
 from trcompress.network.read_classifier import read_classifier
@@ -81,7 +81,7 @@ def test_the_trained_copy_is_the_weight(case, saved, compressed):
     )
     x = torch.randn(5, 2, 12)
     torch.testing.assert_close(module(x)[0], expected(x)[0], atol=1e-5, rtol=1e-5)
-    kept = load_file(path.with_name("ring.safetensors"))
+    kept = read_artifact(path.with_name("ring.safetensors")).tensors
     if not any("wrapper" in note for note in checkpoint.notes):
         assert torch.equal(kept[f"{raw}weight_hh_l0_raw"], plain[f"{where}weight_hh_l0"])
 

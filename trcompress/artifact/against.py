@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact
+from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.errors import InputFileError
 
 
@@ -41,15 +42,13 @@ class Against:
         return {name: value for name, value in asdict(self).items() if name not in ("errors", "weight_bytes")}
 
 
-def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
+def measure_against(artifact: Artifact, baseline: str | Path | Checkpoint) -> Against:
     """Compare an artifact with a dense checkpoint.
 
     Raises:
         InputFileError: the checkpoint cannot be read, or lacks a weight that was compressed, or its size differs.
     """
-    from trcompress.checkpoint import read_checkpoint
-
-    checkpoint = read_checkpoint(baseline)
+    checkpoint = baseline if isinstance(baseline, Checkpoint) else read_checkpoint(baseline)
     errors, weight_bytes = {}, {}
     for name, plan in artifact.weight_plans().items():
         dense = checkpoint.tensor(name)
@@ -64,7 +63,7 @@ def measure_against(artifact: Artifact, baseline: str | Path) -> Against:
     source = artifact.header.source
     repeated = {key for group in checkpoint.shared for key in group[1:]}
     return Against(
-        file=str(baseline),
+        file=str(checkpoint.path),
         is_the_source=source is not None and checkpoint.sha256 == source.sha256,
         file_bytes=checkpoint.size_bytes,
         tensor_bytes=checkpoint.tensor_bytes,

@@ -16,6 +16,7 @@ from trcompress.artifact.against import Against, measure_against
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.parts import PartReport, TensorReport, part_reports, tensor_reports
 from trcompress.artifact.results import read_measured
+from trcompress.checkpoint import Checkpoint
 from trcompress.model.grammar import format_shape
 from trcompress.model.header import Weight
 from trcompress.model.weight_plan import WeightPlan
@@ -96,14 +97,14 @@ class Report:
 def make_report(
     artifact: str | Path | Artifact,
     *,
-    baseline: str | Path | None = None,
+    baseline: str | Path | Checkpoint | None = None,
     results: Iterable[str | Path] = (),
 ) -> Report:
     """Report on an artifact.
 
     Args:
         artifact: the artifact or its path.
-        baseline: the dense checkpoint; with it, sizes and errors are measured on it instead of remembered.
+        baseline: the dense checkpoint, or its path; sizes and errors are then measured on it, not remembered.
         results: JSON files of `evaluate`, `bench` or `finetune` to show with it; what `finetune` wrote beside the
             artifact is read without being named.
 

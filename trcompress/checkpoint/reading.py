@@ -90,7 +90,7 @@ def refuse_artifact(path: str | Path, metadata: Mapping[str, str]) -> None:
     if METADATA_KEY in metadata:
         raise InputFileError(
             f"{path} is already compressed (a trcompress artifact): give the dense checkpoint here, "
-            f"or use trcompress report {path}, finetune, evaluate or expand on the artifact"
+            f"or use trcompress report {path}, trcompress evaluate or trcompress finetune on the artifact"
         )
 
 

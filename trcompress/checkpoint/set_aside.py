@@ -4,6 +4,8 @@
    optimizers, schedulers, random generators, hyper-parameters, callbacks and records.
 2. Copies: a group with the very names and shapes of the model, under a key that says average, version or teacher.
 3. Counters: a tensor of one value beside the model's own dict that counts (whole numbers) or says so by its name.
+4. Objects: what lies inside a Python object (a normalizer, a configuration) that is no module and does not hold the
+   model.
 
 A second dict of weights (`generator`, `criterion`, `discriminator`) is none of these and is kept.
 """

@@ -44,12 +44,14 @@ class StateDict:
         tensors: by name.
         hints: by the name of a tensor of a recurrent module.
         module: it comes from a whole module, so its names are exact.
+        objects: how long the paths are at which Python objects that are no modules were entered.
     """
 
     path: tuple[str, ...]
     tensors: dict[str, AnyTensor | UnreadableTensor] = field(default_factory=dict)
     hints: dict[str, ModuleHint] = field(default_factory=dict)
     module: bool = False
+    objects: tuple[int, ...] = ()
 
     @property
     def where(self) -> str:
@@ -90,6 +92,7 @@ class _Walk:
         self._groups: dict[tuple[str, ...], StateDict] = {}
         self._nodes = 0
         self._open: set[int] = set()
+        self._objects: list[int] = []
 
     def visit(self, node: Any, path: tuple[str, ...]) -> bool:
         """Look into one part of the object; `path` leads to it. Tell whether tensors were in it."""
@@ -107,10 +110,14 @@ class _Walk:
             return True
         self._open.add(id(node))
         if is_module(node) or _is_scripted(node):
-            group = StateDict(path, module=True)
+            group = StateDict(path, module=True, objects=tuple(self._objects))
             self.found.groups.append(group)
             self._module(node, "", group, None, len(path))
             held = True
+        elif isinstance(node, Instance):
+            self._objects.append(len(path))
+            held = self._children(node, path)
+            self._objects.pop()
         else:
             held = self._children(node, path)
         self._open.discard(id(node))
@@ -133,7 +140,7 @@ class _Walk:
 
     def _group(self, path: tuple[str, ...]) -> StateDict:
         if path not in self._groups:
-            self._groups[path] = StateDict(path)
+            self._groups[path] = StateDict(path, objects=tuple(self._objects))
             self.found.groups.append(self._groups[path])
         return self._groups[path]
 

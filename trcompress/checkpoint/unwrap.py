@@ -127,6 +127,8 @@ class _Choice:
         for group in groups:
             if len(group.path) == depth and not _is_recurrent(group) and any(map(_is_recurrent, groups)):
                 self._drop_counters(group)
+        if any(map(_is_recurrent, groups)):
+            groups = [one for one in groups if _is_recurrent(one) or not self._is_in_object(one, depth)]
         if depth and groups:
             self.notes.insert(0, f"the weights are taken from {'.'.join(groups[0].path[:depth])}")
         return depth, [group for group in groups if group.tensors]
@@ -141,7 +143,7 @@ class _Choice:
                 continue
             for group in same:
                 self._drop_counters(group)
-                if group.tensors:
+                if group.tensors and not self._is_in_object(group, depth):
                     self.beside.append((group, depth))
         if copies:
             self._set_aside(copies, "another copy of the model", lambda path: len(path) > depth)
@@ -149,6 +151,14 @@ class _Choice:
             self.notes.append(
                 f"of several copies of the model {taken} was picked, not {', '.join(g.where for g in copies[:5])}"
             )
+
+    def _is_in_object(self, group: StateDict, depth: int) -> bool:
+        """Set aside what an object holds that does not hold the model: rule 4."""
+        entered = [length for length in group.objects if length > depth]
+        if entered:
+            where = ".".join(group.path[: entered[0]]) or "the root"
+            self.ignored[where] = "a Python object with tensors of its own"
+        return bool(entered)
 
     def _drop_counters(self, group: StateDict) -> None:
         for name, tensor in list(group.tensors.items()):

@@ -114,6 +114,7 @@ def bench(
     seconds: float = SECONDS,
     kind: str | None = None,
     skip_objects: bool = False,
+    ignore_unknown: Sequence[str] = (),
 ) -> BenchReport:
     """Time a compressed model against its dense original, side by side in interleaved rounds.
 
@@ -128,6 +129,7 @@ def bench(
         seconds: for each stack, batch size and mode.
         kind: how to read the baseline's layers, see `trcompress.read_checkpoint`.
         skip_objects: leave out Python objects beside the baseline's weights instead of refusing the file.
+        ignore_unknown: keys or globs of tensors in a layer's own module that take no part in its steps.
 
     Raises:
         UsageError: a size that is not positive.
@@ -139,7 +141,9 @@ def bench(
         41.9
     """
     _check_sizes(batches=batches, steps=[steps], seconds=[seconds], threads=[1 if threads is None else threads])
-    pair = open_pair(Path(artifact), Path(baseline), kind=kind, skip_objects=skip_objects)
+    pair = open_pair(
+        Path(artifact), Path(baseline), kind=kind, skip_objects=skip_objects, ignore_unknown=ignore_unknown
+    )
     place = torch.device(device)
     timings, memory = [], []
     with limited_threads(threads):

@@ -49,8 +49,8 @@ def open_pair(artifact: Path, baseline: Path, **reading: Any) -> Pair:
         **reading: how to read the baseline; see `read_checkpoint`.
 
     Raises:
-        InputFileError: a file cannot be read, the artifact is not one, the baseline is one, or its layers are
-            not the artifact's: all differences are named.
+        InputFileError: a file cannot be read, a layer is not the one that its shapes suggest, the artifact is not
+            one, the baseline is one, or its layers are not the artifact's: all differences are named.
     """
     if is_artifact(baseline):
         source = read_artifact(baseline).header.source
@@ -61,6 +61,7 @@ def open_pair(artifact: Path, baseline: Path, **reading: Any) -> Pair:
         )
     read, checkpoint = read_artifact(artifact), read_checkpoint(baseline, **reading)
     compressed, dense = of_artifact(read, artifact), of_checkpoint(checkpoint, baseline)
+    dense.refuse_unknown()
     faults = [fault for name in _compressed_stacks(compressed) for fault in _differences(name, compressed, dense)]
     if faults:
         listed = "\n  ".join(faults)
