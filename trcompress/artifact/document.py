@@ -46,7 +46,7 @@ def size_accuracy_front(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def accuracy_of(report: Mapping[str, Any], role: str) -> float | None:
-    """The accuracy of "dense", "decomposed" or "compressed", where it was measured."""
+    """Return the accuracy of "dense", "decomposed" or "compressed", where it was measured."""
     if role in report["evaluations"]:
         return report["evaluations"][role]["accuracy"]
     name = {"dense": "accuracy_teacher", "decomposed": "accuracy_before", "compressed": "accuracy_after"}[role]
@@ -65,6 +65,6 @@ def _point(name: str, role: str, size_bytes: int | None, accuracy: float | None)
 
 
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether a point is no larger and no worse than another, and better in one of the two."""
+    """Return True where a point is no larger and no worse than another, and better in one of the two."""
     no_worse = one["bytes"] <= other["bytes"] and one["accuracy"] >= other["accuracy"]
     return no_worse and (one["bytes"] < other["bytes"] or one["accuracy"] > other["accuracy"])

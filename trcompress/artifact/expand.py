@@ -91,7 +91,7 @@ def expand(artifact: str | Path | Artifact, out: str | Path, *, overwrite: bool 
 
 
 def dense_tensors(artifact: Artifact) -> dict[str, Tensor]:
-    """Every tensor of the dense model by key; what is tied is one tensor."""
+    """Return every tensor of the dense model by key; what is tied is one tensor."""
     plans, dtypes = artifact.weight_plans(), {one.name: one.dtype for one in artifact.header.weights}
     for told in artifact.reading("dense_dtypes"):
         dtypes |= {key: dtype for key, dtype in told.items() if key in dtypes}

@@ -69,21 +69,21 @@ class Artifact:
         return frozenset(key for one in self.reading("allowed_nonfinite") for key in one if isinstance(key, str))
 
     def reading(self, what: str) -> list[Any]:
-        """What every step of the history says of the reading of the checkpoint: `beside`, `places`, ..."""
+        """Return what every step of the history says of the reading of the checkpoint: `beside`, `places`, ..."""
         told = [step.settings.get("reading") for step in self.header.lineage]
         return [one[what] for one in told if isinstance(one, dict) and one.get(what)]
 
     def distinct_plans(self) -> dict[str, WeightPlan]:
-        """The structure of every compressed weight, a tied one under its first key alone."""
+        """Return the structure of every compressed weight, a tied one under its first key alone."""
         aliases = self.aliases
         return {key: plan for key, plan in self.weight_plans().items() if f"{key}.core.0" not in aliases}
 
     def weight_plans(self) -> dict[str, WeightPlan]:
-        """The structure of every compressed weight, by its key."""
+        """Return the structure of every compressed weight, by its key."""
         return self.header.weight_plans()
 
     def cores(self, name: str) -> list[Tensor]:
-        """The cores of one compressed weight, inputs first."""
+        """Return the cores of one compressed weight, inputs first."""
         count = len(self.weight_plans()[name].structure.core_shapes)
         return [self.tensors[f"{name}.core.{k}"] for k in range(count)]
 

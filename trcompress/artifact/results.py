@@ -173,7 +173,7 @@ def check_all_used(results: Iterable[str | Path], artifacts: Iterable[Path]) -> 
 
 
 def name_of(result: TrainingResult | BenchResult | Comparison) -> str:
-    """The file name of the artifact that a result was measured on."""
+    """Return the file name of the artifact that a result was measured on."""
     return Path(result.artifact if isinstance(result, BenchResult) else result.model).name
 
 
@@ -192,7 +192,7 @@ def _read(path: Path) -> TrainingResult | BenchResult | Comparison:
 
 
 def _is_of(record: TrainingResult, header: Header) -> bool:
-    """Whether a training record is that of the artifact's last step, not of an older file of this name."""
+    """Return True where a training record is of the artifact's last step, not of an older file of this name."""
     return bool(header.lineage) and header.lineage[-1].settings == record.identity
 
 

@@ -251,7 +251,7 @@ def as_rows(tensor: Tensor) -> Tensor:
 
 
 def rows_of(shape: Shape) -> int:
-    """How many rows, and so scales, a tensor has: its first size, of a core (1, n, r) its second, of a vector 1."""
+    """Count the rows, and so scales, of a tensor: its first size, of a core (1, n, r) its second, of a vector 1."""
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
     return shape[0] if len(shape) > 1 else 1

@@ -107,7 +107,7 @@ class Archive:
             raise DamageError(f"its entry {info.filename!r} declares two different sizes")
 
     def bytes_of(self, name: str, skip: int = 0, *, big_endian: bool = False) -> FileBytes | ZipBytes:
-        """Where the bytes of an entry are, behind its first `skip`."""
+        """Return where the bytes of an entry are, behind its first `skip`."""
         info = self.entries[name]
         if info.compress_type != zipfile.ZIP_STORED:
             if self._start:
@@ -117,7 +117,7 @@ class Archive:
         return FileBytes(self.path, start + skip, info.file_size - skip, big_endian)
 
     def place_of(self, name: str) -> tuple[int, int] | None:
-        """Where an entry lies in the file: (offset, bytes); None where it is compressed."""
+        """Return where an entry lies in the file: (offset, bytes); None where it is compressed."""
         info = self.entries[name]
         if info.compress_type != zipfile.ZIP_STORED:
             return None

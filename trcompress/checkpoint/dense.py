@@ -127,7 +127,7 @@ class Checkpoint:
             yield key, self.tensor(key)
 
     def file_region(self, key: str) -> tuple[Path, int, tuple[int, ...], torch.dtype] | None:
-        """Where a tensor's values lie in the file, raw, contiguous and little-endian.
+        """Return where a tensor's values lie in the file, raw, contiguous and little-endian.
 
         Returns:
             (path, byte offset, shape, dtype); None where they are compressed, strided, swapped or computed.

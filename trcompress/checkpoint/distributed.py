@@ -36,7 +36,7 @@ class _Place:
 
 
 def is_distributed(folder: Path) -> bool:
-    """Whether a folder is a distributed checkpoint."""
+    """Return True where a folder is a distributed checkpoint."""
     return (folder / METADATA).is_file()
 
 

@@ -140,7 +140,7 @@ def _inside(
 
 
 def _steps(name: str, key: str, members: Sequence[Any], shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether a tensor beside shared weights looks like part of a recurrent step."""
+    """Return True where a tensor beside shared weights looks like part of a recurrent step."""
     if _PARAMETER.match(name) or _STEP_WORD.search(name):
         return True
     widths = {size for layer in members for size in (layer.hidden_size, _gates(layer, shapes) * layer.hidden_size)}
@@ -156,7 +156,7 @@ def _gates(layer: Any, shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def _has_matrix(key: str, shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether a vector is the bias of a matrix or a kernel beside it: an ordinary layer's."""
+    """Return True where a vector is the bias of a matrix or a kernel beside it: an ordinary layer's."""
     parent, dot, leaf = key.rpartition(".")
     for end, weight in (("bias", "weight"), ("_b", "_w"), ("b", "W"), ("bias", "kernel")):
         if leaf.endswith(end) and len(shapes.get(parent + dot + leaf.removesuffix(end) + weight, ())) >= 2:

@@ -57,7 +57,7 @@ class Pickle:
 
 
 def is_module(value: Any) -> bool:
-    """Whether this stands for a `torch.nn.Module`, by the attributes that every one has."""
+    """Return True where this stands for a `torch.nn.Module`, by the attributes that every one has."""
     return isinstance(value, Instance) and all(
         isinstance(value.state.get(name), dict) for name in ("_parameters", "_modules")
     )

@@ -30,7 +30,7 @@ class KindRule:
     kind: str
 
     def matches(self, stack: str) -> bool:
-        """Whether the rule is about this stack."""
+        """Return True where the rule is about this stack."""
         return fnmatchcase(stack, self.glob)
 
 

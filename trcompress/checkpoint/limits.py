@@ -42,7 +42,7 @@ class LimitedStream:
 
 
 def in_short(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type where it has none."""
     lines = str(error).splitlines()
     return lines[0][:120] if lines else type(error).__name__
 

@@ -45,7 +45,7 @@ DTYPES = {
 
 
 def storage_dtype(kind: Any) -> torch.dtype:
-    """The dtype that a storage class names, wherever it lived."""
+    """Return the dtype that a storage class names, wherever it lived."""
     known = isinstance(kind, Global) and kind.module in ("torch", "torch.cuda", "torch.storage")
     if not known or kind.name not in STORAGE_DTYPES:
         raise DamageError(f"its pickle names a storage of unknown type {kind!s:.80}")
@@ -53,7 +53,7 @@ def storage_dtype(kind: Any) -> torch.dtype:
 
 
 def torch_dtype(named: Any) -> torch.dtype | None:
-    """The dtype that a global names, from a closed table: nothing is looked up on torch by a file's word."""
+    """Return the dtype that a global names, from a closed table: nothing is looked up on torch by a file's word."""
     return DTYPES.get(named.name) if isinstance(named, Global) and named.module == "torch" else None
 
 

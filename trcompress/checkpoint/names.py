@@ -62,7 +62,7 @@ def parse_recurrent(key: str) -> RecurrentName | None:
 
 
 def is_recurrent_name(key: str) -> bool:
-    """Whether a key is named as a recurrent layer's matrix."""
+    """Return True where a key is named as a recurrent layer's matrix."""
     found = parse_recurrent(key)
     return found is not None and found.role in ("weight_ih", "weight_hh")
 

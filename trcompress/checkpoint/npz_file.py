@@ -36,7 +36,7 @@ OBJECT_ARRAY = "an array of Python objects (a pickle), never opened"
 
 
 def is_npz(archive: Archive) -> bool:
-    """Whether the archive holds NumPy arrays."""
+    """Return True where the archive holds NumPy arrays."""
     return any(name.endswith(_SUFFIX) for name in archive.entries)
 
 

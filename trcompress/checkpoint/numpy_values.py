@@ -17,7 +17,7 @@ _DTYPE = Global("numpy", "dtype")
 
 
 def array_in(node: Any) -> StoredTensor | UnreadableTensor | None:
-    """The array that a stand-in holds, as a tensor; None where it is none, or one of Python objects.
+    """Return the array that a stand-in holds, as a tensor; None where it is none, or one of Python objects.
 
     Raises:
         DamageError: what the pickle says of the array cannot be true.
@@ -47,7 +47,7 @@ def array_in(node: Any) -> StoredTensor | UnreadableTensor | None:
 
 
 def objects_in(node: Any) -> list[Any] | None:
-    """The elements of an array of Python objects; None for anything else."""
+    """Return the elements of an array of Python objects; None for anything else."""
     found = _described(node)
     if found is None or _code(found[1])[0] != "O":
         return None

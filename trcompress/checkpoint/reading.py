@@ -95,7 +95,7 @@ def refuse_artifact(path: str | Path, metadata: Mapping[str, str]) -> None:
 
 
 def is_artifact(path: str | Path) -> bool:
-    """Whether a file is our own output; anything else, readable or not, is just False."""
+    """Return True where a file is our own output; anything else, readable or not, is just False."""
     path = Path(path)
     return path.is_file() and METADATA_KEY in read_metadata(path)
 

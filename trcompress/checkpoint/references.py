@@ -14,7 +14,7 @@ _TYPE = Global("builtins", "type")
 
 
 def torch_attribute(origin: Any, args: tuple[Any, ...]) -> Global | None:
-    """How functions such as `torch.relu` are pickled: a name still, and still blocked where it is called."""
+    """Read the name of a function such as `torch.relu`; calling it stays blocked."""
     match args:
         case Global() as owner, str() as name if origin == _GETATTR and owner.module.partition(".")[0] == "torch":
             return Global(str(owner), name)
@@ -22,7 +22,7 @@ def torch_attribute(origin: Any, args: tuple[Any, ...]) -> Global | None:
 
 
 def makes_type_hint(origin: Any, args: tuple[Any, ...]) -> bool:
-    """How `Optional[int]`, `int | None` and NoneType are pickled, by calls of plain values that do nothing else."""
+    """Return True for the calls by which `Optional[int]`, `int | None` and NoneType are pickled."""
     if not args:
         return False
     first = args[0]

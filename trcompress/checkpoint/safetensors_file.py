@@ -34,7 +34,7 @@ DTYPES = {
 
 
 def looks_like_safetensors(head: bytes) -> bool:
-    """Whether the first bytes of a file may be a safetensors header: its length, then `{`."""
+    """Return True where the first bytes of a file may be a safetensors header: its length, then `{`."""
     return len(head) >= 9 and head[8:9] == b"{"
 
 

@@ -38,17 +38,17 @@ def version_rank(name: str) -> int:
 
 
 def is_averaged(path: Sequence[str]) -> bool:
-    """Whether a path names a running average of a model's weights (EMA, SWA)."""
+    """Return True where a path names a running average of a model's weights (EMA, SWA)."""
     return any(_AVERAGED.search(part) for part in path)
 
 
 def is_training_state(path: Sequence[str]) -> bool:
-    """Whether a path names the state or the record of a training run."""
+    """Return True where a path names the state or the record of a training run."""
     return any(_TRAINING.search(part) for part in path)
 
 
 def is_counter(name: str, tensor: AnyTensor | UnreadableTensor) -> bool:
-    """Whether a tensor beside the model is a count or a measured number."""
+    """Return True where a tensor beside the model is a count or a measured number."""
     if isinstance(tensor, UnreadableTensor) or tensor.numel > 1:
         return False
     whole = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)

@@ -77,7 +77,7 @@ def weight_map(path: Path) -> dict[str, str] | None:
 
 
 def find_index(folder: Path) -> Path | None:
-    """The index in a folder: the one of safetensors where there are several.
+    """Return the index in a folder: the one of safetensors where there are several.
 
     Raises:
         InputFileError: there are several and nothing tells which.

@@ -147,7 +147,7 @@ class StoredTensor:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the values lie row-major without gaps."""
+        """True where the values lie row-major without gaps."""
         return all(
             size == 1 or step == dense
             for size, step, dense in zip(self.shape, self.stride, contiguous_stride(self.shape), strict=True)

@@ -98,7 +98,7 @@ class Inspection:
     suggested_ratio: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain containers, for JSON."""
+        """Return the same as plain containers, for JSON."""
         return asdict(self)
 
 

@@ -15,7 +15,7 @@ PICKLE_NAME = "data.pkl"
 
 
 def pickle_entry(archive: Archive) -> str | None:
-    """The name of the archive's main pickle, or None if it is no torch file.
+    """Return the name of the archive's main pickle, or None if it is no torch file.
 
     Raises:
         DamageError: there are several.
@@ -42,7 +42,7 @@ def read_torch_zip(archive: Archive, entry: str, load: Load) -> Any:
 
 
 def is_scripted(archive: Archive, entry: str) -> bool:
-    """Whether this is a TorchScript archive."""
+    """Return True where this is a TorchScript archive."""
     return f"{entry[: -len(PICKLE_NAME)]}constants.pkl" in archive.entries
 
 

@@ -202,7 +202,7 @@ def _is_recurrent(group: StateDict) -> bool:
 
 
 def _is_input_weight(name: str) -> bool:
-    """Whether this is an input-to-hidden weight, folded or not."""
+    """Return True where this is an input-to-hidden weight, folded or not."""
     for suffix in ("_g", "_v", "_orig", "_raw", ".original0", ".original1"):
         name = name.removesuffix(suffix)
     found = parse_recurrent(name)

@@ -35,7 +35,7 @@ class ArraySource:
 
     @property
     def random(self) -> bool:
-        """Whether training rows change from draw to draw."""
+        """True where training rows change from draw to draw."""
         return self.frames is not None
 
     @property

@@ -115,7 +115,7 @@ class _Run:
     frames: int
 
     def file(self, clip: ClipFile) -> Path:
-        """Where the features of a clip are kept: named by the clip, how it is decoded, and the network."""
+        """Name the file that keeps the features of a clip: by the clip, how it is decoded, and the network."""
         frames = entry_path(self.store.folder, clip.path, clip.name, self.store.settings)
         return frames.with_name(f"{frames.stem}-{self.network.identity[:16]}.npz")
 

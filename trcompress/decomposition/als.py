@@ -62,7 +62,7 @@ def balance(cores: Sequence[Tensor]) -> list[Tensor]:
 def step(
     objective: Objective, cores: Sequence[Tensor], inner: int, dtype: torch.dtype
 ) -> tuple[list[Tensor], float]:
-    """One ALS sweep over all cores: two passes over W.
+    """Do one ALS sweep over all cores: two passes over W.
 
     Args:
         objective: W and the ring.

@@ -104,7 +104,7 @@ def explain(error: float, bound: float) -> str:
 
 
 def arcs(ring: TensorRing) -> Iterator[Arc]:
-    """All unfoldings of a ring along consecutive modes, each once (an arc and its complement are the same)."""
+    """List the unfoldings of a ring along consecutive modes, each once: an arc and its complement are the same."""
     n, d = len(ring.in_modes), len(ring.modes)
     for first in range(d):
         for last in range(first, d - 1):

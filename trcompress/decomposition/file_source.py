@@ -58,7 +58,7 @@ class FileMatrix(MatrixSource):
         return min(self.shape[0], max(1, fitting // multiple) * multiple)
 
     def can_align(self, multiple: int) -> bool:
-        """Whether a block of so many rows fits twice the read buffer."""
+        """Return True where a block of so many rows fits twice the read buffer."""
         return multiple * self.shape[1] * self.dtype.itemsize <= 2 * self._read_bytes
 
     def split(self, parts: int) -> list[MatrixSource]:

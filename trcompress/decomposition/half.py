@@ -128,7 +128,7 @@ def absorb_gram(gram: Tensor, core: Tensor) -> Tensor:
 
 
 def normal_matrix(gram: Tensor, right: Tensor | None) -> Tensor:
-    """The quadratic term of one core: gram (r, b, r, b) with the right chain (q, S, b) on both sides."""
+    """Return the quadratic term of one core: gram (r, b, r, b) with the right chain (q, S, b) on both sides."""
     if right is None:
         return gram
     r, b = gram.shape[:2]

@@ -36,7 +36,7 @@ class _Split:
     left_over: float
 
     def ranks_for(self, budget: float) -> TensorRing:
-        """The ring whose bonds inside each discard at most their part of `budget`, a squared norm."""
+        """Return the ring whose bonds inside each discard at most their part of `budget`, a squared norm."""
         each = budget / max(1, len(self.tails))
         found = iter([max(1, int((tail > each).sum())) for tail in self.tails])
         n, d = len(self.ring.in_modes), len(self.ring.modes)

@@ -106,7 +106,7 @@ class MomentWeight:
 
 
 def moment_weight(metric: Metric, shape: tuple[int, int], padded: int, device: torch.device) -> MomentWeight | None:
-    """The metric's input side for W (I, O), padded to `padded` inputs; at most I rows.
+    """Return the metric's input side for W (I, O), padded to `padded` inputs; at most I rows.
 
     Raises:
         ShapeError: the rows have not I columns.
@@ -123,7 +123,7 @@ def moment_weight(metric: Metric, shape: tuple[int, int], padded: int, device: t
 
 
 def output_scales(metric: Metric, shape: tuple[int, int], padded: int, device: torch.device) -> Tensor | None:
-    """The diagonal of D for W (I, O), padded to `padded` outputs, no entry too small to divide by.
+    """Return the diagonal of D for W (I, O), padded to `padded` outputs, no entry too small to divide by.
 
     Raises:
         ShapeError: not one weight per output.

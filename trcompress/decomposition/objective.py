@@ -57,23 +57,23 @@ class Objective:
             self.squared_norm = float(weighed.square().sum()) + self.moment.ridge * self.squared_norm
 
     def with_ring(self, ring: TensorRing) -> Objective:
-        """The same W and metric with a ring of the same modes and other ranks; nothing is computed again."""
+        """Return the same W and metric with a ring of the same modes and other ranks; nothing is computed again."""
         other = copy(self)
         other.ring = ring
         return other
 
     @property
     def is_plain(self) -> bool:
-        """Whether the norm is the plain one."""
+        """True where the norm is the plain one."""
         return self.moment is None and self.scales is None
 
     def split(self, cores: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The input cores and the output cores."""
+        """Divide cores into the input cores and the output cores."""
         n = len(self.ring.in_modes)
         return cores[:n], cores[n:]
 
     def input_half(self, cores: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> HalfProblem:
-        """What the input cores minimise while the output cores stand still: one pass, W B'."""
+        """Return what the input cores minimise while the output cores stand still: one pass, W B'."""
         r0, rn = self._bonds
         factor = self.ring.output_factor(cores)  # (K, O)
         weighed = factor if self.scales is None else factor * self.scales.square()
@@ -88,7 +88,7 @@ class Objective:
         return HalfProblem(self.moment.apply(target), gram, self.moment, target)
 
     def output_half(self, cores: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> HalfProblem:
-        """What the output cores minimise while the input cores stand still: one pass, A' W."""
+        """Return what the output cores minimise while the input cores stand still: one pass, A' W."""
         r0, rn = self._bonds
         product, gram = self._input_products(cores, dtype)
         target = product.view(-1, r0, rn).permute(2, 0, 1).contiguous()  # (rn, O, r0)
@@ -142,7 +142,7 @@ class Objective:
         return total
 
     def gradients(self, cores: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> tuple[float, Tensor]:
-        """The squared error, and half its negative gradient with respect to all cores (P,): one pass."""
+        """Return the squared error, and half its negative gradient with respect to all cores (P,): one pass."""
         r0, rn = self._bonds
         right = self.ring.output_factor(cores).to(dtype)  # (K, O)
         total, first = 0.0, 0
@@ -212,7 +212,7 @@ class InputRows:
 
 
 def input_gram(ring: TensorRing, cores: Sequence[Tensor]) -> Tensor:
-    """A' A (K, K), in row blocks."""
+    """Return A' A (K, K), computed in row blocks."""
     rows_of, k = InputRows(ring, cores), ring.bottleneck
     size, total = max(1, BLOCK_VALUES // k), _rows(cores[: len(ring.in_modes)])
     gram = cores[0].new_zeros(k, k)

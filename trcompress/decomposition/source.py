@@ -65,7 +65,7 @@ class MatrixSource(ABC):
         return _aligned(BLOCK_VALUES // self.shape[1], multiple)
 
     def can_align(self, multiple: int) -> bool:
-        """Whether blocks of a multiple of `multiple` rows stay within memory."""
+        """Return True where blocks of a multiple of `multiple` rows stay within memory."""
         return multiple * self.shape[1] <= 2 * BLOCK_VALUES
 
     def cast_blocks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
@@ -239,7 +239,7 @@ class PaddedMatrix(MatrixSource):
             yield start, torch.zeros(self.shape[1], count, dtype=self.dtype, device=self.device).t()
 
     def can_align(self, multiple: int) -> bool:
-        """As the source inside; but padding copies a block, so it must be small."""
+        """Return True where the source's blocks align and, if padding copies them, stay within memory."""
         same = self.shape == self._source.shape
         return self._source.can_align(multiple) and (same or super().can_align(multiple))
 

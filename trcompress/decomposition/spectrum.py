@@ -44,7 +44,7 @@ def spectrum(source: MatrixSource) -> Spectrum:
 
 
 def is_small(source: MatrixSource) -> bool:
-    """Whether W is small enough to be factorised itself, in float64."""
+    """Return True where W is small enough to be factorised itself, in float64."""
     values = source.shape[0] * source.shape[1]
     return values <= EXACT_VALUES and values * min(source.shape) <= EXACT_WORK
 

@@ -83,7 +83,7 @@ def clamp_notes(ring: TensorRing) -> tuple[str, ...]:
 
 
 def is_lossless(ring: TensorRing) -> bool:
-    """Whether no bond inside the halves truncates anything."""
+    """Return True where no bond inside the halves truncates anything."""
     n = len(ring.in_modes)
     full = 1 << 60
     for modes, ranks in ((ring.in_modes, ring.ranks[: n + 1]), (ring.out_modes, ring.ranks[n:])):

@@ -45,7 +45,7 @@ def open_tt_svd(tensor: Tensor, modes: Sequence[int], ranks: Sequence[int]) -> l
 
 
 def possible_ranks(modes: Sequence[int], ranks: Sequence[int]) -> list[int]:
-    """The ranks of an open chain, each lowered to what its unfolding can hold.
+    """Return the ranks of an open chain, each lowered to what its unfolding can hold.
 
     Example:
         >>> possible_ranks((4, 3, 2), (2, 99, 99, 3))

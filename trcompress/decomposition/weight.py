@@ -70,7 +70,7 @@ def tensor_source(weight: Tensor, key: str) -> MatrixSource:
 
 
 def gate_sources(weight: WeightPlan, source: MatrixSource) -> list[MatrixSource]:
-    """The matrices to decompose: all gates stacked, or one per gate; hidden units padded where the modes ask."""
+    """List the matrices to decompose: all gates stacked, or one per gate; units padded where the modes ask."""
     return source.pad_gates(weight.matrix.gates, weight.padded_hidden).split(weight.copies)
 
 

@@ -54,7 +54,7 @@ def own_methods(module: nn.Module) -> list[str]:
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether a module computes what one of torch.nn's recurrent modules does, or is a ring layer.
+    """Return True where a module computes what one of torch.nn's recurrent modules does, or is a ring layer.
 
     A class made from one of torch.nn's counts as long as it keeps torch.nn's forward.
     """

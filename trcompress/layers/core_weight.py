@@ -134,7 +134,7 @@ class CoreWeight(nn.Module):
 
     @property
     def trains(self) -> bool:
-        """Whether a core takes part in training."""
+        """True where a core takes part in training."""
         return any(core.requires_grad for core in self.core)
 
     def form(self, use: Use, strategy: str) -> Form:
@@ -190,7 +190,7 @@ class CoreWeight(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """What `print(layer)` shows."""
+        """Return what `print(layer)` shows."""
         plan = self.plan
         gates = f"{plan.copies} rings, one per gate, " if plan.per_gate else ""
         return f"{plan.structure}, {gates}{plan.parameters:,} values for {plan.matrix.parameters:,}"

@@ -64,7 +64,7 @@ def zero_state(mode: str, sizes: tuple[int, int, int], proj_size: int, like: Ten
 
 
 def _autocast_is_refused(device: torch.device) -> bool:
-    """Whether oneDNN's LSTM fails in the type that autocast asks for, as it does on processors without it."""
+    """Return True where oneDNN's LSTM fails in the type that autocast asks for: some processors lack it."""
     if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return False
     narrow = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}

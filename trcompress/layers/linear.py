@@ -89,7 +89,7 @@ class TRLinear(Evaluated):
         return F.linear(z, V, self.bias) if V is not None else z if self.bias is None else z + self.bias
 
     def extra_repr(self) -> str:
-        """What `print(layer)` shows."""
+        """Return what `print(layer)` shows."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, strategy={self._strategy}"
 
 

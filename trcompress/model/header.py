@@ -85,7 +85,7 @@ class _LayerRecord(_Strict):
         return cls(**same, layer=layer.index, keys=dict(layer.keys)).model_dump(mode="json")
 
     def to_layer(self) -> Layer:
-        """The layer that the record describes."""
+        """Return the layer that the record describes."""
         return Layer(index=self.layer, **self.model_dump(exclude={"layer"}))
 
 
@@ -206,7 +206,7 @@ class Header(_Strict):
     passes: tuple[PassRecord, ...] = ()
 
     def weight_plans(self) -> dict[str, WeightPlan]:
-        """The structure of every compressed weight, by its key.
+        """Return the structure of every compressed weight, by its key.
 
         Raises:
             InputFileError: a weight belongs to no layer, or its modes cannot hold the layer's sizes.

@@ -123,7 +123,7 @@ class Rule:
         )
 
     def fits_exactly(self, matrix: Matrix) -> bool:
-        """Whether the modes hold this weight without padding."""
+        """Return True where the modes hold this weight without padding."""
         outputs = {matrix.gate_rows, matrix.gate_rows if self.gates == "per-gate" else matrix.rows}
         return prod(self.in_modes) == matrix.columns and prod(self.out_modes) in outputs
 

@@ -172,7 +172,7 @@ def _raise(faults: list[str], origin: str, kind: type[TrcompressError]) -> None:
 
 
 def _follows(fault: Any) -> bool:
-    """Whether a fault only follows from others: a list counted after its faulty items were dropped."""
+    """Return True where a fault only follows from others: a list counted after its faulty items were dropped."""
     return fault["type"] == "too_short" and bool(fault["input"])
 
 

@@ -99,7 +99,7 @@ def _section(folder: Path, result: Result, base: Path) -> Iterator[str]:
 
 
 def describe_machine(machine: Hardware) -> str:
-    """One line on the machine."""
+    """Describe the machine in one line."""
     return (
         f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB, accelerator: {machine.accelerator}; "
         f"{machine.system}, Python {machine.python}, torch {machine.torch}"

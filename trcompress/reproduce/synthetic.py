@@ -198,7 +198,7 @@ def _claims(one: _Measured, recipe: SyntheticRecipe) -> Iterator[Claim]:
 
 
 def means_order(one: _Measured, variance: float) -> bool:
-    """Whether the ring's mean RMSE is below both others'."""
+    """Return True where the ring's mean RMSE is below both others'."""
     ring = one.mean("tensor-ring", variance)
     return ring < one.mean("linear", variance) and ring < one.mean("tensor-train", variance)
 

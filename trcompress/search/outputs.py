@@ -120,13 +120,13 @@ def _ranked(
     if keep_choice:
         chosen = measured.get(id(one.chosen), one.chosen)
         return _Ranked(replace(one, rows=rows, chosen=chosen), found.get(id(one.chosen)))
-    chosen = _worthy(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.matrix.key)))
+    chosen = _best_row(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.matrix.key)))
     kept = one.cores if chosen.rule == one.chosen.rule else None
     best = next(found[key] for key, row in measured.items() if row is chosen)
     return _Ranked(replace(one, rows=rows, chosen=chosen, cores=kept), best)
 
 
-def _worthy(rows: Sequence[PlanRow], least: float) -> PlanRow:
+def _best_row(rows: Sequence[PlanRow], least: float) -> PlanRow:
     """The best row; but to be chosen over the truncated SVD, a ring must do clearly better, as metrics must."""
     svd = next((row for row in rows if row.is_svd), None)
     if svd is None or rows[0].difference <= least * svd.difference:  # type: ignore[operator]

@@ -31,7 +31,7 @@ class Team:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """True where this process writes files and shows progress."""
         return self.rank == 0
 
     def slice(self, indices: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ class FinetuneResult:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """Return all figures as JSON values."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 

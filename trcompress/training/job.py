@@ -199,7 +199,7 @@ def resumable(outputs: OutputPaths) -> Iterator[None]:
 
 
 def describe_run(settings: FinetuneSettings, data: DataSet, wiring: Wiring | None = None) -> dict[str, Any]:
-    """What a run depends on apart from its input files, as JSON values; where it runs does not matter."""
+    """Collect what a run depends on beside its input files, as JSON values, apart from where it runs."""
     kept = settings.model_dump(mode="json", exclude={"device", "teacher_device"})
     about = {"data": data.name, "data_sha256": data.fingerprint}
     return json.loads(json.dumps(kept | about | {"wiring": asdict(wiring or Wiring())}))

@@ -85,7 +85,7 @@ class Learner(nn.Module):
 
     @property
     def remembers(self) -> bool:
-        """Whether all that is asked of the teacher can be asked once for each training sequence."""
+        """True where all that is asked of the teacher can be asked once for each training sequence."""
         weights = self._weights
         return bool(self._teacher and (weights.logits or weights.hidden))
 

@@ -162,7 +162,7 @@ class Trainer:
 
 
 def is_better(record: dict[str, Any], best: dict[str, Any]) -> bool:
-    """Whether an epoch is better on the validation part: accuracy, then loss; without one, later is better."""
+    """Return True where an epoch is better on the validation part (accuracy, then loss), or there is none."""
     if "validation_accuracy" not in record:
         return True
     return _key(record) > _key(best)

@@ -74,7 +74,7 @@ class RunFolder:
 
     @staticmethod
     def has_state(path: Path) -> bool:
-        """Whether a folder holds the state of an unfinished run."""
+        """Return True where a folder holds the state of an unfinished run."""
         return (path / STATE_FILE).is_file()
 
     @property

@@ -71,7 +71,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         target = _target(path)
         with claimed(target) as part:
             yield part
-            _settle(part, target, overwrite=overwrite)
+            _put_in_place(part, target, overwrite=overwrite)
         note_output(target)
 
 
@@ -133,7 +133,7 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _settle(part: Path, target: Path, *, overwrite: bool) -> None:
+def _put_in_place(part: Path, target: Path, *, overwrite: bool) -> None:
     """Flush to disk, give the permissions of the file replaced or those of a plain open(), and rename."""
     umask = os.umask(0)
     os.umask(umask)

@@ -82,7 +82,7 @@ def _shards(index: Path) -> Iterator[Path]:
 
 
 def _same(target: Path, source: Path) -> bool:
-    """Whether both are one file, or would be where file names ignore case."""
+    """Return True where both are one file, or would be where file names ignore case."""
     try:
         status = source.stat()
     except (OSError, ValueError):

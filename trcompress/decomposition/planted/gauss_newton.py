@@ -25,7 +25,7 @@ LAST_DAMPING = 1e12
 
 
 def is_affordable(objective: Objective) -> bool:
-    """Whether J'J of this ring is small enough to form and factorise."""
+    """Return True where J'J of this ring is small enough to form and factorise."""
     ring = objective.ring
     bonds = sorted(ring.ranks[1:])[-2:]
     return objective.is_plain and ring.parameters <= MAX_PARAMETERS and (bonds[0] * bonds[-1]) ** 2 <= MAX_TRANSFER
