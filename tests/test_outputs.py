@@ -13,8 +13,11 @@ from command import run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import trcompress
+from trcompress import Plan
 from trcompress.cli.main import cli
 from trcompress.cli.verbs import VERBS
+from trcompress.errors import InputFileError
 
 SHAPE = ("--shape", "6x2:4x4", "--ranks", "2")
 ON_DATA = ("--data", "data.npz")
@@ -174,3 +177,25 @@ def test_features_replace_no_clip_and_no_network(tmp_path):
         done = run(*common, "-o", out, "--overwrite", "--cache-dir", tmp_path / "cache")
         assert (done.code, "must not replace the input" in done.stderr) == (2, True), done.stderr
         assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["written to", "replaced", "removed"])
+def test_a_checkpoint_that_changes_meanwhile_is_noticed(inputs, tmp_path, change):
+    dense, out, done = inputs / "dense.safetensors", tmp_path / "out.safetensors", []
+
+    def tamper(what, fraction):
+        if done.append(what) or len(done) > 1:
+            return
+        if change == "written to":
+            with dense.open("r+b") as stream:
+                stream.seek(-4, 2)
+                stream.write(bytes(4))
+        elif change == "replaced":
+            (inputs / "new").write_bytes(dense.read_bytes())
+            (inputs / "new").replace(dense)
+        else:
+            dense.unlink()
+
+    with pytest.raises(InputFileError, match=r"dense.safetensors was changed while|cannot read|no such file"):
+        trcompress.decompose(dense, Plan.of("6x2:4x4", 2), out, progress=tamper)
+    assert list(tmp_path.iterdir()) == [inputs]

@@ -70,6 +70,9 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     places: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._opened  # noqa: B018 - what the files are like now, before anything more is read
+
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of every tensor of the model, by its key."""
@@ -97,6 +100,24 @@ class Checkpoint:
             with path.open("rb") as stream:
                 hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def refuse_changed(self) -> None:
+        """Refuse to go on with files that were written to since they were opened: tensors are read when needed.
+
+        Raises:
+            InputFileError: one was changed, replaced or removed.
+        """
+        for path, before in self._opened.items():
+            if _signature(path) != before:
+                raise InputFileError(
+                    f"{path} was changed while it was read: nothing was written; "
+                    "run again when no other program writes to it"
+                )
+
+    @cached_property
+    def _opened(self) -> Mapping[Path, tuple[int, ...]]:
+        """What the files were like at first."""
+        return {path: _signature(path) for path in self.files}
 
     @cached_property
     def size_bytes(self) -> int:
@@ -204,3 +225,12 @@ class Checkpoint:
             hint = nearest(key, list(self._tensors))
             raise InputFileError(f"{self.path} has no tensor {key!r}{hint}; it has {len(self._tensors):,}")
         return self._tensors[key]
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Size, time of the last change and identity of a file; empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev

@@ -162,7 +162,9 @@ def check_errors(checkpoint: Checkpoint, artifact: Artifact) -> None:
 
     Raises:
         OutputFileError: they differ.
+        InputFileError: the checkpoint was changed since it was opened.
     """
+    checkpoint.refuse_changed()
     told = {one.name: one.error for one in artifact.header.weights}
     for name, plan in artifact.distinct_plans().items():
         error, claimed = (

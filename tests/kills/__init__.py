@@ -1,0 +1,1 @@
+"""Commands killed at random moments; see `python tests/kills/run.py --help`."""
