@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options
+from trcompress.cli.goal import GOALS, SEARCH, calibration_data, calibration_options, goal_options
 from trcompress.decomposition.algorithms import ALGORITHMS
 from trcompress.errors import UsageError
 
@@ -116,7 +116,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
         ranks = ("1",) if [*goals] == ["max_error"] else given["ranks"]
         plan = read_plan(given["shapes"], ranks, given["layers"], given["gates"])
     layer = given["layers"][0] if len(given["layers"]) == 1 else "*"
-    settings = goals | {name: given[name] for name in ("seed", "time_budget")} | calibration_data(given)
+    settings = goals | {name: given[name] for name in ("seed", *SEARCH)} | calibration_data(given)
     with progress_bar("plan") as update:
         return choose(dense, plan, layer=layer, **settings, progress=update)
 

@@ -10,6 +10,7 @@ import click
 from trcompress.cli.task_options import data_option, head_option, read_data_options
 from trcompress.errors import UsageError
 
+SEARCH = ("effort", "per_weight")
 GOALS = ("target_ratio", "max_error", "max_params")
 
 _OPTIONS = (
@@ -17,16 +18,18 @@ _OPTIONS = (
         "--target-ratio",
         type=float,
         metavar="X",
-        help="Eq. 7 of every weight, as in 25; with --calibrate, of all together.",
+        help="Eq. 7 of all weights together, as in 25.",
     ),
     click.option("--max-error", type=float, metavar="E", help="Largest relative error of a weight, as in 0.05."),
     click.option("--max-params", type=int, metavar="N", help="Most input-to-hidden parameters in all."),
     click.option(
-        "--time-budget",
-        type=float,
-        metavar="S",
-        help="Seconds to search for, measuring included [default: 60, 30 with --calibrate].",
+        "--effort",
+        type=click.Choice(["low", "normal", "high"]),
+        default="normal",
+        show_default=True,
+        help="Work that goes into the search; the result depends on it, never on the machine's speed.",
     ),
+    click.option("--per-weight", is_flag=True, help="Every weight reaches the ratio by itself."),
 )
 
 _CALIBRATION = (
@@ -34,11 +37,16 @@ _CALIBRATION = (
     data_option,
     head_option,
     click.option("--readout", type=click.Choice(["final", "every"]), help="Outputs that count."),
+    click.option(
+        "--outputs",
+        type=click.Choice(["scores", "values", "states"]),
+        help="What they are: class scores, numbers, or hidden states instead [default: what is known].",
+    ),
 )
 
 
 def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--calibrate`, `--data-option`, `--head` and `--readout`."""
+    """Add `--calibrate`, `--data-option`, `--head`, `--readout` and `--outputs`."""
     for option in reversed(_CALIBRATION):
         command = option(command)
     return command
@@ -59,12 +67,13 @@ def calibration_data(given: dict[str, Any]) -> dict[str, Any]:
     options = read_data_options(given["data_options"])
     if kind_of(given["calibrate"]) != "array":
         options["allow_code"] = True  # the user typed package.module:factory
-    named = {"head": given["head"], "readout": given["readout"], "data_options": options}
+    named = {"head": given["head"], "readout": given["readout"], "outputs": given["outputs"]}
+    named["data_options"] = options
     return {"calibrate": given["calibrate"], **named}
 
 
 def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--target-ratio`, `--max-error`, `--max-params` and `--time-budget`."""
+    """Add `--target-ratio`, `--max-error`, `--max-params`, `--effort` and `--per-weight`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.goal import GOALS, calibration_data, calibration_options, goal_options
+from trcompress.cli.goal import GOALS, SEARCH, calibration_data, calibration_options, goal_options
 from trcompress.cli.lines import chosen_line, row_line, search_with_lines
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plan(checkpoint: Path, **given: Any) -> None:
     from trcompress.search.plan import plan as search
 
     dense = read_checkpoint(checkpoint, **options.reading(given))
-    settings = {name: given[name] for name in (*GOALS, "time_budget", "layer", "seed")}
+    settings = {name: given[name] for name in (*GOALS, *SEARCH, "layer", "seed")}
     with progress_bar("plan") as update:
         found = search(dense, **settings, **calibration_data(given), progress=update)
     if given["format_"] == "json":
@@ -52,6 +52,8 @@ def _print(found: NetworkSearch) -> None:
 
     for one in found.weights:
         _print_weight(found, one)
+    if found.measure:
+        out.print(f"\noutputs: {found.measure} on held-out examples, all other weights dense", markup=False)
     for note in found.notes:
         out.print(f"\n{note}", markup=False)
     if len(found.weights) > 1:

@@ -6,11 +6,10 @@ import torch
 from command import run
 from g2p import Words, decode, decoder_inputs
 from samples import sample
-from test_calibration import narrow_inputs, plans_of, save_network
+from test_calibration import calibrated, narrow_inputs, plans_of, save_network
 from torch import nn
 
 from trcompress.artifact.file import read_artifact
-from trcompress.calibration import calibrate
 from trcompress.checkpoint import read_checkpoint
 from trcompress.model.plan import Plan
 from trcompress.passes.calibrated import decompose_calibrated
@@ -40,14 +39,14 @@ def loud(tmp_path_factory):
 
 def test_inputs_that_lie_in_few_directions_are_met_exactly(loud):
     checkpoint, data, x = loud
-    found = calibrate(checkpoint, plans_of(checkpoint, Plan.of("24:64", "1,3", layer="*l0")), data)
+    found = calibrated(checkpoint, plans_of(checkpoint, Plan.of("24:64", "1,3", layer="*l0")), data)
     assert found.facts["difference_plain"] > 0.05, "the truncated SVD of this rank must fail for this to mean much"
     assert abs(found.facts["difference_chosen"]) < 1e-6
     (weight,) = found.weights
     seen = torch.from_numpy(x).flatten(0, 1).double()
     dense = checkpoint.tensor(weight.plan.name).double()
     given = seen @ dense.t() + checkpoint.tensor("rnn.bias_ih_l0").double()
-    bias = found.changed["rnn.bias_ih_l0"].double()
+    bias = found.biases["rnn.bias_ih_l0"].double()
     mine = seen @ weight.plan.to_dense([core.double() for core in weight.cores]).t() + bias
     assert (given - mine).abs().max() < 1e-5 * given.abs().max()
 
@@ -56,7 +55,7 @@ def test_refining_brings_outputs_closer(loud, tmp_path):
     checkpoint, _, _ = loud
     np.savez(tmp_path / "wide.npz", x=0.3 * narrow_inputs(400, 6, 24, 12))
     plans = plans_of(checkpoint, Plan.of("16:64", "1,2", layer="*l1"))
-    facts = calibrate(checkpoint, plans, tmp_path / "wide.npz", refine_steps=80).facts
+    facts = calibrated(checkpoint, plans, tmp_path / "wide.npz", refine_steps=80).facts
     assert facts["difference_chosen"] > 0.05
     assert facts["difference_refined"] < 0.97 * facts["difference_chosen"]
 
@@ -65,7 +64,7 @@ def test_candidates_are_all_in_the_report_and_the_best_is_kept(loud):
     checkpoint, data, _ = loud
     artifact = decompose_calibrated(checkpoint, Plan.of("24:64", "1,2", layer="*l0"), data)
     rows = artifact.header.weights[0].candidates
-    assert len({(row["metric"], row["bias_corrected"]) for row in rows}) == len(rows) == 26
+    assert len({(row["metric"], row["bias_corrected"]) for row in rows}) == len(rows) == 38
     (chosen,) = [row for row in rows if row["chosen"]]
     assert chosen["difference"] == min(row["difference"] for row in rows)
     assert all(row["difference"] >= 0 and 0 < row["weight_error"] < 1.5 for row in rows)
@@ -74,7 +73,7 @@ def test_candidates_are_all_in_the_report_and_the_best_is_kept(loud):
 def test_decompose_shares_ranks_within_one_budget(loud, tmp_path):
     checkpoint, data, _ = loud
     out = tmp_path / "out.tr.safetensors"
-    goal = ["--target-ratio", "3", "--calibrate", data, "--time-budget", "10", "--out", out, "--format", "json"]
+    goal = ["--target-ratio", "3", "--calibrate", data, "--out", out, "--format", "json"]
     done = run("decompose", checkpoint.path, *goal)
     first, second = read_artifact(out).header.weights
     assert first.ranks[1] < 5, "three directions need no more"
@@ -90,7 +89,7 @@ def test_decompose_shares_ranks_within_one_budget(loud, tmp_path):
 
 def test_plan_ranks_rows_by_what_they_do_at_the_outputs(loud):
     checkpoint, data, _ = loud
-    words = ["plan", checkpoint.path, "--target-ratio", "4", "--calibrate", data, "--time-budget", "6"]
+    words = ["plan", checkpoint.path, "--target-ratio", "4", "--calibrate", data]
     for weight in run(*words, "--format", "json").json["weights"]:
         measured = [row["difference_at_outputs"] for row in weight["rows"]]
         known = [one for one in measured if one is not None]
@@ -121,7 +120,7 @@ def pronouncer(tmp_path_factory):
 
     def error_rates(found):
         """Of the words that calibration did not see, and of all; it knows no word's pronunciation."""
-        every, answers = list(words.accepted), said(found.weights, found.changed)
+        every, answers = list(words.accepted), said(found.weights, found.biases)
         return words.error_rate(every[1000:], answers[1000:]), words.error_rate(every, answers)
 
     return checkpoint, data, said, error_rates
@@ -137,15 +136,15 @@ def pairs(checkpoint, first, second):
 @pytest.mark.slow
 def test_nothing_changes_once_the_embeddings_are_spanned(pronouncer):
     checkpoint, data, said, _ = pronouncer
-    found = calibrate(checkpoint, pairs(checkpoint, 29, 74), data)
-    assert said(found.weights, found.changed) == said((), {})
+    found = calibrated(checkpoint, pairs(checkpoint, 29, 74), data)
+    assert said(found.weights, found.biases) == said((), {})
     assert abs(found.facts["difference_chosen"]) < 1e-6
     for weight, side in zip(found.weights, ("enc", "dec"), strict=True):
         table = checkpoint.tensor(f"{side}_emb").double()
         dense = checkpoint.tensor(weight.plan.name).double()
         moved = table @ (dense - weight.plan.to_dense([core.double() for core in weight.cores])).t()
         bias = checkpoint.tensor(f"{side}_b_ih").double()
-        moved += bias - found.changed.get(f"{side}_b_ih", bias).double()
+        moved += bias - found.biases.get(f"{side}_b_ih", bias).double()
         assert moved.abs().max() < 1e-4
 
 
@@ -153,7 +152,7 @@ def test_nothing_changes_once_the_embeddings_are_spanned(pronouncer):
 @pytest.mark.parametrize(("ranks", "worst"), [((26, 38), 11.5), ((21, 11), 33.0)], ids=["6x", "12x"])
 def test_words_it_never_saw_are_said_well_without_a_gradient_step(ranks, worst, pronouncer):
     checkpoint, data, _, error_rates = pronouncer
-    assert error_rates(calibrate(checkpoint, pairs(checkpoint, *ranks), data))[0] <= worst
+    assert error_rates(calibrated(checkpoint, pairs(checkpoint, *ranks), data))[0] <= worst
 
 
 @pytest.mark.slow
@@ -161,6 +160,6 @@ def test_words_it_never_saw_are_said_well_without_a_gradient_step(ranks, worst, 
 def test_words_are_said_better_after_refining(ranks, worst, pronouncer):
     """Of all 2,000 words, as truncated SVD's 37 % at 12x are; unseen ones are a little worse."""
     checkpoint, data, _, error_rates = pronouncer
-    unseen, every = error_rates(calibrate(checkpoint, pairs(checkpoint, *ranks), data, refine_steps=800))
+    unseen, every = error_rates(calibrated(checkpoint, pairs(checkpoint, *ranks), data, refine_steps=800))
     assert every <= worst
     assert unseen <= worst + 2

@@ -91,7 +91,7 @@ def test_the_built_layer_has_the_planned_number_of_parameters(tmp_path, array_fi
 
 def test_the_pipeline_reports_every_stage(tmp_path, array_file):
     rest = TRAIN + '[[compress]]\nshape = "4x3:8x8"\nranks = "3"\n[[compress]]\nshape = "12:64"\nranks = "full"\n'
-    rest += "[[compress]]\ntarget_ratio = 3\ntime_budget_s = 1\n"
+    rest += '[[compress]]\ntarget_ratio = 3\neffort = "low"\n'
     rest += '[finetune]\nepochs = 6\nbatch_size = 12\nlr = 0.02\ndevice = "cpu"\n'
     asked = recipe(tmp_path, array_file, "pipeline", "", '["auto"]', rest, settings=["seeds=[0]"])
     done = reproduce(asked, tmp_path / "out")

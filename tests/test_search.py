@@ -93,7 +93,7 @@ def planted():
 def test_a_planted_ring_beats_the_svd_of_its_count():
     ring, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=ring.parameters, time_budget_s=20)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=ring.parameters, work=40e9)
     assert found.chosen.error < 0.6 * found.svd_error
     assert found.chosen.weight.parameters <= ring.parameters
     assert found.chosen.bound <= found.chosen.error
@@ -102,7 +102,7 @@ def test_a_planted_ring_beats_the_svd_of_its_count():
 def test_an_error_goal_takes_fewer_parameters_than_the_svd():
     _, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), max_error=0.3, time_budget_s=10)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), max_error=0.3, work=20e9)
     svd = torch.linalg.svdvals(dense)
     tail = (svd.square().flip(0).cumsum(0).flip(0) / svd.square().sum()).sqrt()
     rank = int((tail > 0.3).sum())
@@ -117,7 +117,7 @@ def test_goals_that_make_no_sense_are_refused():
     with pytest.raises(UsageError, match=r"no ring .* fits into 5 parameters"):
         search_weight(matrix, InMemoryMatrix(torch.ones(60, 24)), budget=5)
     with pytest.raises(UsageError, match="no ring below the dense size"):
-        search_weight(matrix, InMemoryMatrix(torch.randn(60, 24)), max_error=0.01, time_budget_s=1)
+        search_weight(matrix, InMemoryMatrix(torch.randn(60, 24)), max_error=0.01, work=2e9)
 
 
 RATIOS = (3, 6, 12, 25, 50)
@@ -127,7 +127,7 @@ RATIOS = (3, 6, 12, 25, 50)
 @pytest.mark.parametrize("name", ["g2p/checkpoint20.npz", "silero_vad_16k.safetensors"])
 def test_never_worse_than_svd_on_real_weights(name, ratio):
     checkpoint = read_checkpoint(sample(name))
-    found = search_network(checkpoint, target_ratio=ratio, time_budget_s=3)
+    found = search_network(checkpoint, target_ratio=ratio, effort="low", per_weight=True)
     for one, layer in zip(found.weights, checkpoint.layers, strict=True):
         matrix = layer.matrix("ih")
         weight = checkpoint.tensor(matrix.key).double()
@@ -141,7 +141,7 @@ def test_never_worse_than_svd_on_real_weights(name, ratio):
 def test_rows_carry_rules_that_resolve_to_them():
     _, dense = planted()
     matrix = Matrix.input_to_hidden("w", "gru", 24, 20)
-    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=400, time_budget_s=5)
+    found = search_weight(matrix, InMemoryMatrix(dense.T.contiguous()), budget=400, work=10e9)
     for row in found.rows:
         assert Rule.resolve(row.rule, matrix) == row.weight
         assert Rule.of(row.weight).resolve(matrix).structure == row.weight.structure

@@ -1,16 +1,9 @@
-"""Choosing the cores by what they do to the network's outputs on the user's own data, without labels.
+"""Choosing the cores by what they do to the outputs of a live network, without labels.
 
-reading -> network -> sketch, sensitivity -> metrics -> solve -> select -> share, refine
+live, sensitivity -> metrics -> solve -> select -> rank_curves, share -> run (refine, examples)
 """
 
-from trcompress.calibration.bench import Bench
-from trcompress.calibration.reading import CalibrationData, read_calibration
+from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.run import Calibrated, calibrate
 
-__all__ = [
-    "Bench",
-    "Calibrated",
-    "CalibrationData",
-    "calibrate",
-    "read_calibration",
-]
+__all__ = ["Calibrated", "LiveNetwork", "calibrate"]

@@ -7,26 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trcompress.calibration.sensitivity import Sensitivity
 from trcompress.decomposition import Metric
 from trcompress.network.moments import InputMoments
 
 RIDGES = (0.0, 0.1, 1.0)
 MIDDLE = (0.1,)
 """Weight of the plain error beside the inputs', in units of the mean variance of an input."""
-FULL_GATES = 1536
-"""Up to so many gate rows their full second moments are used, above only the diagonal."""
 GATE_FLOOR = 1e-3
 """Least sensitivity of a gate, in units of the mean."""
 
 
 def candidates(
-    inputs: InputMoments, sensitivity: Tensor | None, *, ridges: Sequence[float] = RIDGES, jointly: bool = True
+    inputs: InputMoments, sensitivity: Sensitivity | None, *, ridges: Sequence[float] = RIDGES, jointly: bool = True
 ) -> list[Metric]:
     """List the metrics to try for one weight, the plain one first.
 
     Args:
         inputs: moments of what the weight is fed.
-        sensitivity: E[g g'] (O, O) of its gates.
+        sensitivity: of its gates.
         ridges: for the inputs' side.
         jointly: whether gates that answer together may weigh together; else each has its own weight.
     """
@@ -40,6 +39,13 @@ def candidates(
         label = f"inputs, ridge {ridge:g}"
         found.append(Metric(rows, ridge, name=label))
         found += [Metric(rows, ridge, root, name=f"{label}, {name}") for name, root in gates.items()]
+    if sensitivity is not None and bool(sensitivity.rows.any()):
+        weighed = _scaled(sensitivity.rows)
+        found += [
+            Metric(weighed, ridge, root, name=f"inputs that matter, ridge {ridge:g}, {name}")
+            for ridge in ridges
+            for name, root in gates.items()
+        ]
     return found
 
 
@@ -48,12 +54,14 @@ def _scaled(rows: Tensor) -> Tensor:
     return rows * (rows.shape[1] / rows.square().sum().clamp_min(1e-300)).sqrt()
 
 
-def _gate_roots(sensitivity: Tensor | None, jointly: bool) -> dict[str, Tensor]:
-    if sensitivity is None or not float(sensitivity.diagonal().sum()) > 0:
+def _gate_roots(sensitivity: Sensitivity | None, jointly: bool) -> dict[str, Tensor]:
+    if sensitivity is None:
         return {}
-    floor = GATE_FLOOR * sensitivity.diagonal().mean()
-    roots = {"gates": (sensitivity.diagonal() + floor).sqrt()}
-    if len(sensitivity) <= FULL_GATES and jointly:
-        values, vectors = torch.linalg.eigh(sensitivity)
+    gates = sensitivity.gates
+    diagonal = gates if gates.dim() == 1 else gates.diagonal()
+    floor = GATE_FLOOR * diagonal.mean()
+    roots = {"gates": (diagonal + floor).sqrt()}
+    if gates.dim() == 2 and jointly:
+        values, vectors = torch.linalg.eigh(gates)
         roots["gates jointly"] = (vectors * (values.clamp_min(0) + floor).sqrt()) @ vectors.t()
     return {name: root * (len(root) ** 0.5 / root.norm()) for name, root in roots.items()}

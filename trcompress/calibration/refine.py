@@ -1,34 +1,33 @@
 """Gradient steps without labels: the compressed network learns to do on calibration inputs what the dense one does.
 
-Only cores and input biases move. The loss is the difference of the outputs, plus the relative error of the hidden
-states of every layer that is compressed.
+Only cores and input biases move. The loss is the distance of the outputs, plus that of the hidden states of
+every layer that is compressed. Steps end when the held-out distance rises; the best state is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trcompress.calibration.lessons import Lesson, lessons
-from trcompress.calibration.network import Network, Unit
-from trcompress.calibration.outputs import Exam, Judge, relative_difference
-from trcompress.calibration.select import Candidate, replaced
-from trcompress.calibration.sequences import flat_rows
-from trcompress.layers import CoreWeight
+from trcompress.calibration.examples import Example, Examples
+from trcompress.calibration.live import LiveNetwork
+from trcompress.calibration.select import Candidate
+from trcompress.errors import UsageError
+from trcompress.network.batches import device_of, evaluating
+from trcompress.network.layerwise import Substitute
 
 STEP_SIZE = 0.07
 """Learning rate, in units of the root mean square of what moves."""
 LEAST_SIZE = 0.02
 """Root mean square below which a parameter counts as this large."""
-HIDDEN = 20.0
-"""Weight of the hidden states beside the outputs: they say more than outputs do, so less is learnt by heart."""
 LOOKS = 10
-"""How often the held-out difference is measured."""
+"""How often the held-out distance is measured."""
+PATIENCE = 3
+"""Looks without a better one after which the steps end."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Refined:
 
     Args:
         candidates: cores and biases, in the order given.
-        before: held-out difference of all weights together, at the start.
+        before: held-out distance of all weights together, at the start.
         after: the same, of the best state seen: never above `before`.
         steps: taken.
     """
@@ -49,114 +48,137 @@ class Refined:
 
 
 def refine(
-    network: Network,
-    judge: Judge,
-    exam: Exam,
+    live: LiveNetwork,
     chosen: Sequence[Candidate],
-    rows: np.ndarray,
     steps: int,
     *,
-    seed: int = 0,
     tell: Callable[[str, float], None] | None = None,
 ) -> Refined:
-    """Move cores and biases so that hidden states and outputs come close to the dense network's.
+    """Lower the distance of the outputs with all weights in place.
 
     Args:
-        network: the dense network.
-        judge: compares outputs.
-        exam: held-out examples; the state that does best on them is kept.
-        chosen: where to start, one for each compressed weight.
-        rows: examples to learn from.
-        steps: gradient steps.
-        seed: of the order of examples.
+        live: the dense network.
+        chosen: where to begin.
+        steps: gradient steps at most.
         tell: called with (what, fraction done).
+
+    Raises:
+        UsageError: what the network gives has no gradient.
     """
-    units = [unit for unit in network.units if any(one.found.plan.name in unit.weights for one in chosen)]
-    modules = {unit.name: replaced(network, unit, _of(chosen, unit)) for unit in units}
-    moving = _free(network, units, modules, chosen)
-    sizes = [STEP_SIZE * max(LEAST_SIZE, float(one.detach().square().mean().sqrt())) for one in moving]
-    optimizer = torch.optim.Adam([{"params": [one]} for one in moving], betas=(0.9, 0.99))
-    before = best = exam.score(modules)
-    kept = [parameter.detach().clone() for parameter in moving]
-    taught = lessons(network, judge, units, rows, seed)
-    for step in range(steps):
-        for group, size in zip(optimizer.param_groups, sizes, strict=True):
-            group["lr"] = size * 0.5 * (1 + cos(pi * step / steps))
-        if not _step(network, judge, units, modules, next(taught), optimizer):
-            sizes = [size / 2 for size in sizes]  # the last steps were too long: go back
-            _copy(kept, moving)
-        if (step + 1) % max(1, steps // LOOKS) == 0 or step + 1 == steps:
-            score = exam.score(modules)
-            if tell:
-                tell(f"refine: difference {score:.4f}", (step + 1) / steps)
+    device = device_of(live.model)
+    moving = [_Moving(live, one, device) for one in chosen]
+    with (
+        evaluating(live.model, live.seed),
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+    ):
+        return _Steps(live, moving, steps).run(tell or (lambda *_: None))
+
+
+class _Moving:
+    """One candidate whose cores and bias move."""
+
+    def __init__(self, live: LiveNetwork, one: Candidate, device: torch.device) -> None:
+        self.candidate, self.name = one, live.names[one.key]
+        own = live.model.get_parameter(self.name)
+        self.dtype = own.dtype
+        self.cores = [_free(core, device) for core in one.found.cores]
+        start = live.bias(one.key) if one.bias is None else one.bias
+        self.bias = None if live.bias_name(one.key) is None or start is None else _free(start, device)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that moves."""
+        return [*self.cores, *([] if self.bias is None else [self.bias])]
+
+    def substitute(self) -> Substitute:
+        """What takes the weight's place, differentiable."""
+        left, right = (one.to(self.dtype) for one in self.candidate.found.plan.factors(self.cores))
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        if left.numel() + right.numel() < self.candidate.found.plan.matrix.parameters:
+            return Substitute.of_factors(left, right, bias)
+        return Substitute((left @ right).t(), None, bias)
+
+    def result(self) -> Candidate:
+        """The candidate as it is now."""
+        cores = tuple(core.detach().cpu().clone() for core in self.cores)
+        bias = None if self.bias is None else self.bias.detach().double().cpu()
+        return replace(self.candidate, found=replace(self.candidate.found, cores=cores), bias=bias)
+
+
+def _free(value: Tensor, device: torch.device) -> nn.Parameter:
+    return nn.Parameter(value.detach().float().to(device).clone())
+
+
+class _Steps:
+    """Adam steps with a falling rate; a look at the held-out set now and then."""
+
+    def __init__(self, live: LiveNetwork, moving: Sequence[_Moving], steps: int) -> None:
+        self.live, self.moving, self.steps = live, moving, steps
+        self.parameters = [parameter for one in moving for parameter in one.parameters]
+        self.sizes = [
+            STEP_SIZE * max(LEAST_SIZE, float(one.detach().square().mean().sqrt())) for one in self.parameters
+        ]
+        self.optimizer = torch.optim.Adam([{"params": [one]} for one in self.parameters], betas=(0.9, 0.99))
+        self.kept = self._copy()
+
+    def run(self, tell: Callable[[str, float], None]) -> Refined:
+        """Take the steps; keep the best state seen."""
+        examples = Examples(self.live, [one.name for one in self.moving])
+        before = best = self._distance()
+        worse, step = 0, 0
+        for step in range(1, self.steps + 1):
+            self._set_rate(step - 1)
+            if not self._step(examples.next()):
+                self._back(0.5)
+            if step % max(1, self.steps // LOOKS) and step != self.steps:
+                continue
+            score = self._distance()
+            tell(f"refine: held-out distance {score:.4g}", step / self.steps)
             if score < best:
-                best, kept = score, [parameter.detach().clone() for parameter in moving]
-            elif score > before:
-                sizes = [size / 4 for size in sizes]  # worse than the start: what was good asks for smaller steps
-                _copy(kept, moving)
-                optimizer.state.clear()
-    _copy(kept, moving)
-    return Refined(tuple(_read_back(network, modules, one) for one in chosen), before, best, steps)
+                best, self.kept, worse = score, self._copy(), 0
+                continue
+            worse += 1
+            if worse >= PATIENCE:
+                break
+            if score > before:
+                self._back(0.25)
+        self._restore()
+        return Refined(tuple(one.result() for one in self.moving), before, best, step)
 
+    def _step(self, example: Example) -> bool:
+        """Take one step; False where the loss is not finite any more."""
+        loss = example.loss({one.name: one.substitute() for one in self.moving})
+        if not loss.requires_grad:
+            raise UsageError(
+                "`refine` needs gradients: what the network gives does not depend on its recurrent layers through "
+                'differentiable operations; leave refine out, or compare hidden states with outputs="states"'
+            )
+        if not bool(torch.isfinite(loss)):
+            return False
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return True
 
-def _step(
-    network: Network,
-    judge: Judge,
-    units: Sequence[Unit],
-    modules: Mapping[str, nn.Module],
-    lesson: Lesson,
-    optimizer: torch.optim.Optimizer,
-) -> bool:
-    """Take one step; False where the loss is not finite any more."""
-    run = network.run(lesson.batch, modules)
-    hidden = [
-        relative_difference(flat_rows(run.outputs[unit.name]), dense)
-        for unit, dense in zip(units, lesson.hidden, strict=True)
-    ]
-    loss = judge.difference(run, lesson.values) + HIDDEN * torch.stack(hidden).mean()
-    if not bool(torch.isfinite(loss)):
-        return False
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return True
+    def _set_rate(self, step: int) -> None:
+        for group, size in zip(self.optimizer.param_groups, self.sizes, strict=True):
+            group["lr"] = size * 0.5 * (1 + cos(pi * step / self.steps))
 
+    def _back(self, factor: float) -> None:
+        """Return to the best state: the steps were too long."""
+        self.sizes = [size * factor for size in self.sizes]
+        self._restore()
+        self.optimizer.state.clear()
 
-@torch.no_grad()
-def _copy(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for parameter, value in zip(self.parameters, self.kept, strict=True):
+            parameter.copy_(value)
 
+    def _copy(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
 
-def _of(chosen: Sequence[Candidate], unit: Unit) -> list[Candidate]:
-    return [one for one in chosen if one.found.plan.name in unit.weights]
-
-
-def _free(
-    network: Network, units: Sequence[Unit], modules: Mapping[str, nn.Module], chosen: Sequence[Candidate]
-) -> list[nn.Parameter]:
-    """The cores and the biases beside them, set free to move."""
-    moving: list[nn.Parameter] = []
-    for unit in units:
-        for one in _of(chosen, unit):
-            weight, bias = _parts(network, unit, modules[unit.name], one)
-            moving += [*weight.core, *([bias] if bias is not None else [])]
-    for parameter in moving:
-        parameter.data = parameter.detach().clone()
-        parameter.requires_grad_(True)
-    return moving
-
-
-def _parts(
-    network: Network, unit: Unit, module: nn.Module, one: Candidate
-) -> tuple[CoreWeight, nn.Parameter | None]:
-    suffix = "_reverse" if unit.weights.index(one.found.plan.name) else ""
-    free = network.free_bias(one.found.plan.name) is not None
-    return getattr(module, f"weight_ih_l0{suffix}"), getattr(module, f"bias_ih_l0{suffix}") if free else None
-
-
-def _read_back(network: Network, modules: Mapping[str, nn.Module], one: Candidate) -> Candidate:
-    unit = network.unit(one.found.plan.name)
-    weight, bias = _parts(network, unit, modules[unit.name], one)
-    found = replace(one.found, cores=tuple(core.detach().clone() for core in weight.core))
-    return replace(one, found=found, bias=None if bias is None else bias.detach().double())
+    @torch.no_grad()
+    def _distance(self) -> float:
+        return self.live.distance({one.name: one.substitute() for one in self.moving})

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trcompress.calibration.bias import bias_shift
-from trcompress.calibration.feeds import TokenFeed
+from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.metrics import MIDDLE, RIDGES, candidates
-from trcompress.calibration.network import Network, Unit
-from trcompress.calibration.outputs import Exam
 from trcompress.calibration.solve import is_two_mode, ring_of, solve
 from trcompress.decomposition import MatrixSource, Metric
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.model.grammar import format_shape
-from trcompress.network.moments import InputMoments
+from trcompress.network.batches import device_of
+from trcompress.network.layerwise import Substitute
 
 GAIN_PLAIN = 0.95
 """Another candidate in the plain metric (a corrected bias, another structure) must have at most this share of the
-first one's difference to be chosen instead."""
+first one's distance to be chosen instead."""
 GAIN_TOKENS = 0.95
 GAIN_VECTORS = 0.5
 """The same for candidates in other metrics, where tokens and where vectors are fed.
 
 Tokens cannot take values that calibration did not see; vectors can. A sensor network under new people gained
-nothing from metrics that lowered the difference on its training people by less than half, and often lost.
+nothing from metrics that lowered the distance on its training people by less than half, and often lost.
 """
 EXACT = 1e-7
-"""Differences below this are rounding."""
+"""Distances below this are rounding."""
 MOST_TRIED = 6
 """Candidates of a weight that are tried together with those of the others."""
 SLOW_VALUES = 1 << 22
@@ -54,9 +54,25 @@ class Candidate:
     score: float
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
-        """Cores by key, float32."""
-        return {f"{self.found.plan.name}.core.{k}": core.float() for k, core in enumerate(self.found.cores)}
+    def key(self) -> str:
+        """The weight's key."""
+        return self.found.plan.name
+
+    @cached_property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (I, K) and B (K, G*H) in float32."""
+        left, right = self.found.plan.factors([core.double() for core in self.found.cores])
+        return left.float(), right.float()
+
+    def substitute(self, live: LiveNetwork) -> Substitute:
+        """What takes the weight's place in the network."""
+        device = device_of(live.model)
+        dtype = live.model.get_parameter(live.names[self.key]).dtype
+        left, right = (one.to(device, dtype) for one in self.factors)
+        bias = None if self.bias is None else self.bias.to(device, dtype)
+        if left.numel() + right.numel() < self.found.plan.matrix.parameters:
+            return Substitute.of_factors(left, right, bias)
+        return Substitute((left @ right).t().contiguous(), None, bias)
 
     def row(self, measure: str, chosen: bool) -> dict[str, Any]:
         """Plain values for the report."""
@@ -80,12 +96,12 @@ class Choice:
 
     Args:
         candidates: all, the plain one first.
-        worthy: those that may be chosen, best first.
+        eligible: those that may be chosen, best first.
         chosen: the one to keep.
     """
 
     candidates: tuple[Candidate, ...]
-    worthy: tuple[Candidate, ...]
+    eligible: tuple[Candidate, ...]
     chosen: Candidate
 
     @property
@@ -101,43 +117,40 @@ class Choice:
 
 
 def choose(
-    network: Network,
-    exam: Exam,
+    live: LiveNetwork,
     plain: Sequence[CompressedWeight],
-    dense: MatrixSource,
-    moments: InputMoments,
-    sensitivity: Tensor | None,
+    source: MatrixSource,
     *,
-    seed: int = 0,
     quick: bool = False,
     tell: Callable[[str, float], None] | None = None,
 ) -> Choice:
     """Try every metric on one weight, all other weights dense.
 
     Args:
-        network: the dense network.
-        exam: held-out examples.
+        live: the dense network.
         plain: the weight decomposed in the plain metric, in one structure or several.
-        dense: W (I, G*H).
-        moments: of its inputs.
-        sensitivity: of its gates.
-        seed: of random starts.
+        source: W (I, G*H).
         quick: try one metric of each kind, each for a short time: to compare structures, not to keep the cores.
         tell: called with (what, fraction done).
     """
-    unit = network.unit(plain[0].plan.name)
+    key = plain[0].plan.name
     tried: list[Candidate] = []
     for number, one in enumerate(plain):
         closed = is_two_mode(one.plan) and not one.plan.per_gate
         few = quick or (not closed and one.plan.matrix.parameters > SLOW_VALUES)
-        metrics = candidates(moments, sensitivity, ridges=MIDDLE if few else RIDGES, jointly=closed)
+        metrics = metrics_of(live, key, ridges=MIDDLE if few else RIDGES, jointly=closed)
         for done, metric in enumerate(metrics):
             if tell:
                 tell(metric.name, (number + done / len(metrics)) / len(plain))
-            found = solve(one, dense, metric, seed=seed, quick=quick) if done else one
-            tried += _scored(network, exam, unit, metric, found, dense, moments.mean)
-    worthy = rank(tried, least_gain(network, unit))
-    return Choice(tuple(tried), tuple(worthy), worthy[0])
+            found = solve(one, source, metric, seed=live.seed, quick=quick) if done else one
+            tried += _scored(live, metric, found, source, quick)
+    eligible = rank(tried, least_gain(live, key))
+    return Choice(tuple(tried), tuple(eligible), eligible[0])
+
+
+def metrics_of(live: LiveNetwork, key: str, ridges: Sequence[float], jointly: bool = True) -> list[Metric]:
+    """The metrics to try for one weight, the plain one first."""
+    return candidates(live.moments(key), live.sensitivity(key), ridges=ridges, jointly=jointly)
 
 
 def rank(tried: Sequence[Candidate], least: float) -> list[Candidate]:
@@ -147,11 +160,11 @@ def rank(tried: Sequence[Candidate], least: float) -> list[Candidate]:
     """
     base = tried[0]
 
-    def worthy(one: Candidate) -> bool:
+    def may_be_chosen(one: Candidate) -> bool:
         gain = GAIN_PLAIN if one.metric == base.metric else least
         return one is base or one.score <= max(gain * base.score, EXACT)
 
-    found = [one for one in tried if worthy(one)]
+    found = [one for one in tried if may_be_chosen(one)]
     return sorted(found, key=lambda one: (max(one.score, EXACT), one.bias is not None, one.score))
 
 
@@ -160,10 +173,10 @@ def settle(choices: Sequence[Choice], joint: Callable[[Sequence[Candidate]], flo
 
     Args:
         choices: one for each weight.
-        joint: the difference with all these candidates in place.
+        joint: the distance with all these candidates in place.
 
     Returns:
-        The choices, and their difference together.
+        The choices, and their distance together.
     """
     chosen = [choice.chosen for choice in choices]
     best = joint(chosen)
@@ -172,49 +185,30 @@ def settle(choices: Sequence[Choice], joint: Callable[[Sequence[Candidate]], flo
         if (score := joint(plain)) < best:
             chosen, best = plain, score
         for place, choice in enumerate(choices):
-            for one in choice.worthy[:MOST_TRIED]:
+            for one in choice.eligible[:MOST_TRIED]:
                 trial = [*chosen[:place], one, *chosen[place + 1 :]]
                 if one is not chosen[place] and (score := joint(trial)) < best:
                     chosen, best = trial, score
     return [replace(choice, chosen=one) for choice, one in zip(choices, chosen, strict=True)], best
 
 
-def replaced(network: Network, unit: Unit, chosen: Sequence[Candidate]) -> nn.Module:
-    """A unit with these weights (one for each direction, or fewer) in place of the dense ones."""
-    tensors, plans = dict(network.tensors), {}
-    for one in chosen:
-        name = one.found.plan.name
-        tensors |= one.tensors
-        plans[name] = one.found.plan
-        key = network.free_bias(name)
-        if one.bias is not None and key is not None:
-            tensors[key] = one.bias.float()
-    return unit.build(tensors, plans).requires_grad_(False)
+def joint_distance(live: LiveNetwork, chosen: Sequence[Candidate], brief: bool = False) -> float:
+    """The held-out distance with all these weights in place."""
+    return live.distance({live.names[one.key]: one.substitute(live) for one in chosen}, brief)
+
+
+def least_gain(live: LiveNetwork, key: str) -> float:
+    """The share of the plain distance that must be reached to leave the plain metric, by what the weight is fed."""
+    return GAIN_TOKENS if live.is_fed_tokens(key) else GAIN_VECTORS
 
 
 def _scored(
-    network: Network,
-    exam: Exam,
-    unit: Unit,
-    metric: Metric,
-    found: CompressedWeight,
-    dense: MatrixSource,
-    mean: Tensor,
+    live: LiveNetwork, metric: Metric, found: CompressedWeight, source: MatrixSource, brief: bool
 ) -> list[Candidate]:
     """A candidate as it is, and with its bias corrected."""
+    key = found.plan.name
     biases: list[Tensor | None] = [None]
-    key = network.free_bias(found.plan.name)
-    if key is not None:
-        biases.append(network.tensors[key].double() + bias_shift(found.plan, dense, found.cores, mean))
-    scored = []
-    for bias in biases:
-        one = Candidate(metric.name, found, bias, 0.0)
-        score = exam.score({unit.name: replaced(network, unit, [one])})
-        scored.append(replace(one, score=score))
-    return scored
-
-
-def least_gain(network: Network, unit: Unit) -> float:
-    """The share of the plain difference that must be reached to leave the plain metric, by what the unit is fed."""
-    fed_tokens = unit.below is None and isinstance(network.data.feeds[unit.stack], TokenFeed)
-    return GAIN_TOKENS if fed_tokens else GAIN_VECTORS
+    if (own := live.bias(key)) is not None:
+        biases.append(own + bias_shift(found.plan, source, found.cores, live.moments(key).mean))
+    tried = [Candidate(metric.name, found, bias, 0.0) for bias in biases]
+    return [replace(one, score=joint_distance(live, [one], brief)) for one in tried]

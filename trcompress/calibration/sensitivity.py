@@ -1,65 +1,122 @@
 """Gate sensitivity: how strongly what the network gives answers to each gate's pre-activation.
 
-A unit is run with the identity as its input weight and W x as its input, so that the gradient with respect to
-that input is the one with respect to the pre-activations.
+    E[g g'],  g = d probe / d (W x)      with a random probe whose squared gradient is the distance's curvature
+
+All layers are measured at once: each runs on W x + 0, and the gradient of that 0 is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.calibration.network import Batch, Network, Run, Unit
-from trcompress.calibration.sequences import Sequences, on_rows
-from trcompress.model.kinds import KINDS
+from trcompress.network.batches import device_of, evaluating
+from trcompress.network.layerwise import Substitute, recurrent_layers
+from trcompress.network.moments import Sketch
+from trcompress.network.outputs import Outputs
 
-Probe = Callable[[Run], Tensor]
-"""A random scalar function of what the network gives; its mean squared gradient is the sensitivity."""
+Run = Callable[[Any, Mapping[str, Substitute]], list[Tensor]]
+
+FULL_GATES = 1536
+"""Up to so many gate rows their full second moments are kept, above only the diagonal."""
 
 
-def gate_sensitivity(network: Network, unit: Unit, batches: Sequence[Batch], probe: Probe) -> dict[str, Tensor]:
-    """Second moments of the gradient with respect to the pre-activations of a unit.
+@dataclass(frozen=True)
+class Sensitivity:
+    """How the outputs answer to one weight's gates.
 
     Args:
-        network: the dense network.
-        unit: whose pre-activations.
-        batches: examples.
-        probe: draws a scalar.
+        gates: E[g g'] (O, O) float64, or its diagonal (O,) where there are many gates.
+        rows: (R, I), rows' rows = E[|g|^2 x x']: inputs that matter weigh more.
+    """
+
+    gates: Tensor
+    rows: Tensor
+
+
+def gate_sensitivity(
+    model: nn.Module, run: Run, outputs: Outputs, batches: Sequence[Any], seed: int = 0
+) -> dict[str, Sensitivity]:
+    """Measure all weights on some batches.
+
+    Args:
+        model: the network.
+        run: runs a batch with substitutes for weights, and returns the rows that are compared.
+        outputs: how they are compared.
+        batches: what it is run on.
+        seed: of the probes.
 
     Returns:
-        For each weight of the unit, E[g g'] (G*H, G*H) float64.
+        By the weight's name in the module; weights that no gradient reaches are left out.
     """
-    module = _identity_fed(network, unit)
-    weights = [network.tensors[key] for key in unit.weights]
-    size = len(weights[0])
-    moments = [torch.zeros(size, size, dtype=torch.float64) for _ in weights]
-    for batch in batches:
-        with torch.no_grad():
-            inputs = unit_input(network, unit, batch)
-            gates = on_rows(inputs, lambda rows: rows @ torch.cat(weights).t())
-        leaf = (gates.data if isinstance(gates, PackedSequence) else gates).requires_grad_()
-        drawn = probe(network.run(batch, {unit.name: module}, {unit.name: gates}))
-        gradient = torch.autograd.grad(drawn, leaf)[0].reshape(-1, size * len(weights))
-        for moment, part in zip(moments, gradient.double().split(size, dim=1), strict=True):
-            moment.addmm_(part.t(), part)
-    return dict(zip(unit.weights, moments, strict=True))
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, _Sums] = {}
+    with evaluating(model, seed), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        for batch in batches:
+            shifts = _Shifts(model)
+            probe = sum(outputs.probe(one, generator) for one in run(batch, shifts.substitutes))
+            if not isinstance(probe, Tensor) or not probe.requires_grad:
+                return {}
+            found = torch.autograd.grad(probe, [zero for _, _, zero in shifts.seen], allow_unused=True)
+            for (weight, inputs, _), gradient in zip(shifts.seen, found, strict=True):
+                if gradient is not None:
+                    _sums_of(sums, weight, inputs, gradient).add(inputs, gradient)
+    return {weight: one.sensitivity() for weight, one in sums.items() if one.energy > 0}
 
 
-def unit_input(network: Network, unit: Unit, batch: Batch) -> Sequences:
-    """What the dense network really feeds a unit."""
-    if unit.below is None:
-        return network.vectors(unit, batch)
-    return network.run(batch, {}).outputs[unit.below]
+class _Shifts:
+    """Substitutes that run every layer on W x + 0, and remember x and the zeros."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seen: list[tuple[str, Tensor, Tensor]] = []
+        self.substitutes: dict[str, Substitute] = {}
+        device = device_of(model)
+        for layers in recurrent_layers(model).values():
+            for layer in layers:
+                for weight, suffix in zip(layer.weights, layer.suffixes, strict=True):
+                    own = getattr(layer.module, f"weight_ih{suffix}").detach()
+                    eye = torch.eye(len(own), device=device, dtype=own.dtype)
+                    self.substitutes[weight] = Substitute(eye, partial(self._gates, weight, own))
+
+    def _gates(self, weight: str, own: Tensor, x: Tensor) -> Tensor:
+        gates = x @ own.t()
+        zero = torch.zeros_like(gates, requires_grad=True)
+        self.seen.append((weight, x.detach(), zero))
+        return gates + zero
 
 
-def _identity_fed(network: Network, unit: Unit) -> nn.Module:
-    """The unit as a layer that takes the pre-activations of all its directions, side by side."""
-    size = KINDS[unit.layers[0].kind].gates * unit.layers[0].hidden_size
-    wide = tuple(replace(layer, input_size=size * len(unit.layers)) for layer in unit.layers)
-    picks = torch.eye(size * len(unit.layers)).split(size)
-    tensors = network.tensors | dict(zip(unit.weights, picks, strict=True))
-    return Unit(unit.name, unit.stack, wide, unit.below, unit.depth).build(tensors).requires_grad_(False)
+class _Sums:
+    """Second moments of the gradients, and of the inputs weighed by them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        full = outputs <= FULL_GATES
+        self._gates = torch.zeros((outputs, outputs) if full else (outputs,), dtype=torch.float64)
+        self._rows = Sketch(inputs)
+        self.energy = 0.0
+
+    def add(self, inputs: Tensor, gradient: Tensor) -> None:
+        """Take in inputs (..., I) and gradients (..., O)."""
+        gradients = gradient.reshape(-1, gradient.shape[-1]).double().cpu()
+        if self._gates.dim() == 2:
+            self._gates.addmm_(gradients.t(), gradients)
+        else:
+            self._gates += gradients.square().sum(0)
+        size = gradients.square().sum(1)
+        self.energy += float(size.sum())
+        x = inputs.reshape(-1, inputs.shape[-1]).cpu()
+        self._rows.add(x * size.sqrt().to(x.dtype).unsqueeze(1))
+
+    def sensitivity(self) -> Sensitivity:
+        """What was summed up."""
+        return Sensitivity(self._gates, self._rows.moments().rows)
+
+
+def _sums_of(sums: dict[str, _Sums], weight: str, inputs: Tensor, gradient: Tensor) -> _Sums:
+    if weight not in sums:
+        sums[weight] = _Sums(inputs.shape[-1], gradient.shape[-1])
+    return sums[weight]

@@ -1,38 +1,27 @@
-"""Ranks shared out between weights by what each costs at the network's outputs, not evenly.
+"""One budget over all weights, spent where the network's outputs need it: ranks, or a weight that stays dense.
 
-The metric-optimal factors of a weight are nested: those of rank K are the first K columns of those of a higher
-rank. So one decomposition per weight and metric gives what every rank costs.
+Several divisions are tried with all weights in place (by rank curves, and those that are given to start from); from
+the best one, ranks are moved between weights for as long as that brings the outputs closer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import permutations
-from math import inf
-from time import monotonic
 
-import numpy as np
-from torch import Tensor
-
-from trcompress.calibration.bench import Bench
-from trcompress.calibration.bias import bias_shift
-from trcompress.calibration.metrics import MIDDLE, candidates
-from trcompress.calibration.outputs import Exam
-from trcompress.calibration.select import Candidate, replaced
-from trcompress.calibration.solve import ring_of, two_mode_factors
-from trcompress.decomposition import MatrixSource, Metric
-from trcompress.decomposition.tr_svd import split_halves
-from trcompress.decomposition.weight import CompressedWeight, gate_sources
-from trcompress.errors import UsageError
+from trcompress.calibration.live import LiveNetwork
+from trcompress.calibration.rank_curves import RankCurve, TwoModeWeight, rank_curve, two_mode_weight
+from trcompress.calibration.select import joint_distance
+from trcompress.decomposition import MatrixSource
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Rule
-from trcompress.model.weight_plan import WeightPlan
+from trcompress.util.progress import Progress
+
+Ranks = Mapping[str, int | None]
+"""The rank of each weight's two-mode ring, or None where it stays dense."""
 
 LOOKS = 9
 """Ranks at which the cost of a weight is measured; between them it is interpolated."""
-KEPT_METRICS = 2
-"""Metrics that are followed over all ranks: those that do best at a middle one."""
 
 
 @dataclass(frozen=True)
@@ -40,207 +29,154 @@ class Shared:
     """Ranks for all weights together.
 
     Args:
-        ranks: of the two-mode ring of each weight.
-        difference: of the outputs with all of them in place, each under the metric that is best for it alone.
-        even_ranks: what each weight would have in proportion to its size.
-        even_difference: of the outputs with those.
+        ranks: of each weight, None where it stays dense.
+        distance: of the outputs with all of them in place, each under the metric that is best for it alone.
+        origin: which division led there.
+        tried: the distance of every division that was compared, by its name.
     """
 
-    ranks: dict[str, int]
-    difference: float
-    even_ranks: dict[str, int]
-    even_difference: float
+    ranks: dict[str, int | None]
+    distance: float
+    origin: str
+    tried: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Ladder:
-    """One weight at every rank.
-
-    Args:
-        matrix: the weight.
-        dense: W (I, G*H).
-        mean: (I,) of its inputs.
-        bias: its input bias in float64, or None where it must not change.
-        factors: A (I, K) and B (K, O) for each metric tried, the highest rank.
-    """
-
-    matrix: Matrix
-    dense: MatrixSource
-    mean: Tensor
-    bias: Tensor | None
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-
-    @property
-    def step(self) -> int:
-        """Parameters of one more rank."""
-        return self.matrix.columns + self.matrix.rows
-
-    @property
-    def highest(self) -> int:
-        """The highest rank there is."""
-        return max(len(right) for _, right in self.factors.values())
-
-    def at(self, rank: int, metric: str) -> Candidate:
-        """The weight at one rank under a metric, its bias corrected."""
-        plan = two_mode(self.matrix, rank)
-        left, right = self.factors[metric]
-        cores = tuple(split_halves(ring_of(plan), left[:, :rank], right[:rank]))
-        shift = None if self.bias is None else self.bias + bias_shift(plan, self.dense, cores, self.mean)
-        return Candidate(metric, CompressedWeight(plan, cores, 0.0, 0.0, "tr-svd", ()), shift, 0.0)
+def cost(matrix: Matrix, rank: int | None) -> int:
+    """Parameters of a weight at a rank; all of them where it stays dense."""
+    return matrix.parameters if rank is None else rank * (matrix.rows + matrix.columns)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a weight costs at the outputs, all other weights dense.
-
-    Args:
-        values: by rank, from 0; they never rise.
-        metrics: the best one by rank.
-    """
-
-    values: np.ndarray
-    metrics: tuple[str, ...]
+def break_even(matrix: Matrix) -> int:
+    """The least rank at which two factors are no smaller than the weight itself."""
+    return -(-matrix.parameters // (matrix.rows + matrix.columns))
 
 
 def share_ranks(
-    bench: Bench,
+    live: LiveNetwork,
     weights: Sequence[tuple[Matrix, MatrixSource]],
     budget: int,
+    starts: Mapping[str, Ranks],
     *,
-    deadline: float = inf,
+    passes: int,
+    progress: Progress | None = None,
 ) -> Shared:
     """Give every weight the rank that serves the outputs best, within a budget for all together.
 
     Args:
-        bench: the network on its data.
-        weights: those to share between, each with its values; all must be fed.
-        budget: most input-to-hidden parameters of all together.
-        deadline: `time.monotonic()` after which nothing is measured that an answer does not need.
-
-    Raises:
-        UsageError: the budget does not allow rank 1 for each.
+        live: the network on its data.
+        weights: those to share between; all must be fed.
+        budget: most input-to-hidden parameters of all together; every one of `starts` must keep to it.
+        starts: divisions to compare, by name.
+        passes: runs over the held-out set with all weights in place, at most.
+        progress: called with (what, fraction done).
     """
-    steps = {matrix.key: matrix.columns + matrix.rows for matrix, _ in weights}
-    if budget < sum(steps.values()):
-        raise UsageError(f"{budget:,} parameters do not allow rank 1 for each of {', '.join(steps)}")
-    exam = bench.brief_exam
-    ladders = {matrix.key: _ladder(bench, matrix, dense, budget // steps[matrix.key]) for matrix, dense in weights}
-    costs = {name: _cost(bench, exam, ladder, deadline) for name, ladder in ladders.items()}
-
-    def joint(ranks: Mapping[str, int]) -> float:
-        placed = [ladders[name].at(rank, costs[name].metrics[rank]) for name, rank in ranks.items()]
-        return bench.joint(placed, exam)
-
-    even = _even(ladders, budget)
-    even_score = joint(even)
-    ranks = _greedy(ladders, costs, budget)
-    score = joint(ranks)
-    if even_score < score:
-        ranks, score = even, even_score
-    ranks, score = _Moves(ladders, joint, budget, deadline).settle(ranks, score)
-    return Shared(ranks, score, even, even_score)
+    tell = progress or (lambda *_: None)
+    matrices = {matrix.key: matrix for matrix, _ in weights}
+    spare = budget - sum(cost(matrix, 1) for matrix in matrices.values())
+    tables, curves = {}, {}
+    for done, (matrix, source) in enumerate(weights):
+        tell(f"rank curve of {matrix.key}", 0.7 * done / len(weights))
+        highest = min(break_even(matrix) - 1, 1 + spare // cost(matrix, 1))
+        tables[matrix.key] = two_mode_weight(live, matrix, source, max(1, highest))
+        curves[matrix.key] = rank_curve(live, tables[matrix.key], LOOKS)
+    joint = _Joint(live, matrices, tables, curves, passes)
+    divisions: dict[str, Ranks] = {"rank curves": _by_curves(matrices, curves, budget), **starts}
+    tried = {name: joint(ranks) for name, ranks in divisions.items()}
+    origin = min(tried, key=tried.__getitem__)
+    tell("ranks moved between weights", 0.8)
+    ranks, distance = _moved(joint, dict(divisions[origin]), tried[origin], budget)
+    return Shared(ranks, distance, origin, tried)
 
 
-def two_mode(matrix: Matrix, rank: int) -> WeightPlan:
-    """A weight as a product of two matrices."""
-    return _rule(matrix, rank).resolve(matrix)
+@dataclass
+class _Joint:
+    """The distance with all weights in place, at most so many times."""
+
+    live: LiveNetwork
+    matrices: Mapping[str, Matrix]
+    tables: Mapping[str, TwoModeWeight]
+    curves: Mapping[str, RankCurve]
+    passes: int
+    known: dict[tuple[tuple[str, int | None], ...], float] = field(default_factory=dict)
+
+    def __call__(self, ranks: Ranks) -> float:
+        key = tuple(sorted(ranks.items(), key=lambda pair: pair[0]))
+        if key not in self.known:
+            self.passes -= 1
+            placed = [
+                self.tables[name].at(rank, self.curves[name].metrics[min(rank, self.tables[name].highest)])
+                for name, rank in ranks.items()
+                if rank is not None
+            ]
+            self.known[key] = joint_distance(self.live, placed, brief=True)
+        return self.known[key]
 
 
-def _rule(matrix: Matrix, rank: int) -> Rule:
-    return Rule((matrix.columns,), (matrix.rows,), (1, rank))
-
-
-def _ladder(bench: Bench, matrix: Matrix, dense: MatrixSource, highest: int) -> Ladder:
-    network = bench.network
-    moments = bench.moments(network.unit(matrix.key))
-    metrics: list[Metric] = candidates(moments, bench.sensitivity(matrix.key), ridges=MIDDLE)
-    source = gate_sources(two_mode(matrix, 1), dense)[0]
-    highest = min(highest, matrix.columns, matrix.rows)
-    key = network.free_bias(matrix.key)
-    return Ladder(
-        matrix,
-        dense,
-        moments.mean,
-        None if key is None else network.tensors[key].double(),
-        {metric.name: two_mode_factors(source, highest, metric) for metric in metrics},
-    )
-
-
-def _cost(bench: Bench, exam: Exam, ladder: Ladder, deadline: float) -> Cost:
-    """Measure the difference of the outputs at some ranks, the middle and the ends first."""
-    unit = bench.network.unit(ladder.matrix.key)
-
-    def measured(rank: int, metric: str) -> float:
-        score = exam.score({unit.name: replaced(bench.network, unit, [ladder.at(rank, metric)])})
-        return max(score, 1e-12)
-
-    ranks = [int(rank) for rank in np.unique(np.geomspace(1, ladder.highest, LOOKS).round())]
-    middle = ranks.pop(len(ranks) // 2)
-    first = {metric: measured(middle, metric) for metric in ladder.factors}
-    kept = sorted(first, key=first.__getitem__)[:KEPT_METRICS]
-    looks = {middle: (first[kept[0]], kept[0])}
-    for rank in sorted(ranks, key=lambda rank: rank not in (1, ladder.highest)):
-        if len(looks) < 3 or monotonic() < deadline:
-            looks[rank] = min((measured(rank, metric), metric) for metric in kept)
-    seen = sorted(looks)
-    falling = np.minimum.accumulate([looks[rank][0] for rank in seen])
-    values = np.exp(np.interp(np.arange(ladder.highest + 1), seen, np.log(falling)))
-    nearest = [min(seen, key=lambda look: abs(look - rank)) for rank in range(ladder.highest + 1)]
-    return Cost(values, tuple(looks[look][1] for look in nearest))
-
-
-def _even(ladders: Mapping[str, Ladder], budget: int) -> dict[str, int]:
-    """Ranks in proportion to the sizes of the weights: every weight reaches the same ratio."""
-    whole = sum(ladder.matrix.parameters for ladder in ladders.values())
-    shares = {name: budget * one.matrix.parameters / whole / one.step for name, one in ladders.items()}
-    return {name: max(1, min(int(share), ladders[name].highest)) for name, share in shares.items()}
-
-
-def _greedy(ladders: Mapping[str, Ladder], costs: Mapping[str, Cost], budget: int) -> dict[str, int]:
+def _by_curves(
+    matrices: Mapping[str, Matrix], curves: Mapping[str, RankCurve], budget: int
+) -> dict[str, int | None]:
     """Spend parameters where they lower the sum of costs most, looking ahead over flat stretches."""
-    ranks = dict.fromkeys(ladders, 1)
-    left = budget - sum(ladder.step for ladder in ladders.values())
+    ranks: dict[str, int | None] = dict.fromkeys(matrices, 1)
+    left = budget - sum(cost(matrix, 1) for matrix in matrices.values())
     while True:
-        best: tuple[float, str, int] | None = None
-        for name, ladder in ladders.items():
-            most = min(ladder.highest, ranks[name] + left // ladder.step)
-            values = costs[name].values
-            for rank in range(ranks[name] + 1, most + 1):
-                gain = (values[ranks[name]] - values[rank]) / ((rank - ranks[name]) * ladder.step)
-                if best is None or gain > best[0]:
-                    best = gain, name, rank
+        best: tuple[float, str, int | None] | None = None
+        for name, gain, rank in _steps(matrices, curves, ranks, left):
+            if best is None or gain > best[0]:
+                best = gain, name, rank
         if best is None:
             return ranks
-        left -= (best[2] - ranks[best[1]]) * ladders[best[1]].step
-        ranks[best[1]] = best[2]
+        _, name, rank = best
+        left -= cost(matrices[name], rank) - cost(matrices[name], ranks[name])
+        ranks[name] = rank
 
 
-@dataclass(frozen=True)
-class _Moves:
-    """Ranks moved between pairs of weights as long as that brings the outputs of all together closer."""
+def _steps(
+    matrices: Mapping[str, Matrix], curves: Mapping[str, RankCurve], ranks: Ranks, left: int
+) -> Iterator[tuple[str, float, int | None]]:
+    """Every step up that the rest of the budget allows: (weight, what it gains a parameter, rank after it)."""
+    for name, rank in ranks.items():
+        if rank is None:
+            continue
+        values, matrix = curves[name].values, matrices[name]
+        for higher in range(rank + 1, len(values)):
+            price = cost(matrix, higher) - cost(matrix, rank)
+            if price > left:
+                break
+            yield name, (values[rank] - values[higher]) / price, higher
+        if (price := cost(matrix, None) - cost(matrix, rank)) <= left:
+            yield name, values[rank] / max(1, price), None
 
-    ladders: Mapping[str, Ladder]
-    joint: Callable[[Mapping[str, int]], float]
-    budget: int
-    deadline: float
 
-    def settle(self, ranks: dict[str, int], score: float) -> tuple[dict[str, int], float]:
-        """Move ranks, many at once first, then single ones."""
-        size = max(1, max(ranks.values()) // 4)
-        while size:
-            moved = False
-            for giver, taker in permutations(self.ladders, 2):
-                trial = self._moved(ranks, giver, taker, size)
-                if trial and monotonic() < self.deadline and (found := self.joint(trial)) < score:
-                    ranks, score, moved = trial, found, True
-            size = size if moved else size // 2
-        return ranks, score
+def _moved(
+    joint: _Joint, ranks: dict[str, int | None], distance: float, budget: int
+) -> tuple[dict[str, int | None], float]:
+    """Move ranks between pairs of weights, many at once first, then single ones."""
+    size = max(1, max((rank or 0 for rank in ranks.values()), default=1) // 4)
+    while size:
+        better = False
+        for giver, taker in permutations(ranks, 2):
+            for trial in _transfers(joint, ranks, giver, taker, size, budget):
+                if joint.passes > 0 and (found := joint(trial)) < distance:
+                    ranks, distance, better = trial, found, True
+                    break
+        size = size if better and joint.passes > 0 else size // 2
+    return ranks, distance
 
-    def _moved(self, ranks: Mapping[str, int], giver: str, taker: str, size: int) -> dict[str, int] | None:
-        """Ranks after one weight gives `size` of them to another, or None where it cannot."""
-        trial = dict(ranks)
-        trial[giver] -= size
-        spare = self.budget - sum(rank * self.ladders[name].step for name, rank in trial.items())
-        gained = min(spare // self.ladders[taker].step, self.ladders[taker].highest - trial[taker])
-        trial[taker] += gained
-        return trial if trial[giver] >= 1 and gained >= 1 else None
+
+def _transfers(
+    joint: _Joint, ranks: Ranks, giver: str, taker: str, size: int, budget: int
+) -> Iterator[dict[str, int | None]]:
+    """Ranks after one weight gives some to another; a weight next to dense becomes it, a dense one may give too."""
+    matrices = joint.matrices
+    if ranks[taker] is None:
+        return
+    lowered = joint.tables[giver].highest if ranks[giver] is None else ranks[giver] - size  # type: ignore[operator]
+    if lowered < 1:
+        return
+    rest = budget - sum(cost(matrices[name], rank) for name, rank in ranks.items() if name not in (giver, taker))
+    spare = rest - cost(matrices[giver], lowered)
+    if spare >= matrices[taker].parameters:
+        yield {**ranks, giver: lowered, taker: None}
+    raised = min(spare // cost(matrices[taker], 1), joint.tables[taker].highest)
+    if raised > (ranks[taker] or 0):
+        yield {**ranks, giver: lowered, taker: int(raised)}

@@ -42,6 +42,12 @@ def solve(
     return replace(plain, cores=cores, error=plain_error(weight, dense, cores))
 
 
+def contains(larger: TensorRing, smaller: TensorRing) -> bool:
+    """Whether every matrix of the smaller ring is one of the larger: the same modes, and no bond is wider."""
+    same = (larger.in_modes, larger.out_modes) == (smaller.in_modes, smaller.out_modes)
+    return same and all(a >= b for a, b in zip(larger.ranks, smaller.ranks, strict=True))
+
+
 def ring_of(weight: WeightPlan) -> TensorRing:
     """The structure, which must be a ring.
 

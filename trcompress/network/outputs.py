@@ -39,19 +39,21 @@ class Outputs:
             tensor of floating point numbers (the one named logits, where there is one).
         axis: of the classes.
         why: how the kind is known, in words.
+        label: what is compared, where "outputs" would not say it.
     """
 
     kind: str
     select: Select | None = None
     axis: int = -1
     why: str = "as asked"
+    label: str = ""
 
     @property
     def measure(self) -> str:
         """The distance in words, as tables print it."""
         return {
             "scores": "divergence of the class scores",
-            "values": "relative squared distance of the outputs",
+            "values": f"relative squared distance of the {self.label or 'outputs'}",
             "states": "relative squared distance of the hidden states",
         }[self.kind]
 

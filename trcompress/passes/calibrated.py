@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trcompress.artifact.file import Artifact
-from trcompress.calibration.reading import CalibrationData
-from trcompress.calibration.run import calibrate
+from trcompress.calibration import LiveNetwork, calibrate
+from trcompress.calibration.file_network import file_network
 from trcompress.checkpoint import Checkpoint, read_checkpoint
-from trcompress.decomposition.weight import distinct_matrices
+from trcompress.decomposition.weight import distinct_matrices, weight_source
 from trcompress.model.header import Step
 from trcompress.model.plan import Plan
+from trcompress.network.calibration_data import CalibrationData
 from trcompress.passes.assemble import assemble
 from trcompress.version import __version__
 
@@ -26,7 +28,12 @@ def decompose_calibrated(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     command: str = "",
-    init: str = "tr-als",
+    head: str | None = None,
+    readout: str | None = None,
+    outputs: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    live: LiveNetwork | None = None,
+    plan_notes: Sequence[str] = (),
     **options: Any,
 ) -> Artifact:
     """Compress a checkpoint, choosing cores by what the network's outputs do on some data.
@@ -38,8 +45,13 @@ def decompose_calibrated(
         seed: of everything random.
         dtype: of the cores; the weight's own by default.
         command: how the user asked for this, kept in the lineage.
-        init: how candidates are found.
-        options: of `calibrate`: `refine_steps`, `head`, `readout`, `data_options`, `progress`, ...
+        head: see `file_network`.
+        readout: see `file_network`.
+        outputs: see `file_network`.
+        data_options: how to read `data`.
+        live: the network on this data, where a search has run it already.
+        plan_notes: how the plan was found, in words.
+        options: of `calibrate`: `refine_steps`, `warm_starts`, `progress`, ...
 
     Returns:
         The artifact, not yet written: cores, corrected biases, every other tensor as it was.
@@ -52,12 +64,19 @@ def decompose_calibrated(
         checkpoint = read_checkpoint(checkpoint)
     checkpoint.check_compressible()
     plans = plan.resolve(distinct_matrices(checkpoint).matrices)
-    found = calibrate(checkpoint, plans, data, seed=seed, init=init, **options)
+    settings: dict[str, Any] = {"head": head, "readout": readout, "outputs": outputs, "data_options": data_options}
+    live = live or file_network(checkpoint, data, **settings, seed=seed)
+    sources = {one.name: weight_source(checkpoint, one.matrix) for one in plans}
+    found = calibrate(live, plans, sources, notes=plan_notes, **options)
+    keys = {name: key for key, name in live.names.items()}
+    changed = {
+        keys[name]: bias.to(getattr(torch, checkpoint.dtypes[keys[name]])) for name, bias in found.biases.items()
+    }
     step = Step(
         verb="decompose",
         command=command,
         seed=seed,
         version=__version__,
-        settings={"calibration": dict(found.facts)},
+        settings={"calibration": {**live.origin, **found.facts}},
     )
-    return assemble(checkpoint, found.weights, step, dtype=dtype, changed=found.changed)
+    return assemble(checkpoint, found.weights, step, dtype=dtype, changed=changed)

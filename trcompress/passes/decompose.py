@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.write import write_artifact
+from trcompress.calibration import LiveNetwork
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.errors import UsageError
 from trcompress.model.plan import Plan
@@ -31,11 +32,13 @@ class PlanChoice:
         plan: which weights, and their rings.
         warm_starts: cores to begin from, by weight.
         notes: what was decided, in words.
+        live: the network on its calibration data, where the search ran it.
     """
 
     plan: Plan
     warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None
     notes: tuple[str, ...] = ()
+    live: LiveNetwork | None = None
 
 
 def decompose(
@@ -51,7 +54,10 @@ def decompose(
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
     readout: str | None = None,
+    outputs: str | None = None,
     refine: int = 0,
+    effort: str = "normal",
+    per_weight: bool = False,
     init: str = "tr-als",
     dtype: torch.dtype | None = None,
     device: str | None = None,
@@ -76,6 +82,9 @@ def decompose(
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
         readout: outputs that count, "final" or "every".
+        outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
+        effort: "low", "normal" or "high": how much work goes into the search of a goal.
+        per_weight: every weight reaches the goal by itself.
         refine: gradient steps that then match the dense network; needs `calibrate`.
         init: how cores are found: "tr-als", "tr-svd" or "random".
         dtype: of the cores; the weight's own by default.
@@ -107,20 +116,28 @@ def decompose(
     if out is not None:
         out = check_output(out, overwrite=overwrite, keep=(*checkpoint.files, calibrate))
     check_data(calibrate, refine, init)
-    data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout}
+    data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout, "outputs": outputs}
     if not isinstance(plan, PlanChoice):
         goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
         plan = choose(
-            checkpoint, plan, **goals, layer=layer, calibrate=calibrate, **data, seed=seed, progress=progress
+            checkpoint,
+            plan,
+            **goals,
+            layer=layer,
+            calibrate=calibrate,
+            **data,
+            effort=effort,
+            per_weight=per_weight,
+            seed=seed,
+            progress=progress,
         )
     given: dict[str, Any] = {"init": init, "seed": seed, "dtype": dtype, "device": device, "command": command}
     given |= {"warm_starts": plan.warm_starts, "progress": progress}
     if calibrate is None:
         artifact = decompose_checkpoint(checkpoint, plan.plan, **given)
     else:
-        artifact = decompose_calibrated(
-            checkpoint, plan.plan, calibrate, **given, **data, refine_steps=refine, plan_notes=plan.notes
-        )
+        given |= {"refine_steps": refine, "plan_notes": plan.notes, "live": plan.live}
+        artifact = decompose_calibrated(checkpoint, plan.plan, calibrate, **given, **data)
     if out is not None:
         artifact.path = write_artifact(out, artifact, overwrite=overwrite, check=partial(check_errors, checkpoint))
     return artifact
@@ -139,7 +156,9 @@ def choose(
     head: str | None = None,
     readout: str | None = None,
     seed: int = 0,
-    time_budget: float | None = None,
+    outputs: str | None = None,
+    effort: str = "normal",
+    per_weight: bool = False,
     progress: Progress | None = None,
 ) -> PlanChoice:
     """Settle on a plan: the one given, its ranks set by `max_error`, or one searched for under a goal.
@@ -169,10 +188,12 @@ def choose(
         head=head,
         readout=readout,
         seed=seed,
-        time_budget=time_budget,
+        outputs=outputs,
+        effort=effort,
+        per_weight=per_weight,
         progress=progress,
     )
-    return PlanChoice(found.plan, {one.matrix.key: one.cores for one in found.weights}, found.notes)
+    return PlanChoice(found.plan, {one.matrix.key: one.cores for one in found.weights}, found.notes, found.live)
 
 
 def check_data(calibrate: str | Path | None, refine: int, init: str) -> None:

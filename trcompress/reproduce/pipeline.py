@@ -130,7 +130,7 @@ def _compressed(dense: Path, how: Compression, seed: int) -> Artifact:
     if how.plan is not None:
         return decompose_checkpoint(dense, how.plan, init=how.init, seed=seed)
     checkpoint = read_checkpoint(dense)
-    found = search_network(checkpoint, target_ratio=how.target_ratio, seed=seed, time_budget_s=how.time_budget_s)
+    found = search_network(checkpoint, target_ratio=how.target_ratio, seed=seed, effort=how.effort)
     cores = {one.matrix.key: one.cores for one in found.weights}
     return decompose_checkpoint(checkpoint, found.plan, warm_starts=cores, seed=seed)
 

@@ -185,14 +185,14 @@ class Compression(Strict):
         shape: modes; with ranks.
         ranks: as on the command line.
         target_ratio: search shape and ranks that reach this Eq. 7, as `trcompress plan` does.
-        time_budget_s: seconds of that search.
+        effort: how much work goes into that search.
         init: how the cores of a written-out ring are found.
     """
 
     shape: Shape | None = None
     ranks: Ranks | None = None
     target_ratio: Annotated[float, Field(gt=1, le=1e9)] | None = None
-    time_budget_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    effort: Literal["low", "normal", "high"] = "normal"
     init: Annotated[str, AfterValidator(_known_algorithm)] = "tr-als"
 
     @model_validator(mode="after")

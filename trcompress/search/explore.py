@@ -27,11 +27,12 @@ def explore(trials: Trials, budget: int, until: float) -> None:
     for rule in _first_looks(matrix, budget, above=rank):
         if not trials.left(start + 0.5 * (until - start)):
             break
-        trials.fit(rule, QUICK)
+        if trials.is_affordable(rule, QUICK):
+            trials.fit(rule, QUICK)
     for rule in _other_orders(_best(trials, budget, 4)):
         if not trials.left(start + 0.65 * (until - start)):
             break
-        if rule.resolve(matrix).parameters <= budget:
+        if rule.resolve(matrix).parameters <= budget and trials.is_affordable(rule, QUICK):
             trials.fit(rule, QUICK)
     for trial in _best(trials, budget, 6):
         if trials.left(start + 0.8 * (until - start)):
@@ -83,7 +84,7 @@ def _best(trials: Trials, budget: int, count: int) -> list[Trial]:
 
 
 def _move_ranks(trials: Trials, trial: Trial, budget: int, until: float) -> None:
-    """Move single ranks as long as that lowers the error and time is left."""
+    """Move single ranks as long as that lowers the error and work is left."""
     improved = True
     while improved and trials.left(until):
         improved = False

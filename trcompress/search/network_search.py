@@ -1,19 +1,15 @@
-"""A plan for a whole checkpoint: one search per recurrent weight, under one goal."""
+"""What a search found for all weights of a network under one goal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from trcompress.checkpoint import Checkpoint
-from trcompress.decomposition.weight import distinct_matrices, weight_source
-from trcompress.errors import UsageError
-from trcompress.model.matrix import Matrix, glob_matches
+from trcompress.calibration import LiveNetwork
+from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
-from trcompress.search.weight_search import PlanRow, WeightSearch, search_weight
-from trcompress.util.progress import Progress, part_of
+from trcompress.search.weight_search import PlanRow, WeightSearch
 
 
 @dataclass(frozen=True)
@@ -25,12 +21,18 @@ class NetworkSearch:
         model_parameters: of the whole model.
         weights: one search per recurrent weight.
         notes: what was decided for all of them together, in words.
+        dense: weights that stay as they are.
+        measure: what "outputs" means in the rows, where data decided; empty without data.
+        live: the network on that data, to go on with.
     """
 
     path: Path
     model_parameters: int
     weights: tuple[WeightSearch, ...]
     notes: tuple[str, ...] = ()
+    dense: tuple[Matrix, ...] = ()
+    measure: str = ""
+    live: LiveNetwork | None = None
 
     @property
     def plan(self) -> Plan:
@@ -48,6 +50,8 @@ class NetworkSearch:
             "checkpoint": str(self.path),
             "model_parameters": self.model_parameters,
             "notes": list(self.notes),
+            "dense": [matrix.key for matrix in self.dense],
+            "measure": self.measure,
             "weights": [self._weight_dict(one) for one in self.weights],
         }
 
@@ -76,60 +80,6 @@ class NetworkSearch:
         }
 
 
-def search_network(
-    checkpoint: Checkpoint,
-    *,
-    target_ratio: float | None = None,
-    max_error: float | None = None,
-    max_params: int | None = None,
-    layer: str = "*",
-    seed: int = 0,
-    time_budget_s: float = 60.0,
-    progress: Progress | None = None,
-) -> NetworkSearch:
-    """Search rings for the recurrent weights of a checkpoint.
-
-    Args:
-        checkpoint: the dense checkpoint.
-        target_ratio: Eq. 7 that every weight must reach at least.
-        max_error: largest relative error of every weight.
-        max_params: most input-to-hidden parameters of all weights together, shared in proportion to their sizes.
-        layer: glob over the weights to plan for.
-        seed: of the noise in starts.
-        time_budget_s: of the whole search, shared alike between the weights.
-        progress: called with (what, fraction of the time).
-
-    Raises:
-        UsageError: not exactly one goal, an unreachable one, or a glob that matches no weight.
-    """
-    if sum(goal is not None for goal in (target_ratio, max_error, max_params)) != 1:
-        raise UsageError("plan takes exactly one of `target_ratio`, `max_error` and `max_params`")
-    if target_ratio is not None and target_ratio <= 1:
-        raise UsageError(f"`target_ratio` must be above 1: got {target_ratio:g}")
-    if max_error is not None and not 0 < max_error < 1:
-        raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
-    matrices = list(distinct_matrices(checkpoint).matrices)
-    named = [matrix for matrix in matrices if glob_matches(layer, matrix)]
-    if not named:
-        raise UsageError(f"`layer` must match a recurrent weight: {layer!r} matches none of: {_names(matrices)}")
-    ratio = target_ratio or (sum(matrix.parameters for matrix in named) / max_params if max_params else None)
-    found = []
-    for done, matrix in enumerate(named):
-        found.append(
-            search_weight(
-                matrix,
-                weight_source(checkpoint, matrix),
-                budget=int(matrix.parameters / ratio) if ratio else None,
-                max_error=max_error,
-                seed=seed,
-                time_budget_s=time_budget_s / len(named),
-                progress=part_of(progress, matrix.key, done, len(named)),
-            )
-        )
-    total = sum(prod(shape) for shape in checkpoint.shapes.values())
-    return NetworkSearch(checkpoint.path, total, tuple(found))
-
-
 def _sizes(matrix: Matrix) -> dict[str, Any]:
     """A matrix as version 1 of the JSON spells it."""
     return {
@@ -142,7 +92,3 @@ def _sizes(matrix: Matrix) -> dict[str, Any]:
         "layer": matrix.index,
         "reverse": matrix.reverse,
     }
-
-
-def _names(matrices: list[Matrix]) -> str:
-    return ", ".join(matrix.key for matrix in matrices)

@@ -1,172 +1,126 @@
-"""A second opinion on the planner's rows: what each does to the network's outputs on calibration data."""
+"""The planner's rows measured by what each does to the network's outputs, after it was fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
-from time import monotonic
-from typing import Any
 
-from trcompress.calibration import Bench, CalibrationData
-from trcompress.calibration.select import Candidate, least_gain
-from trcompress.calibration.share import Shared, share_ranks, two_mode
-from trcompress.checkpoint import Checkpoint
+from trcompress.calibration import LiveNetwork
+from trcompress.calibration.select import Candidate, choose, joint_distance, least_gain
+from trcompress.calibration.solve import contains
 from trcompress.decomposition import MatrixSource
-from trcompress.decomposition.weight import decompose_weight, weight_source
-from trcompress.layers.evaluation import operations_per_step
-from trcompress.model.plan import Rule
-from trcompress.search.network_search import NetworkSearch
+from trcompress.decomposition.weight import decompose_weight
+from trcompress.formats import TensorRing
 from trcompress.search.weight_search import PlanRow, WeightSearch
-from trcompress.util.progress import Progress, part_of
+from trcompress.util.progress import Progress
 
-SWEEPS = 40
-"""ALS sweeps for a ring that the search did not follow to the end."""
+PROMISING = 0.9
+"""Rings are measured where their weight error is at most this share of the truncated SVD's of the same count: the
+SVD is solved exactly in every metric, a ring in none."""
+SWEEPS = 100
+"""ALS sweeps that a ring is followed for before it is measured."""
 
 
 @dataclass(frozen=True)
-class _Ranked:
-    """A weight after measuring: its rows, and the candidate behind the best one."""
-
-    search: WeightSearch
-    best: Candidate | None
-
-
-def rank_by_outputs(
-    checkpoint: Checkpoint,
-    found: NetworkSearch,
-    data: str | Path | CalibrationData,
-    *,
-    budget: int | None = None,
-    keep_choice: bool = False,
-    seed: int = 0,
-    time_budget_s: float = 60.0,
-    progress: Progress | None = None,
-    **options: Any,
-) -> NetworkSearch:
-    """Choose among the planner's rows by the network's outputs instead of by the weights.
-
-    With a budget, ranks are first shared out between the weights by what each costs at the outputs. Then rows are
-    measured for as long as there is time: truncated SVDs first, other rings in the order of their errors, of every
-    weight at least one. The shared ranks are taken if they bring the outputs closer than the best rows together.
+class Measured:
+    """A weight after measuring.
 
     Args:
-        checkpoint: the dense network.
-        found: what `search_network` found.
-        data: inputs of the network; see `trcompress.calibration.read_calibration`.
-        budget: most input-to-hidden parameters of all weights together; None leaves every weight its own.
-        keep_choice: measure, but choose no other row: for goals that only the chosen rows reach.
-        seed: of everything random.
-        time_budget_s: of everything here.
-        progress: called with (what, fraction done).
-        options: of `Bench.of`: `head`, `readout`, `data_options`.
-
-    Returns:
-        The same search; rows that were measured come first, the least difference on top. It is chosen if it is a
-        truncated SVD, or clearly better than that. A weight that the data does not feed keeps its rows and choice.
-
-    Raises:
-        InputFileError: the data cannot be read, or does not fit the network.
+        search: rows that were measured first, the least distance on top.
+        svd: the candidate behind the truncated SVD of its share.
+        best: the candidate behind the chosen row.
     """
-    deadline = monotonic() + time_budget_s
-    bench = Bench.of(checkpoint, data, seed=seed, **options)
-    fed = [one for one in found.weights if bench.network.unit_of(one.matrix.key) is not None]
-    shared = None
-    if budget is not None and len(fed) > 1 and not keep_choice:
-        unfed = sum(one.chosen.weight.parameters for one in found.weights if one not in fed)
-        weights = [(one.matrix, weight_source(checkpoint, one.matrix)) for one in fed]
-        shared = share_ranks(bench, weights, budget - unfed, deadline=deadline)
-    ranked = []
-    for done, one in enumerate(fed):
-        tell = part_of(progress, one.matrix.key, done, len(fed))
-        until = monotonic() + (deadline - monotonic()) / (len(fed) - done)
-        ranked.append(_ranked(bench, checkpoint, one, until, seed, keep_choice, tell))
-    notes: tuple[str, ...] = ()
-    if shared is not None:
-        ranked, notes = _divided(bench, checkpoint, ranked, shared)
-    after = {one.search.matrix.key: one.search for one in ranked}
-    return replace(
-        found,
-        weights=tuple(after.get(one.matrix.key, one) for one in found.weights),
-        notes=(*found.notes, *notes),
-    )
+
+    search: WeightSearch
+    svd: Candidate | None
+    best: Candidate
 
 
-def _ranked(
-    bench: Bench,
-    checkpoint: Checkpoint,
-    one: WeightSearch,
-    deadline: float,
-    seed: int,
-    keep_choice: bool,
-    tell: Progress | None,
-) -> _Ranked:
-    """Measure rows of one weight, and order them by what they do at the outputs."""
-    dense = weight_source(checkpoint, one.matrix)
-    measured: dict[int, PlanRow] = {}
-    found: dict[int, Candidate] = {}
-    order = sorted(one.rows, key=lambda row: (not row.is_svd, row.error))
+def measure_rows(
+    live: LiveNetwork,
+    found: WeightSearch,
+    source: MatrixSource,
+    rings: int,
+    *,
+    keep_choice: bool = False,
+    progress: Progress | None = None,
+) -> Measured:
+    """Order the rows of one weight by the distance of the outputs, all other weights dense.
+
+    Args:
+        live: the network on its data.
+        found: the rows.
+        source: the weight's values.
+        rings: how many rows beside truncated SVDs are measured, those of the least error.
+        keep_choice: measure, but choose no other row: for goals that only the chosen row reaches.
+        progress: called with (what, fraction done).
+    """
+    measured: dict[int, tuple[PlanRow, Candidate]] = {}
+    order = [found.chosen] if keep_choice else _worth_measuring(found, rings)
     for done, row in enumerate(order):
-        if measured and monotonic() > deadline:
-            break
-        start = {"warm_start": one.cores} if row is one.chosen and one.cores else {}
-        plain = decompose_weight(row.weight, dense, seed=seed, starts=1, sweeps=SWEEPS, restarts=0, **start)
-        best = bench.choose(plain, dense, quick=True).chosen
-        measured[id(row)], found[id(row)] = replace(row, difference=best.score), best
-        if tell:
-            tell(f"{done + 1} rings measured at the outputs", (done + 1) / len(order))
-    rows = _by_difference([measured.get(id(row), row) for row in one.rows])
+        start = {"warm_start": found.cores} if row is found.chosen and found.cores else {}
+        plain = decompose_weight(row.weight, source, seed=live.seed, starts=1, sweeps=SWEEPS, restarts=0, **start)
+        best = choose(live, [plain], source, quick=True).chosen
+        measured[id(row)] = replace(row, difference=best.score), best
+        if progress:
+            progress(f"{done + 1} rings measured at the outputs", (done + 1) / len(order))
+    known = [(_with_contained(row, one, measured), one) for row, one in measured.values()]
+    rest = [row for row in found.rows if id(row) not in measured]
+    rows = sorted((row for row, _ in known), key=lambda row: (row.difference, -row.weight.parameters))
+    chosen = _chosen(rows, least_gain(live, found.matrix.key))
     if keep_choice:
-        chosen = measured.get(id(one.chosen), one.chosen)
-        return _Ranked(replace(one, rows=rows, chosen=chosen), found.get(id(one.chosen)))
-    chosen = _best_row(rows[: len(measured)], least_gain(bench.network, bench.network.unit(one.matrix.key)))
-    kept = one.cores if chosen.rule == one.chosen.rule else None
-    best = next(found[key] for key, row in measured.items() if row is chosen)
-    return _Ranked(replace(one, rows=rows, chosen=chosen, cores=kept), best)
+        chosen = next(row for row in rows if row.rule == found.chosen.rule)
+    candidate = next(one for row, one in known if row.rule == chosen.rule)
+    svds = [(row, one) for row, one in known if row.is_svd]
+    largest = max(svds, key=lambda pair: pair[0].weight.parameters)[1] if svds else None
+    kept = found.cores if chosen.rule == found.chosen.rule else None
+    return Measured(replace(found, rows=(*rows, *rest), chosen=chosen, cores=kept), largest, candidate)
 
 
-def _best_row(rows: Sequence[PlanRow], least: float) -> PlanRow:
+def settle_rows(live: LiveNetwork, measured: Sequence[Measured]) -> list[WeightSearch]:
+    """Keep rings that do better alone only where they do better together than the truncated SVDs."""
+    rings = [one for one in measured if not one.search.chosen.is_svd]
+    if not rings:
+        return [one.search for one in measured]
+    best = joint_distance(live, [one.best for one in measured], brief=True)
+    svds = [one.best if one.svd is None else one.svd for one in measured]
+    if joint_distance(live, svds, brief=True) >= best:
+        return [one.search for one in measured]
+    return [_with_svd(one) for one in measured]
+
+
+def _with_svd(one: Measured) -> WeightSearch:
+    if one.svd is None:
+        return one.search
+    row = next(row for row in one.search.rows if row.weight == one.svd.found.plan)
+    return replace(one.search, chosen=row, cores=None)
+
+
+def _worth_measuring(found: WeightSearch, rings: int) -> list[PlanRow]:
+    """Truncated SVDs, and the rings that promise most."""
+    svds = [row for row in found.rows if row.is_svd]
+    others = [row for row in found.rows if not row.is_svd and row.error <= PROMISING * found.svd_error]
+    others = sorted(others, key=lambda row: row.error)[:rings]
+    return [*svds, *others] or [found.chosen]
+
+
+def _with_contained(row: PlanRow, one: Candidate, measured: dict[int, tuple[PlanRow, Candidate]]) -> PlanRow:
+    """A row is never worse than one that its ring contains: zeros in the other entries give the same matrix."""
+    ring = row.weight.structure
+    inside = [
+        other.difference
+        for other, _ in measured.values()
+        if isinstance(ring, TensorRing)
+        and isinstance(other.weight.structure, TensorRing)
+        and contains(ring, other.weight.structure)
+    ]
+    return replace(row, difference=min(inf if one is None else one for one in [row.difference, *inside]))
+
+
+def _chosen(rows: Sequence[PlanRow], least: float) -> PlanRow:
     """The best row; but to be chosen over the truncated SVD, a ring must do clearly better, as metrics must."""
     svd = next((row for row in rows if row.is_svd), None)
     if svd is None or rows[0].difference <= least * svd.difference:  # type: ignore[operator]
         return rows[0]
     return svd
-
-
-def _divided(
-    bench: Bench, checkpoint: Checkpoint, ranked: Sequence[_Ranked], shared: Shared
-) -> tuple[list[_Ranked], tuple[str, ...]]:
-    """Take the shared ranks, if they do better than the best row of each weight."""
-    single = bench.joint([one.best for one in ranked if one.best is not None], bench.brief_exam)
-    if shared.difference >= single:
-        return list(ranked), (
-            f"ranks shared evenly: no other division brings the outputs closer than {single:.4g}",
-        )
-    divided = ", ".join(f"{name} {rank}" for name, rank in shared.ranks.items())
-    note = (
-        f"ranks shared out by what each weight costs at the outputs: {divided}; "
-        f"difference {shared.difference:.4g}, shared evenly {single:.4g}"
-    )
-    found = []
-    for one in ranked:
-        dense = weight_source(checkpoint, one.search.matrix)
-        found.append(replace(one, search=_with_rank(bench, one.search, dense, shared.ranks)))
-    return found, (note,)
-
-
-def _with_rank(bench: Bench, one: WeightSearch, dense: MatrixSource, ranks: Mapping[str, int]) -> WeightSearch:
-    """A weight whose chosen row is the two-mode ring of its share."""
-    rule = Rule((one.matrix.columns,), (one.matrix.rows,), (1, ranks[one.matrix.key]))
-    weight = two_mode(one.matrix, ranks[one.matrix.key])
-    plain = decompose_weight(weight, dense, init="tr-svd")
-    score = bench.choose(plain, dense, quick=True).chosen.score
-    cost = operations_per_step(weight)
-    chosen = PlanRow(weight, rule, plain.error, plain.error, cost, is_svd=True, difference=score)
-    rows = [chosen, *(row for row in one.rows if row.rule != rule)]
-    return replace(one, rows=_by_difference(rows), chosen=chosen, cores=None)
-
-
-def _by_difference(rows: Sequence[PlanRow]) -> tuple[PlanRow, ...]:
-    """Rows that were measured, the best first, then the others."""
-    return tuple(sorted(rows, key=lambda row: inf if row.difference is None else row.difference))

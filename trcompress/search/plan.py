@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
+from trcompress.calibration import LiveNetwork
+from trcompress.calibration.file_network import file_network
 from trcompress.checkpoint import Checkpoint, read_checkpoint
-from trcompress.search.network_search import NetworkSearch, search_network
-from trcompress.search.outputs import rank_by_outputs
+from trcompress.decomposition.weight import distinct_matrices, weight_source
+from trcompress.errors import UsageError
+from trcompress.model.matrix import Matrix, glob_matches
+from trcompress.search.effort import effort_of
+from trcompress.search.goal import Goal
+from trcompress.search.network_search import NetworkSearch
+from trcompress.search.weights import search_weights
 from trcompress.util.progress import Progress
-
-SECONDS, SECONDS_CALIBRATED = 60.0, 30.0
-SEARCHING = 0.4
-"""Share of the time that goes into the search where its rows are measured at the outputs afterwards."""
 
 
 def plan(
@@ -28,17 +32,19 @@ def plan(
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
     readout: str | None = None,
+    outputs: str | None = None,
     kind: str | None = None,
     skip_objects: bool = False,
     seed: int = 0,
-    time_budget: float | None = None,
+    effort: str = "normal",
+    per_weight: bool = False,
     progress: Progress | None = None,
 ) -> NetworkSearch:
     """Search shapes and ranks for the recurrent weights of a checkpoint, under exactly one goal.
 
     Args:
         checkpoint: the dense checkpoint, or its path.
-        target_ratio: Eq. 7 to reach; with `calibrate`, of all weights together.
+        target_ratio: Eq. 7 to reach, of all weights together.
         max_error: largest relative error of a weight.
         max_params: most input-to-hidden parameters of all weights together.
         layer: glob over the weights to plan for.
@@ -46,10 +52,12 @@ def plan(
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
         readout: outputs that count, "final" or "every".
+        outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
         kind: how to read recurrent layers, see `read_checkpoint`.
         skip_objects: leave out Python objects beside the weights instead of refusing the file.
         seed: of everything random.
-        time_budget: seconds to search for, measuring included.
+        effort: "low", "normal" or "high": how much work goes into the search.
+        per_weight: every weight reaches the goal by itself.
         progress: called with (what, fraction done).
 
     Returns:
@@ -65,38 +73,69 @@ def plan(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
-    if time_budget is None:
-        time_budget = SECONDS if calibrate is None else SECONDS_CALIBRATED
-    end = monotonic() + time_budget
-    found = search_network(
-        checkpoint,
-        target_ratio=target_ratio,
-        max_error=max_error,
-        max_params=max_params,
-        layer=layer,
-        seed=seed,
-        time_budget_s=time_budget * (1 if calibrate is None else SEARCHING),
-        progress=progress,
-    )
-    if calibrate is None:
-        return found
-    return rank_by_outputs(
-        checkpoint,
-        found,
-        calibrate,
-        head=head,
-        readout=readout,
-        data_options=data_options,
-        budget=_whole_budget(found, target_ratio, max_params),
-        keep_choice=max_error is not None,
-        seed=seed,
-        time_budget_s=max(0.0, end - monotonic()),
-        progress=progress,
-    )
+    goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
+    options: dict[str, Any] = {"layer": layer, "effort": effort, "per_weight": per_weight, "seed": seed}
+    effort_of(effort)
+    live = None
+    if calibrate is not None:
+        live = file_network(
+            checkpoint,
+            calibrate,
+            head=head,
+            readout=readout,
+            outputs=outputs,
+            seed=seed,
+            data_options=data_options,
+        )
+    return search_network(checkpoint, **goals, **options, live=live, progress=progress)
 
 
-def _whole_budget(found: NetworkSearch, target_ratio: float | None, max_params: int | None) -> int | None:
-    """Parameters that all weights may have together; None where the goal is an error."""
-    if target_ratio:
-        return int(sum(one.matrix.parameters for one in found.weights) / target_ratio)
-    return max_params
+def search_network(
+    checkpoint: Checkpoint,
+    *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    layer: str = "*",
+    seed: int = 0,
+    effort: str = "normal",
+    per_weight: bool = False,
+    live: LiveNetwork | None = None,
+    progress: Progress | None = None,
+) -> NetworkSearch:
+    """Search rings for the recurrent weights of a checkpoint.
+
+    Args:
+        checkpoint: the dense checkpoint.
+        target_ratio: Eq. 7 to reach, of all weights together.
+        max_error: largest relative error of every weight.
+        max_params: most input-to-hidden parameters of all weights together.
+        layer: glob over the weights to plan for.
+        seed: of the noise in starts.
+        effort: a key of `EFFORTS`.
+        per_weight: every weight reaches the ratio by itself.
+        live: the network on calibration data: what counts is then the distance of its outputs.
+        progress: called with (what, fraction done).
+
+    Raises:
+        UsageError: not exactly one goal, an unreachable one, or a glob that matches no weight.
+    """
+    matrices = planned(list(distinct_matrices(checkpoint).matrices), layer)
+    weights = [(matrix, weight_source(checkpoint, matrix)) for matrix in matrices]
+    goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix in matrices), per_weight)
+    found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)
+    total = sum(prod(shape) for shape in checkpoint.shapes.values())
+    return replace(found, path=checkpoint.path, model_parameters=total)
+
+
+def planned(matrices: list[Matrix], layer: str) -> list[Matrix]:
+    """The weights that a glob names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    named = [matrix for matrix in matrices if glob_matches(layer, matrix)]
+    if not named:
+        listed = ", ".join(matrix.key for matrix in matrices)
+        raise UsageError(f"`layer` must match a recurrent weight: {layer!r} matches none of: {listed}")
+    return named

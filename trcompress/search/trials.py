@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 
 import torch
 from torch import Tensor
@@ -18,11 +17,18 @@ from trcompress.decomposition.starts import adapted, with_noise
 from trcompress.decomposition.threads import fitting_threads
 from trcompress.decomposition.tr_svd import tr_svd
 from trcompress.decomposition.weight import gate_sources
-from trcompress.formats import as_ring
+from trcompress.formats import TensorRing, as_ring
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.progress import Progress
+
+START_SWEEPS = 3
+"""Sweeps that making a start is counted as."""
+LARGEST_PART = 0.1
+"""Part of all work that one fit may take."""
+FIXED_WORK = 8e6
+"""Multiply-adds that a sweep over a small matrix is counted as: the time of its many small steps."""
 
 
 @dataclass
@@ -48,22 +54,22 @@ class Trials:
         matrix: the weight.
         dense: W (I, G*H), in memory or in a file.
         seed: of the noise in starts.
-        deadline: `time.monotonic()` after which no new ring is tried.
-        progress: called with (what, fraction of the time).
+        work: multiply-adds after which no new ring is tried.
+        progress: called with (what, fraction of the work).
     """
 
     matrix: Matrix
     dense: MatrixSource
     seed: int
-    deadline: float
+    work: float
     progress: Progress
     found: dict[Rule, Trial] = field(default_factory=dict)
     _sources: dict[tuple[int, int], MatrixSource] = field(default_factory=dict)
-    _started: float = field(default_factory=monotonic)
+    spent: float = 0.0
 
     def left(self, until: float = 1.0) -> bool:
-        """Whether that share of the time is not used up yet."""
-        return monotonic() < self._started + until * (self.deadline - self._started)
+        """Whether that share of the work is not used up yet."""
+        return self.spent < until * self.work
 
     def source(self, weight: WeightPlan) -> MatrixSource:
         """The matrix, padded as this structure asks; kept, with all that was computed of it."""
@@ -87,6 +93,12 @@ class Trials:
         self.found.setdefault(rule, trial)
         return self.found[rule]
 
+    def is_affordable(self, rule: Rule, sweeps: int) -> bool:
+        """Whether a fit would take no more than its part of the work: one ring must not cost all the others."""
+        weight = rule.resolve(self.matrix)
+        ring = as_ring(weight.structure, "the planner searches tensor rings")
+        return (sweeps + START_SWEEPS) * _sweep_work(self.source(weight), ring) <= LARGEST_PART * self.work
+
     def fit(self, rule: Rule, sweeps: int, start: Sequence[Tensor] | None = None) -> Trial:
         """Fit a ring with some ALS sweeps, from the given cores or from its SVD with a little noise."""
         weight = rule.resolve(self.matrix)
@@ -98,6 +110,7 @@ class Trials:
                 with_noise(tr_svd(objective)[0], generator) if start is None else adapted(start, ring, generator)
             )
             fit = run(objective, Fit(balance(cores), float("inf"), [], "search"), sweeps, tolerance=1e-4)
+        self.spent += (len(fit.history) + START_SWEEPS) * _sweep_work(objective.source, ring)
         trial = Trial(weight, rule, objective.relative(fit.squared), fit.cores)
         if rule not in self.found or trial.error < self.found[rule].error:
             self.found[rule] = trial
@@ -105,5 +118,11 @@ class Trials:
         return self.found[rule]
 
     def used(self) -> float:
-        """Share of the time that is used up."""
-        return min(1.0, (monotonic() - self._started) / max(1e-9, self.deadline - self._started))
+        """Share of the work that is used up."""
+        return min(1.0, self.spent / max(1.0, self.work))
+
+
+def _sweep_work(source: MatrixSource, ring: TensorRing) -> float:
+    """Multiply-adds of one sweep: two products with W, the normal equations of every core, and many small steps."""
+    solves = sum((left * right) ** 3 for left, _, right in ring.core_shapes)
+    return 2.0 * source.shape[0] * source.shape[1] * ring.bottleneck + solves + FIXED_WORK

@@ -8,7 +8,6 @@ ALS sweeps, the best are followed further, and at last single ranks are moved wi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.model.weight_plan import WeightPlan
+from trcompress.search.effort import EFFORTS
 from trcompress.search.explore import explore
 from trcompress.search.trials import Trial, Trials
 from trcompress.util.progress import Progress
@@ -84,7 +84,7 @@ def search_weight(
     budget: int | None = None,
     max_error: float | None = None,
     seed: int = 0,
-    time_budget_s: float = 60.0,
+    work: float = EFFORTS["normal"].work,
     progress: Progress | None = None,
 ) -> WeightSearch:
     """Search rings for one weight under a budget of parameters, or for an error that must be reached.
@@ -95,8 +95,8 @@ def search_weight(
         budget: most parameters the ring may have.
         max_error: largest relative error; the ring with the fewest parameters that reaches it is chosen.
         seed: of the noise in starts.
-        time_budget_s: stop trying new rings after so many seconds.
-        progress: called with (what, fraction of the time).
+        work: multiply-adds after which no new ring is tried.
+        progress: called with (what, fraction of the work).
 
     Returns:
         The Pareto front, the chosen ring, and how the truncated SVD does within the same budget.
@@ -108,14 +108,13 @@ def search_weight(
         >>> import torch
         >>> from trcompress.decomposition import InMemoryMatrix
         >>> matrix = Matrix.input_to_hidden("weight_ih_l0", "gru", 12, 8)
-        >>> found = search_weight(matrix, InMemoryMatrix(torch.ones(24, 12)), budget=40, time_budget_s=1.0)
+        >>> found = search_weight(matrix, InMemoryMatrix(torch.ones(24, 12)), budget=40, work=1e8)
         >>> found.chosen.error < 1e-6
         True
     """
     if (budget is None) == (max_error is None):
         raise UsageError("the planner takes one goal: a number of parameters, or a largest error")
-    deadline = monotonic() + time_budget_s
-    trials = Trials(matrix, dense, seed, deadline, progress or (lambda *_: None))
+    trials = Trials(matrix, dense, seed, work, progress or (lambda *_: None))
     if budget is not None:
         explore(trials, budget, 0.95)
         return _result(trials, budget, chosen=None)

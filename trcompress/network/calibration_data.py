@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trcompress.calibration.embedding import find_embedding
-from trcompress.calibration.feeds import Feed, TokenFeed, VectorFeed
 from trcompress.data.array_file import read_arrays
 from trcompress.data.array_source import ArraySource
 from trcompress.data.load import kind_of, load_data
 from trcompress.data.options import ArrayOptions, read_options
 from trcompress.errors import InputFileError, UsageError, nearest
+from trcompress.network.embedding import find_embedding
+from trcompress.network.feeds import Feed, TokenFeed, VectorFeed
 from trcompress.network.find_head import find_chain, input_size
 from trcompress.network.model_file import ModelFile
 
 _MAIN = ("x_train", "x")
 _PREFIXES = ("x_", "length_", "state_", "embedding_")
 _PARTS = ("train", "val", "test")
+
+HELD_OUT = 0.25
+"""Share of the examples that are held out to compare on."""
+MOST_HELD_OUT, MOST_FITTED = 2_000, 20_000
+"""Examples at most, of either part."""
+BATCH_VALUES = 1 << 22
+"""Numbers of input that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,44 @@ class CalibrationData:
     def count(self) -> int:
         """N, examples."""
         return len(next(iter(self.feeds.values())))
+
+    def batches(self, rows: np.ndarray, most: int) -> Iterator[dict[str, Any]]:
+        """Read examples a few at a time.
+
+        Args:
+            rows: which of them.
+            most: examples in a batch, fewer where they are large.
+
+        Yields:
+            "fed": by stack, vectors (B, T, I) or tokens (B, T), cut to the longest, and lengths (B,) or None where
+            all are equal; "states": by stack, (L, B, H) initial states that the data gives.
+        """
+        per_row = max(1, sum(feed.values for feed in self.feeds.values()))
+        size = max(1, min(most, BATCH_VALUES // per_row))
+        for start in range(0, len(rows), size):
+            chosen = rows[start : start + size]
+            fed = {stack: _cut(*feed.read(chosen)) for stack, feed in self.feeds.items()}
+            states = {
+                stack: state[torch.from_numpy(chosen)].transpose(0, 1).contiguous()
+                for stack, state in self.states.items()
+                if isinstance(state, Tensor)
+            }
+            yield {"fed": fed, "states": states}
+
+    def divide(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to fit on and rows to compare on: whole groups where groups are known."""
+        order = np.random.default_rng(seed).permutation(self.count)
+        if self.count < 4:
+            return order, order
+        wanted = round(HELD_OUT * self.count)
+        if self.groups is None or len(np.unique(self.groups)) <= 3:
+            return order[wanted:][:MOST_FITTED], order[:wanted][:MOST_HELD_OUT]
+        groups = self.groups[order]
+        names = list(dict.fromkeys(groups.tolist()))
+        ends = np.cumsum([(groups == name).sum() for name in names])
+        taken = names[: max(1, int(np.searchsorted(ends, wanted, side="right")))]
+        held = np.isin(groups, taken)
+        return order[~held][:MOST_FITTED], order[held][:MOST_HELD_OUT]
 
 
 def read_calibration(spec: str | Path, file: ModelFile, **options: Any) -> CalibrationData:
@@ -184,6 +229,14 @@ def _feed(
     if not all(np.isfinite(chunk).all() for chunk in source.chunks(rows)):
         raise InputFileError(f"{where}: {key} must be finite: it holds NaN or Inf; drop those sequences")
     return feed, f", folded into {folded['steps']} steps of {width:,}" if folded else ""
+
+
+def _cut(entries: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Steps up to the longest sequence; no lengths where all are as long."""
+    if lengths is None:
+        return entries, None
+    longest = int(lengths.max())
+    return entries[:, :longest], None if bool((lengths == longest).all()) else lengths
 
 
 def _is_tokens(x: np.ndarray, width: int) -> bool:

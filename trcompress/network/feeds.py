@@ -29,9 +29,6 @@ class Feed(Protocol):
     def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Return (vectors (B, T, I) float32 or tokens (B, T) int64, lengths (B,) or None)."""
 
-    def vectors(self, entries: Tensor) -> Tensor:
-        """Turn entries as `read` gives them, (..., I) or (...), into vectors (..., I)."""
-
 
 @dataclass(frozen=True)
 class VectorFeed:
@@ -62,10 +59,6 @@ class VectorFeed:
         """Return vectors (B, T, I) and lengths."""
         values, lengths = self.source.fetch(self.rows[rows], None)
         return torch.from_numpy(values), None if lengths is None else torch.from_numpy(lengths)
-
-    def vectors(self, entries: Tensor) -> Tensor:
-        """Return them as they are."""
-        return entries
 
 
 @dataclass(frozen=True)
@@ -101,14 +94,3 @@ class TokenFeed:
         """Return tokens (B, T) and lengths."""
         lengths = None if self.lengths is None else torch.from_numpy(self.lengths[rows])
         return torch.from_numpy(self.tokens[rows]), lengths
-
-    def vectors(self, entries: Tensor) -> Tensor:
-        """Look tokens up."""
-        return self.embedding[entries]
-
-    def use(self, rows: np.ndarray) -> Tensor:
-        """How often each token occurs in these sequences, (V,) float64."""
-        tokens, lengths = self.read(rows)
-        if lengths is not None:
-            tokens = tokens[torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)]
-        return torch.bincount(tokens.flatten(), minlength=len(self.embedding)).double()

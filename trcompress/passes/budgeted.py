@@ -1,0 +1,191 @@
+"""The pipeline of `compress_` and `search_plan` on a live model: record, share one budget, choose cores, refine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from trcompress.calibration import LiveNetwork, calibrate
+from trcompress.decomposition import MatrixSource
+from trcompress.decomposition.weight import CompressedWeight, decompose_weight, tensor_source
+from trcompress.errors import UsageError
+from trcompress.layers import module_matrices
+from trcompress.model.matrix import Matrix
+from trcompress.model.plan import Plan
+from trcompress.model.weight_plan import WeightPlan
+from trcompress.network.batches import Forward
+from trcompress.network.layerwise import recurrent_layers
+from trcompress.network.outputs import Outputs, Select
+from trcompress.search.effort import effort_of
+from trcompress.search.goal import Goal
+from trcompress.search.network_search import NetworkSearch
+from trcompress.search.plan import planned
+from trcompress.search.weights import search_weights
+from trcompress.util.progress import Progress
+
+Compared = str | Outputs | Select | None
+"""What of the outputs is compared; see `trcompress.network.outputs.find_outputs`."""
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """Compressed weights for a live model, not yet put in place.
+
+    Args:
+        weights: cores, error, bound and the candidates of each.
+        biases: corrected input biases in float64, by their names in the model.
+        facts: what was compared and reached, plain values: `measure`, `difference_plain`, `difference_chosen`,
+            `difference_refined`, ...; empty without data.
+        notes: what was decided, in words.
+        dense: weights that were planned for and stay as they are.
+    """
+
+    weights: tuple[CompressedWeight, ...]
+    biases: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    dense: tuple[Matrix, ...] = ()
+
+
+def search_plan(
+    model: nn.Module,
+    *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    calibrate: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+    outputs: Compared = None,
+    layers: str = "*",
+    effort: str = "normal",
+    per_weight: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> NetworkSearch:
+    """Search shapes and ranks for the recurrent layers of a live model, under one budget for all together.
+
+    Args:
+        model: any module that holds nn.LSTM, nn.GRU, nn.RNN or their cells, at any depth; it is left as it is.
+        target_ratio: Eq. 7 to reach, of all weights together.
+        max_error: largest relative error of each weight, instead.
+        max_params: most input-to-hidden parameters of all weights together, instead.
+        calibrate: batches, as a DataLoader gives them; labels are never read. What counts is then the distance of
+            the model's outputs.
+        forward: `forward(model, batch)`, where `model(*inputs)` does not fit.
+        outputs: what is compared: "scores" (of classes), "values", "states", or a function that selects from what
+            the model gives; None: class scores where a softmax or cross-entropy shows that they are, else values.
+        layers: glob over weights, layers or stacks.
+        effort: "low", "normal" or "high": how much work goes into the search.
+        per_weight: every weight reaches the goal by itself.
+        seed: of everything random.
+        progress: called with (what, fraction done).
+
+    Returns:
+        The rows of every weight; `plan` of it is what `compress_` takes.
+
+    Raises:
+        UsageError: not exactly one goal, one that cannot be reached, or nothing to compress.
+        InputFileError: the model cannot take the batches, or holds NaN or Inf.
+
+    Example:
+        >>> import torch
+        >>> found = search_plan(nn.GRU(12, 8), target_ratio=3, effort="low")
+        >>> found.weights[0].chosen.weight.compression_ratio >= 3
+        True
+    """
+    weights = live_weights(model, layers)
+    goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix, _ in weights), per_weight)
+    effort_of(effort)
+    live = None
+    if calibrate is not None:
+        live = LiveNetwork.of(model, calibrate, forward=forward, outputs=outputs, seed=seed)
+    found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)
+    return replace(found, model_parameters=sum(one.numel() for one in model.parameters()))
+
+
+def budgeted(
+    model: nn.Module,
+    plan: Plan | NetworkSearch,
+    *,
+    calibrate_on: Iterable[Any] | None = None,
+    refine: int = 0,
+    forward: Forward | None = None,
+    outputs: Compared = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Budgeted:
+    """Find the cores of a plan for a live model, with or without data; the model is left as it is.
+
+    Args:
+        model: the dense model.
+        plan: which weights and which rings, given or found by `search_plan`.
+        calibrate_on: batches; not needed again where the search had them.
+        refine: gradient steps that match outputs and hidden states of the dense model, at most.
+        forward: `forward(model, batch)`, where `model(*inputs)` does not fit.
+        outputs: what is compared; see `search_plan`.
+        seed: of everything random.
+        progress: called with (what, fraction done).
+        settings: passed on to `trcompress.decomposition.decompose`.
+
+    Raises:
+        UsageError: the plan matches no weight; or `refine` without data.
+    """
+    found = plan if isinstance(plan, NetworkSearch) else None
+    rules = plan.plan if isinstance(plan, NetworkSearch) else plan
+    live = found.live if found else None
+    if live is None and calibrate_on is not None:
+        live = LiveNetwork.of(model, calibrate_on, forward=forward, outputs=outputs, seed=seed)
+    if live is None and refine:
+        raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")
+    weights = live_weights(model)
+    sources = {matrix.key: source for matrix, source in weights}
+    plans = rules.resolve([matrix for matrix, _ in weights])
+    starts = {one.matrix.key: one.cores for one in found.weights} if found else {}
+    notes, dense = (found.notes, found.dense) if found else ((), ())
+    if live is None:
+        plain = _plain(plans, sources, starts, seed, progress, settings)
+        return Budgeted(plain, {}, {}, notes, dense)
+    chosen = calibrate(
+        live, plans, sources, refine_steps=refine, warm_starts=starts, progress=progress, notes=notes, **settings
+    )
+    return Budgeted(chosen.weights, chosen.biases, chosen.facts, tuple(chosen.facts["notes"]), dense)
+
+
+def live_weights(model: nn.Module, layers: str = "*") -> list[tuple[Matrix, MatrixSource]]:
+    """The input-to-hidden weights of a live model that a glob names, each once, with their values.
+
+    Raises:
+        UsageError: there is none.
+        InputFileError: a weight holds NaN or Inf.
+    """
+    modules = dict(model.named_modules())
+    names = {weight for group in recurrent_layers(model).values() for one in group for weight in one.weights}
+    matrices = [
+        matrix
+        for name in recurrent_layers(model)
+        for matrix in module_matrices(modules[name], name)
+        if matrix.key in names
+    ]
+    if not matrices:
+        raise UsageError("nothing to compress: the model holds no nn.LSTM, nn.GRU, nn.RNN or cell of one")
+    named = planned(matrices, layers)
+    return [(matrix, tensor_source(model.get_parameter(matrix.key), matrix.key)) for matrix in named]
+
+
+def _plain(
+    plans: Sequence[WeightPlan],
+    sources: Mapping[str, MatrixSource],
+    starts: Mapping[str, Any],
+    seed: int,
+    progress: Progress | None,
+    settings: Mapping[str, Any],
+) -> tuple[CompressedWeight, ...]:
+    found = []
+    for one in plans:
+        start = {"warm_start": starts[one.name]} if starts.get(one.name) else {}
+        found.append(decompose_weight(one, sources[one.name], seed=seed, progress=progress, **start, **settings))
+    return tuple(found)
