@@ -153,8 +153,9 @@ def _result(trials: Trials, budget: int, chosen: Trial | None) -> WeightSearch:
             f"{matrix.key}: no ring of {matrix.describe()} fits into {budget:,} parameters; allow more"
         )
     chosen = chosen or min(within, key=lambda trial: (trial.error, trial.parameters))
-    svds = [trial.error for trial in within if len(trial.weight.structure.in_modes) == 1 and trial.cores is None]
-    front = _pareto([(trial, operations_per_step(trial.weight)) for trial in within], chosen)
+    svds = [trial for trial in within if len(trial.weight.structure.in_modes) == 1 and trial.cores is None]
+    best = min(svds, key=lambda trial: trial.error, default=chosen)
+    front = _pareto([(trial, operations_per_step(trial.weight)) for trial in within], keep=(chosen, best))
     rows = {trial.rule: _row(trials, trial, operations) for trial, operations in front}
     return WeightSearch(
         matrix=trials.matrix,
@@ -162,26 +163,23 @@ def _result(trials: Trials, budget: int, chosen: Trial | None) -> WeightSearch:
         chosen=rows[chosen.rule],
         cores=None if chosen.cores is None else tuple(chosen.cores),
         tried=len(trials.found),
-        svd_error=min(svds, default=1.0),
+        svd_error=best.error if svds else 1.0,
     )
 
 
-def _pareto(trials: list[tuple[Trial, int]], chosen: Trial, most: int = 12) -> list[tuple[Trial, int]]:
-    """Trials that no other beats in parameters, error and operations together; the chosen one always among them."""
+def _pareto(trials: list[tuple[Trial, int]], keep: tuple[Trial, ...], most: int = 12) -> list[tuple[Trial, int]]:
+    """Trials that no other beats in parameters, error and operations together, and always those to keep."""
 
     def beaten(one: tuple[Trial, int]) -> bool:
         mine = (one[0].parameters, one[0].error, one[1])
         others = ((trial.parameters, trial.error, operations) for trial, operations in trials)
         return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
 
-    front = [one for one in trials if one[0] is chosen or not beaten(one)]
-    front.sort(key=lambda one: one[0].error)
-    kept = (
-        front[:most]
-        if any(one[0] is chosen for one in front[:most])
-        else [*front[: most - 1], *(one for one in front if one[0] is chosen)]
-    )
-    return sorted(kept, key=lambda one: (-one[0].parameters, one[0].error))
+    kept = [one for one in trials if any(one[0] is other for other in keep)]
+    rest = [one for one in trials if one not in kept and not beaten(one)]
+    rest.sort(key=lambda one: one[0].error)
+    front = [*kept, *rest[: max(0, most - len(kept))]]
+    return sorted(front, key=lambda one: (-one[0].parameters, one[0].error))
 
 
 def _row(trials: Trials, trial: Trial, operations: int) -> PlanRow:
