@@ -21,6 +21,7 @@ _PUBLIC = {
     "expand": "trcompress.artifact.expand",
     "inspect": "trcompress.checkpoint",
     "compress_": "trcompress.passes.compress",
+    "search_plan": "trcompress.passes.budgeted",
     "to_plain": "trcompress.deploy",
     "Artifact": "trcompress.artifact.file",
     "NetworkSearch": "trcompress.search",

@@ -24,6 +24,7 @@ from trcompress.layers import TRRNNCell as TRRNNCell
 from trcompress.model.plan import Plan as Plan
 from trcompress.model.plan import Rule as Rule
 from trcompress.network.classifier import Wiring as Wiring
+from trcompress.passes.budgeted import search_plan as search_plan
 from trcompress.passes.compress import compress_ as compress_
 from trcompress.passes.decompose import decompose as decompose
 from trcompress.search import NetworkSearch as NetworkSearch

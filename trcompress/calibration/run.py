@@ -125,6 +125,10 @@ def _finish(
         if refined.after < refined.before:
             chosen = list(refined.candidates)
             weights = [_refined(one, sources, weight, refined) for one, weight in zip(chosen, weights, strict=True)]
+    facts["matrices"] = {
+        choice.plain.key: {"difference_plain": choice.plain.score, "difference": joint_distance(live, [one])}
+        for choice, one in zip(choices, chosen, strict=True)
+    }
     biases = {name: one.bias for one in chosen if one.bias is not None and (name := live.bias_name(one.key))}
     return Calibrated(tuple(weights), biases, facts)
 

@@ -19,18 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 
+from trcompress.layers.convert import dense_kind, own_methods
+
 Sequences = Tensor | PackedSequence
 """What a recurrent module takes and gives."""
-
-TORCH_KINDS = {
-    nn.LSTM: "lstm",
-    nn.GRU: "gru",
-    nn.RNN: "rnn",
-    nn.LSTMCell: "lstm",
-    nn.GRUCell: "gru",
-    nn.RNNCell: "rnn",
-}
-"""Modules that can be run layer by layer: these classes themselves, since a subclass may compute something else."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +69,13 @@ class RecurrentLayer:
         """The parameter of a role ("weight_hh"), or None where the module has none."""
         return getattr(self.module, f"{role}{self.suffixes[direction]}", None)
 
-    @property
-    def kind(self) -> str:
-        """lstm, gru or rnn."""
-        return TORCH_KINDS[type(self.module)]
-
 
 def recurrent_layers(model: nn.Module) -> dict[str, list[RecurrentLayer]]:
-    """List the layers of every torch.nn recurrent module in a model, by the module's name; ring layers are not."""
+    """List the layers of every module that computes what torch.nn's do, by its name; ring layers are left out."""
     names = _canonical_names(model)
     found: dict[str, list[RecurrentLayer]] = {}
     for name, module in model.named_modules():
-        if type(module) not in TORCH_KINDS:
+        if dense_kind(module) is None or own_methods(module):
             continue
         found[name] = []
         for index, suffixes in enumerate(_suffixes(module)):
@@ -207,7 +194,7 @@ def _run_layer(layer: RecurrentLayer, substitutes: Mapping[str, Substitute], inp
         weights = _side_by_side(weights)
     own: Any = layer.module
     width = weights[0].shape[1]
-    kind: Any = type(own)
+    kind: Any = dense_kind(own)
     template = _template(kind, width, own.hidden_size, own.bias, *_settings(own))
     values: dict[str, Any] = {}
     for place, (suffix, weight, sub) in enumerate(zip(_suffixes(template)[0], weights, subs, strict=True)):

@@ -12,13 +12,12 @@ from trcompress.calibration import LiveNetwork, calibrate
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight, tensor_source
 from trcompress.errors import UsageError
-from trcompress.layers import module_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.batches import Forward
-from trcompress.network.layerwise import recurrent_layers
 from trcompress.network.outputs import Outputs, Select
+from trcompress.passes.live import find_weights
 from trcompress.search.effort import effort_of
 from trcompress.search.goal import Goal
 from trcompress.search.network_search import NetworkSearch
@@ -156,23 +155,19 @@ def budgeted(
 
 
 def live_weights(model: nn.Module, layers: str = "*") -> list[tuple[Matrix, MatrixSource]]:
-    """The input-to-hidden weights of a live model that a glob names, each once, with their values.
+    """The input-to-hidden weights of a live model that a glob names, each distinct one once, with their values.
 
     Raises:
         UsageError: there is none.
         InputFileError: a weight holds NaN or Inf.
     """
-    modules = dict(model.named_modules())
-    names = {weight for group in recurrent_layers(model).values() for one in group for weight in one.weights}
-    matrices = [
-        matrix
-        for name in recurrent_layers(model)
-        for matrix in module_matrices(modules[name], name)
-        if matrix.key in names
-    ]
-    if not matrices:
-        raise UsageError("nothing to compress: the model holds no nn.LSTM, nn.GRU, nn.RNN or cell of one")
-    named = planned(matrices, layers)
+    found = find_weights(model)
+    if not found.matrices:
+        reasons = "".join(f"; {name}: {reason}" for name, reason in found.left)
+        raise UsageError(
+            f"nothing to compress: the model holds no dense recurrent layer that may be replaced{reasons}"
+        )
+    named = planned(list(found.matrices), layers)
     return [(matrix, tensor_source(model.get_parameter(matrix.key), matrix.key)) for matrix in named]
 
 

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight, measured_error, tensor_source
+from trcompress.decomposition.weight import CompressedWeight, measured_error, tensor_source
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import Step
 from trcompress.model.plan import Plan
+from trcompress.network.batches import Forward
+from trcompress.passes.budgeted import Compared, budgeted, search_plan
 from trcompress.passes.compressed import Compressed, Replacement
 from trcompress.passes.live import LiveWeights, find_weights, local_name
 from trcompress.passes.ring_module import ring_module, tie_cores_
-from trcompress.util.progress import Progress, part_of
+from trcompress.search.network_search import NetworkSearch
+from trcompress.util.progress import Progress
 from trcompress.version import __version__
 
 
 def compress_(
     model: nn.Module,
-    plan: Plan,
+    plan: Plan | NetworkSearch | None = None,
     *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    calibrate: Iterable[Any] | None = None,
+    refine: int = 0,
+    forward: Forward | None = None,
+    outputs: Compared = None,
+    layers: str = "*",
+    effort: str = "normal",
+    per_weight: bool = False,
     init: str = "tr-als",
     seed: int = 0,
     device: str | None = None,
@@ -37,25 +52,40 @@ def compress_(
     module registered twice is replaced everywhere, a weight under two names is compressed once and stays tied.
 
     Cores are new parameters. An optimizer made before does not know them: make it anew, or give it
-    `result.parameters()`. All other parameters stay the objects they were.
+    `result.parameters()`. All other parameters stay the objects they were; input biases may change their values
+    where there is calibration data.
 
     Args:
         model: any module that holds recurrent layers, at any depth. Where the model itself is one it cannot be
             swapped in place: take `result.model`.
-        plan: what to replace and how; see `Plan.of`.
+        plan: what to replace and how, see `Plan.of` and `search_plan`; or leave it out and give a goal.
+        target_ratio: a goal: Eq. 7 to reach, of all weights together.
+        max_error: a goal: largest relative error of each weight.
+        max_params: a goal: most input-to-hidden parameters of all weights together.
+        calibrate: batches as a DataLoader gives them, run through once; labels are never read. Cores, and ranks
+            under a goal, are then chosen by how little the model's outputs move on batches held out.
+        refine: gradient steps at most that then match outputs and hidden states of the dense model; they end when
+            the distance on the held-out batches rises. Needs `calibrate`.
+        forward: `forward(model, batch)`, where `model(*inputs)` does not fit.
+        outputs: what is compared: "scores" of classes, "values", "states", or a function that selects from what the
+            model gives; None: class scores where a softmax or a cross-entropy shows that they are, else values.
+        layers: glob over the weights that a goal is for.
+        effort: "low", "normal" or "high": how much work goes into the search of a goal.
+        per_weight: every weight reaches the goal by itself.
         init: how cores are found: "tr-als", "tr-svd" or "random".
-        seed: of the random starts.
+        seed: of everything random: the same seed and inputs give the same cores.
         device: where to compute; None: where the weight is.
         progress: called with (what, fraction done).
 
     Returns:
-        What was replaced, a sequence of (name, before, after, weights); printed, it is a table of errors. It has
-        `save`, `report` and `parameters`.
+        What was replaced, a sequence of (name, before, after, weights); printed, it is a table of errors and, with
+        data, of the distance of the outputs. It has `save`, `report` and `parameters`.
 
     Raises:
-        UsageError: the model has no recurrent weight that is dense still, or the plan matches none.
+        UsageError: the model has no recurrent weight that is dense still, the plan matches none, or not exactly one
+            of a plan and a goal is given.
         ShapeError: a named weight does not fit its modes.
-        InputFileError: a weight holds NaN or Inf, or its cores would.
+        InputFileError: a weight holds NaN or Inf, or its cores would; or the model cannot take the batches.
 
     Example:
         >>> import torch, trcompress
@@ -63,21 +93,37 @@ def compress_(
         >>> result = trcompress.compress_(model, trcompress.Plan.of("4x3:4x2", 2))
         >>> result[0].name, type(model[0]).__name__, round(result.compression_ratio, 1)
         ('0', 'TRLSTM', 3.8)
+        >>> model = torch.nn.Sequential(torch.nn.LSTM(12, 8))
+        >>> trcompress.compress_(model, target_ratio=2, effort="low").compression_ratio >= 2
+        True
     """
+    if refine and calibrate is None and getattr(plan, "live", None) is None:
+        raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")
     live = find_weights(model)
     _require_some(live)
-    plans = plan.resolve(live.matrices)
-    found = []
-    for done, weight in enumerate(plans):
-        source = tensor_source(getattr(live.modules[weight.matrix.stack], local_name(weight.matrix)), weight.name)
-        tell = part_of(progress, weight.name, done, len(plans))
-        one = decompose_weight(weight, source, init=init, seed=seed, device=device, progress=tell)
-        found.append(one)
-    skipped = tuple((matrix.key, reason) for matrix, reason in plan.skipped(live.matrices))
+    goals = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
+    data: dict[str, Any] = {"forward": forward, "outputs": outputs, "seed": seed, "progress": progress}
+    batches = calibrate
+    if plan is None:
+        how: dict[str, Any] = {"layers": layers, "effort": effort, "per_weight": per_weight}
+        plan = search_plan(model, **goals, **how, **data, calibrate=batches)  # type: ignore[arg-type]
+    elif given := [name for name, value in goals.items() if value is not None]:
+        raise UsageError(f"a plan and `{given[0]}` both set the size of the rings: give one of them")
+    found = budgeted(model, plan, calibrate_on=batches, refine=refine, **data, init=init, device=device)
+    rules = plan.plan if isinstance(plan, NetworkSearch) else plan
+    skipped = tuple((matrix.key, reason) for matrix, reason in rules.skipped(live.matrices))
     _warn(live.left)
-    if any(rule.layer is None for rule in plan.rules):  # otherwise the plan names what it is for
+    if any(rule.layer is None for rule in rules.rules):  # otherwise the plan names what it is for
         _warn(skipped)
-    return replaced_(model, live, found, left=(*live.left, *skipped), seed=seed)
+    _set_biases(model, found.biases)
+    left = (*live.left, *skipped)
+    return replaced_(model, live, found.weights, left=left, seed=seed, notes=found.notes, facts=found.facts)
+
+
+@torch.no_grad()
+def _set_biases(model: nn.Module, biases: Mapping[str, Tensor]) -> None:
+    for name, bias in biases.items():
+        model.get_parameter(name).copy_(bias)
 
 
 def replaced_(
@@ -111,7 +157,8 @@ def replaced_(
             replacements.append(Replacement(name, module, ring, as_held))
     _tie(live, replacements)
     changed = swap_(model, {one.name: one.after for one in replacements})
-    step = Step(verb="compress_", command="", seed=seed, version=__version__)
+    settings = {"calibration": dict(facts)} if facts else {}
+    step = Step(verb="compress_", command="", seed=seed, version=__version__, settings=settings)
     tied = {key: tuple(one.key for one in others) for key, others in live.tied.items()}
     return Compressed(changed, tuple(replacements), left, tied, dict(facts or {}), notes, step)
 

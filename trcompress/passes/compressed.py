@@ -20,7 +20,7 @@ from trcompress.version import __version__
 
 MOST_ROWS = 4
 """Weights that a printed result lists; with its head, what stayed dense and notes it stays under ten lines."""
-COLUMNS = ("weight", "ring", "values before", "after", "error", "bound", "share")
+COLUMNS = ("weight", "ring", "values before", "after", "error", "bound", "share", "outputs")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class MatrixResult:
         error: ||W - W_hat|| / ||W|| of the cores as the layer holds them.
         bound: no structure of these ranks has a smaller error.
         share: of all values kept for compressed weights.
+        distance_plain: of the model's outputs with this weight alone decomposed without data; None without data.
+        distance: of the model's outputs with this weight alone as it is now; None without data.
     """
 
     key: str
@@ -63,6 +65,8 @@ class MatrixResult:
     error: float
     bound: float
     share: float
+    distance_plain: float | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -168,10 +172,21 @@ class Compressed(Sequence[Replacement]):
         return f"<p>{escape(self._headline())}</p><table><tr>{head}</tr>{body}</table>{remarks}"
 
     def _headline(self) -> str:
-        return (
+        whole = (
             f"{len(self.rows)} recurrent weight{'s' if len(self.rows) != 1 else ''} compressed "
             f"{self.compression_ratio:,.2f}x (Eq. 7), the whole model {self.model_ratio:,.2f}x"
         )
+        return whole + (f"\n  {self._distances()}" if self.facts else "")
+
+    def _distances(self) -> str:
+        """How far the outputs moved with everything in place, step by step."""
+        steps = {
+            "difference_plain": "without data",
+            "difference_chosen": "calibrated",
+            "difference_refined": "refined",
+        }
+        moved = ", ".join(f"{self.facts[key]:.4g} {name}" for key, name in steps.items() if key in self.facts)
+        return f"{self.facts['measure']}, held out: {moved}"
 
     def _remarks(self) -> list[str]:
         """At most two lines: what stayed dense, and what else there is to say."""
@@ -199,6 +214,8 @@ class Compressed(Sequence[Replacement]):
             error=one.error,
             bound=one.bound,
             share=plan.parameters / kept,
+            distance_plain=self.facts.get("matrices", {}).get(plan.name, {}).get("difference_plain"),
+            distance=self.facts.get("matrices", {}).get(plan.name, {}).get("difference"),
         )
 
     @staticmethod
@@ -215,4 +232,5 @@ def _cells(row: MatrixResult) -> list[str]:
         f"{row.error:.4f}",
         f"{row.bound:.4f}",
         f"{row.share:.0%}",
+        "" if row.distance is None else f"{row.distance_plain:.4g} -> {row.distance:.4g}",
     ]
