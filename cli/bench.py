@@ -22,6 +22,7 @@ from trcompress.cli.options import device_option, format_option, path_argument, 
 @click.option(
     "--seconds", type=float, default=2.0, show_default=True, help="Time for each stack, batch size and mode."
 )
+@click.option("--onnx", is_flag=True, help="Time both as ONNX files in onnxruntime too.")
 @reading_options
 @device_option
 @format_option

@@ -24,6 +24,8 @@ def print_bench(found: BenchReport) -> None:
         markup=False,
     )
     out.print(_times(found))
+    if any(one.artifact_onnx_ms for one in found.timings):
+        out.print(_onnx_times(found))
     out.print(_sizes(found))
 
 
@@ -43,6 +45,16 @@ def _times(found: BenchReport) -> Table:
     ]
     columns = ["stack", "", ">batch", ">dense ms", ">ring ms", ">faster", ">peak, dense/ring", "form"]
     return make_table(columns, rows)
+
+
+def _onnx_times(found: Bench) -> Table:
+    rows = [
+        [one.stack or "(root)", count(one.batch), f"{dense:,.3f}", f"{ring:,.3f}", f"{dense / ring:,.2f}x"]
+        for one in found.timings
+        if (dense := one.baseline_onnx_ms) and (ring := one.artifact_onnx_ms)
+    ]
+    columns = ["stack", ">batch", ">dense ms", ">ring ms", ">faster"]
+    return make_table(columns, rows, title="as ONNX files in onnxruntime, on as many threads, in the same rounds")
 
 
 def _forms(chosen: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ VERBS = {
     "finetune": ("trcompress.cli.finetune", "Train an artifact end to end on the target data."),
     "evaluate": ("trcompress.cli.evaluate", "Measure an artifact or a checkpoint on data."),
     "bench": ("trcompress.cli.bench", "Time an artifact against its dense original on this machine."),
+    "export": ("trcompress.cli.export", "Ship a network as ONNX or torch.export, checked against PyTorch."),
     "report": ("trcompress.cli.report", "Report counts, ratios, errors, accuracy and lineage."),
     "expand": ("trcompress.cli.expand", "Turn an artifact back into an ordinary checkpoint."),
     "data": ("trcompress.cli.data", "Make and extract data sets."),

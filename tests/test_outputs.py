@@ -45,6 +45,7 @@ WRITERS = {
     ),
     "expand": (["expand", "ring.safetensors", "-o", "OUT"], ("ring.safetensors",)),
     "recipe copy": (["recipe", "copy", "mine.toml", "OUT"], ("mine.toml",)),
+    "export": (["export", "ring.safetensors", "--onnx", "OUT"], ("ring.safetensors",)),
     "report": (
         ["report", "ring.safetensors", "--baseline", "dense.safetensors", "-o", "OUT"],
         ("ring.safetensors", "dense.safetensors"),
@@ -77,7 +78,7 @@ def outputs_of(command, name):
         with click.Context(command) as context:
             for sub in command.list_commands(context):
                 yield from outputs_of(command.get_command(context, sub), f"{name} {sub}".strip())
-    elif any(parameter.name in ("out", "target", "html") for parameter in command.params):
+    elif any(parameter.name in ("out", "target", "torch_export") for parameter in command.params):
         yield name
 
 

@@ -22,8 +22,8 @@ ORDER = (
     "calibration",
     "search",
     "passes",
-    "timing",
     "deploy",
+    "timing",
     "reproduce",
     "cli",
 )

@@ -19,6 +19,7 @@ _PUBLIC = {
     "bench": "trcompress.timing.bench",
     "report": "trcompress.artifact.report:make_report",
     "expand": "trcompress.artifact.expand",
+    "export": "trcompress.deploy.export",
     "inspect": "trcompress.checkpoint",
     "compress_": "trcompress.passes.compress",
     "search_plan": "trcompress.passes.budgeted",

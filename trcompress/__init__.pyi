@@ -11,6 +11,7 @@ from trcompress.artifact.write import write_artifact as write_artifact
 from trcompress.checkpoint import inspect as inspect
 from trcompress.checkpoint import read_checkpoint as read_checkpoint
 from trcompress.deploy import to_plain as to_plain
+from trcompress.deploy.export import export as export
 from trcompress.errors import TrcompressError as TrcompressError
 from trcompress.formats import BlockTerm as BlockTerm
 from trcompress.formats import TensorRing as TensorRing

@@ -88,6 +88,8 @@ class TimingResult(_Result):
     baseline_ms: Annotated[float, Field(gt=0)]
     artifact_ms: Annotated[float, Field(gt=0)]
     speedup: float
+    baseline_onnx_ms: Annotated[float, Field(gt=0)] | None = None
+    artifact_onnx_ms: Annotated[float, Field(gt=0)] | None = None
 
 
 class BenchResult(_Result):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
+from trcompress.timing.onnx_calls import onnx_calls
 from trcompress.timing.pair import open_pair
 from trcompress.util.hardware import this_machine
 from trcompress.util.memory import peak_extra_bytes
@@ -37,6 +38,8 @@ class Timing:
         baseline_peak_bytes: memory taken beyond the state before the call; None where it cannot be known.
         artifact_peak_bytes: the same of the compressed stack.
         chosen: how each compressed weight was evaluated: ring, merged or dense.
+        baseline_onnx_ms: median of the dense stack as an ONNX file in onnxruntime; None where it was not asked for.
+        artifact_onnx_ms: the same of the compressed stack.
     """
 
     stack: str
@@ -47,6 +50,8 @@ class Timing:
     baseline_peak_bytes: int | None
     artifact_peak_bytes: int | None
     chosen: dict[str, str]
+    baseline_onnx_ms: float | None = None
+    artifact_onnx_ms: float | None = None
 
     @property
     def speedup(self) -> float:
@@ -112,6 +117,7 @@ def bench(
     threads: int | None = None,
     device: str = "cpu",
     seconds: float = SECONDS,
+    onnx: bool = False,
     kind: str | None = None,
     skip_objects: bool = False,
     ignore_unknown: Sequence[str] = (),
@@ -127,12 +133,13 @@ def bench(
         threads: of PyTorch while measuring; None: as they are.
         device: where to measure.
         seconds: for each stack, batch size and mode.
+        onnx: time both as ONNX files in onnxruntime too, in evaluation on the CPU.
         kind: how to read the baseline's layers, see `trcompress.read_checkpoint`.
         skip_objects: leave out Python objects beside the baseline's weights instead of refusing the file.
         ignore_unknown: keys or globs of tensors in a layer's own module that take no part in its steps.
 
     Raises:
-        UsageError: a size that is not positive.
+        UsageError: a size that is not positive, or `onnx` on another device than the CPU.
         InputFileError: a file cannot be read, the artifact is not one, the baseline is one, or its layers are
             not the artifact's.
 
@@ -145,12 +152,14 @@ def bench(
         Path(artifact), Path(baseline), kind=kind, skip_objects=skip_objects, ignore_unknown=ignore_unknown
     )
     place = torch.device(device)
+    if onnx and place.type != "cpu":
+        raise UsageError(f"`onnx` is timed on the CPU: got {device}; leave it out, or measure there")
     timings, memory = [], []
     with limited_threads(threads):
         for name in pair.stacks:
             files = {"baseline": pair.dense, "artifact": pair.compressed}
             modules = {side: file.build_stack(name)[0].to(place) for side, file in files.items()}
-            found = list(_time_stack(name, modules, batches, steps, train, seconds))
+            found = list(_time_stack(name, modules, batches, steps, train, seconds, onnx))
             timings += [timing for timing, _ in found]
             kept = max(kept for _, kept in found)
             memory.append(
@@ -180,7 +189,13 @@ def _check_sizes(**sizes: Sequence[float]) -> None:
 
 
 def _time_stack(
-    name: str, pair: Mapping[str, Any], batches: Sequence[int], steps: int, train: bool, seconds: float
+    name: str,
+    pair: Mapping[str, Any],
+    batches: Sequence[int],
+    steps: int,
+    train: bool,
+    seconds: float,
+    onnx: bool,
 ) -> Iterator[tuple[Timing, int]]:
     """Measure a stack in every mode and batch size; yields what it keeps in memory too."""
     for training in (False, True)[: 1 + train]:
@@ -189,7 +204,8 @@ def _time_stack(
                 module.train(training)
             x = torch.randn(batch, steps, pair["artifact"].input_size, device=_device(pair["artifact"]))
             calls = {side: _call(module, x, training) for side, module in pair.items()}
-            ms = side_by_side(calls, x.device, seconds)
+            runtime = onnx_calls(pair, x, torch.get_num_threads()) if onnx and not training else {}
+            ms = side_by_side(calls | runtime, x.device, seconds)
             peaks = {side: peak_extra_bytes(call, x.device) for side, call in calls.items()}
             yield (
                 Timing(
@@ -201,6 +217,8 @@ def _time_stack(
                     peaks["baseline"],
                     peaks["artifact"],
                     dict(pair["artifact"].strategy.chosen),
+                    ms.get("baseline onnx"),
+                    ms.get("artifact onnx"),
                 ),
                 0 if training else _kept_bytes(pair["artifact"]),
             )
