@@ -47,7 +47,7 @@ def _times(found: BenchReport) -> Table:
     return make_table(columns, rows)
 
 
-def _onnx_times(found: Bench) -> Table:
+def _onnx_times(found: BenchReport) -> Table:
     rows = [
         [one.stack or "(root)", count(one.batch), f"{dense:,.3f}", f"{ring:,.3f}", f"{dense / ring:,.2f}x"]
         for one in found.timings
