@@ -23,6 +23,9 @@ LARGE_VALUES = 1 << 24
 ROUGH_VALUES = 1 << 18
 """Values of W above which ALS begins with products in float32: float64 is for the last digits."""
 
+SMALLEST_SQUARES = 1e-250
+"""Below this, errors relative to a weight lose digits: float64 ends at 1e-308."""
+
 
 class MatrixSource(ABC):
     """A matrix W (I, O) that can be read in row blocks, any number of times.
@@ -103,7 +106,7 @@ class MatrixSource(ABC):
         """Squared norm of every column of W, (O,) float64.
 
         Raises:
-            InputFileError: W holds NaN or Inf.
+            InputFileError: W holds NaN or Inf, or its values are so small that their squares vanish.
         """
         squares = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
         for _, block in self.blocks():
@@ -113,6 +116,11 @@ class MatrixSource(ABC):
             raise InputFileError(
                 f"a weight must be finite to be decomposed: {bad:,} of its {len(squares):,} output rows hold "
                 "NaN or Inf (or values whose squares overflow); mend the checkpoint first"
+            )
+        if float(squares.sum()) < SMALLEST_SQUARES and any(bool(block.any()) for _, block in self.blocks()):
+            raise InputFileError(
+                "a weight must be zero or hold values whose squares float64 can tell from zero: all of its values "
+                f"are below {SMALLEST_SQUARES**0.5:g}; scale it up, or save it as float32"
             )
         return squares
 

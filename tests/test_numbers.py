@@ -1,0 +1,121 @@
+"""Weights of every size and kind of value: correct or refused, and the printed error is that of the file."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+import trcompress
+from trcompress import Plan
+from trcompress.artifact.file import read_artifact
+from trcompress.errors import InputFileError
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ROWS, COLUMNS = 32, 12
+
+
+def outlier(values, dtype):
+    values[1, 1] = min(1e30, float(torch.finfo(dtype).max) / 2)
+    return values
+
+
+def single(values, dtype):
+    return torch.zeros_like(values).index_put((torch.tensor(2), torch.tensor(1)), torch.tensor(1.0).double())
+
+
+# name -> (values of a normal matrix, the dtype they will have) -> values in float64
+VALUES = {
+    "zero": lambda w, dtype: w * 0,
+    "constant": lambda w, dtype: w * 0 + 0.25,
+    "rank one": lambda w, dtype: torch.outer(w[:, 0], w[0]),
+    "one outlier": outlier,
+    "one value": single,
+    "denormal": lambda w, dtype: w * torch.finfo(dtype).tiny / 50,
+    "near the largest": lambda w, dtype: w / w.abs().max() * torch.finfo(dtype).max * 0.99,
+    "sizes from end to end": lambda w, dtype: w * torch.logspace(-4, 4 if dtype == torch.float16 else 30, COLUMNS),
+}
+REFUSED = {("near the largest", torch.float64), ("denormal", torch.float64)}
+
+
+def checkpoint(path, values, dtype, kind=nn.LSTM):
+    state = {key: value.to(dtype) for key, value in kind(values.shape[1], 8).state_dict().items()}
+    state["weight_ih_l0"] = values.to(dtype)
+    save_file(state, path)
+    return state["weight_ih_l0"]
+
+
+def true_error(weight, path):
+    """||W - W'|| / ||W|| of a file as it lies on disk, computed on a scale where nothing overflows."""
+    artifact = read_artifact(path)
+    (plan,) = artifact.weight_plans().values()
+    scale = float(weight.double().abs().max()) or 1.0
+    cores = artifact.cores("weight_ih_l0")
+    assert all(bool(core.isfinite().all()) for core in cores)
+    dense, dense_now = weight.double() / scale, plan.to_dense([core.double() for core in cores]) / scale
+    return float((dense - dense_now).norm()) / (float(dense.norm()) or 1.0)
+
+
+@pytest.mark.parametrize("init", ["tr-als", "tr-svd"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", list(VALUES))
+@pytest.mark.parametrize("gates", ["fused", "per-gate"])
+def test_every_kind_of_value(tmp_path, name, dtype, init, gates):
+    normal = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight = checkpoint(tmp_path / "dense.safetensors", VALUES[name](normal, dtype), dtype)
+    plan, out = Plan.of("4x3:4x2", 3, gates=gates), tmp_path / "out.safetensors"
+    if (name, dtype) in REFUSED:
+        with pytest.raises(InputFileError, match="a weight must be"):
+            trcompress.decompose(tmp_path / "dense.safetensors", plan, out, init=init)
+        assert not out.exists()
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        artifact = trcompress.decompose(tmp_path / "dense.safetensors", plan, out, init=init)
+    (told,) = artifact.header.weights
+    assert math.isfinite(told.error)
+    assert told.error == pytest.approx(true_error(weight, out), rel=1e-6, abs=1e-9)
+    assert told.error >= told.bound * (1 - 1e-9)
+    if init == "tr-als" and name in ("zero", "constant", "rank one", "one value"):
+        assert told.error < max(4 * torch.finfo(dtype).eps, 1e-9)
+
+
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 99), rank=st.integers(1, 12), scale=st.floats(-25, 25))
+def test_the_printed_error_is_the_files_and_above_its_bound(tmp_path_factory, data, seed, rank, scale):
+    folder = tmp_path_factory.mktemp("numbers")
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+    stored = data.draw(st.sampled_from([None, "float16", "bfloat16", "float32"])) if abs(scale) < 2 else None
+    shape = data.draw(st.sampled_from(["4x3:4x2", "12:8", "1x12:8x1", "2x2x3:2x2x2", "12x1:1x8x1"]))
+    inner = data.draw(st.integers(1, COLUMNS))
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(n, inner, generator=generator, dtype=torch.float64) for n in (ROWS, COLUMNS))
+    weight = checkpoint(folder / "dense.safetensors", left @ right.T * 10.0**scale, dtype)
+    out = folder / "out.safetensors"
+    given_dtype = getattr(torch, stored) if stored else None
+    init = data.draw(st.sampled_from(["tr-als", "tr-svd", "random"]))
+    artifact = trcompress.decompose(
+        folder / "dense.safetensors", Plan.of(shape, rank), out, init=init, dtype=given_dtype, seed=seed
+    )
+    (told,) = artifact.header.weights
+    assert told.error == pytest.approx(true_error(weight, out), rel=1e-6, abs=1e-9)
+    assert told.error >= told.bound * (1 - 1e-9) - 1e-9
+
+
+@pytest.mark.parametrize(("inputs", "hidden", "shape"), [(1, 1, "1:1"), (1, 4, "1x1:4x1"), (5, 1, "5:1x1")])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_sizes_and_modes_of_one(tmp_path, inputs, hidden, shape, kind):
+    torch.manual_seed(0)
+    layer = kind(inputs, hidden)
+    save_file({f"rnn.{key}": value for key, value in layer.state_dict().items()}, tmp_path / "dense.safetensors")
+    out = tmp_path / "out.safetensors"
+    options = {"kind": kind.__name__.lower()}
+    artifact = trcompress.decompose(tmp_path / "dense.safetensors", Plan.of(shape, "full"), out, **options)
+    assert artifact.header.weights[0].error < 1e-6
+    (compressed,) = trcompress.load(out).values()
+    x = torch.randn(3, 2, inputs)
+    torch.testing.assert_close(compressed(x)[0], layer(x)[0], atol=1e-5, rtol=1e-5)
