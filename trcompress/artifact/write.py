@@ -16,10 +16,12 @@ from trcompress.artifact.load import load
 from trcompress.artifact.packing import PACKED_KEY, Streams, pack
 from trcompress.artifact.sidecar import write_sidecar
 from trcompress.artifact.storage import Stored
+from trcompress.checkpoint.finite import count_nonfinite
 from trcompress.errors import InputFileError, OutputFileError, TrcompressError, UsageError
 from trcompress.model.header import METADATA_KEY, Header
 from trcompress.util.files import atomic_path, check_output, system_error
 
+_BLOCK_BYTES = 1 << 24
 COMPACT_BELOW = 20_000
 """Bytes of tensors below which a header with few-bit storage is compact."""
 
@@ -139,7 +141,7 @@ def refuse_not_finite(artifact: Artifact) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return tensor.is_sparse or bool(torch.isfinite(tensor.detach()).all())
+    return tensor.is_sparse or not count_nonfinite(tensor)
 
 
 def _check_written(
@@ -181,6 +183,5 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     other = other.detach().cpu().contiguous()
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    if one.is_floating_point() and one.isnan().any():  # NaN differs from itself; its bits do not
-        return torch.equal(one.contiguous().view(torch.uint8), other.view(torch.uint8)) if one.dim() else True
-    return torch.equal(one, other)
+    pairs = zip(*(whole.reshape(-1).view(torch.uint8).split(_BLOCK_BYTES) for whole in (one, other)), strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
