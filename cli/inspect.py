@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trcompress.cli.lines import plan_line
-from trcompress.cli.options import format_option, kind_option, path_argument, skip_objects_option
+from trcompress.cli.options import format_option, path_argument, reading, reading_options
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Inspection
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @path_argument("checkpoint", "CKPT")
-@kind_option
-@skip_objects_option
+@reading_options
 @format_option
-def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str) -> None:
+def inspect(checkpoint: Path, format_: str, **given: Any) -> None:
     """List the recurrent layers of a checkpoint, and what else is in it.
 
     Reads .pt, .pth, .safetensors and .npz without running any code from the file, and suggests a
@@ -32,7 +31,7 @@ def inspect(checkpoint: Path, kind: str | None, skip_objects: bool, format_: str
     from trcompress.checkpoint import read_checkpoint
     from trcompress.cli.console import print_json
 
-    found = look(read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects))
+    found = look(read_checkpoint(checkpoint, **reading(given)))
     if format_ == "json":
         print_json(found.to_dict() | {"suggestion": plan_line(found.path, found.suggested_ratio)})
     else:

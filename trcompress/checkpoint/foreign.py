@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from trcompress.checkpoint.names import with_prefix
 from trcompress.errors import InputFileError, UsageError, nearest
 
 _PARAMETER = re.compile(
@@ -42,8 +43,7 @@ def foreign_tensors(
     stacks: dict[str, list[Any]] = {}
     for layer in layers:
         stacks.setdefault(layer.stack, []).append(layer)
-    other = set(elsewhere)
-    candidates = [key for key in shapes if key not in other]
+    candidates = sorted(shapes.keys() - set(elsewhere))
     found = {stack: _inside(stack, members, candidates, shapes) for stack, members in stacks.items()}
     return {stack: keys for stack, keys in found.items() if keys}
 
@@ -129,14 +129,15 @@ def _inside(
     prefix = f"{parent}." if parent else ""
     shared = parent != stack or not parent  # weights at the root, or `enc_w_ih` in a module with others
     lead = stack.removeprefix(prefix) + "_" if parent != stack else ""
-    beside = [
-        key
-        for key in keys
-        if key.startswith(prefix + lead) and key not in own and not any(key.startswith(f"{one}.") for one in own)
-    ]
+    beside = [key for key in with_prefix(keys, prefix + lead) if key not in own and not _is_part(key, own)]
     if not shared:
         return tuple(beside)
     return tuple(key for key in beside if _steps(key.removeprefix(prefix + lead), key, members, shapes))
+
+
+def _is_part(key: str, own: set[str]) -> bool:
+    """Whether a key lies under one of some keys, as cores do under their weight."""
+    return any(key[:at] in own for at, char in enumerate(key) if char == ".")
 
 
 def _steps(name: str, key: str, members: Sequence[Any], shapes: Mapping[str, Sequence[int]]) -> bool:

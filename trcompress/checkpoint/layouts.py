@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trcompress.checkpoint.names import RecurrentName, parse_recurrent
+from trcompress.checkpoint.names import RecurrentName, parse_recurrent, with_prefix
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
 
 Tensors = dict[str, AnyTensor | UnreadableTensor]
@@ -57,6 +57,7 @@ def known_layouts(tensors: Tensors) -> Layouts:
 def _trained_copies(tensors: Tensors) -> tuple[Tensors, set[str], list[str]]:
     """`X.weight_hh_l0_raw` is the weight of `X.module` where that is the layer, else of `X`."""
     found: Tensors = dict(tensors)
+    keys = sorted(tensors)
     understood: set[str] = set()
     replaced: list[str] = []
     renamed: list[str] = []
@@ -66,7 +67,7 @@ def _trained_copies(tensors: Tensors) -> tuple[Tensors, set[str], list[str]]:
             continue
         parent, _, leaf = key.removesuffix(_RAW).rpartition(".")
         prefix = f"{parent}." if parent else ""
-        inner = any(other.startswith(f"{prefix}module.weight_") for other in tensors)
+        inner = bool(with_prefix(keys, f"{prefix}module.weight_"))
         plain = f"{prefix}module.{leaf}" if inner else f"{prefix}{leaf}"
         (replaced if plain in tensors else renamed).append(plain)
         found[plain] = tensor
@@ -120,7 +121,9 @@ def _zeros_like_rows(weight: AnyTensor | UnreadableTensor) -> AnyTensor | Unread
 
 def _projections(tensors: Tensors) -> dict[str, RecurrentName]:
     """Tensors (P, H) beside weight_ih (4H, I) and weight_hh (4H, P), without a bias of their own."""
-    found = {}
+    projections: dict[str, RecurrentName] = {}
+    named: dict[str, list[tuple[str, re.Match[str]]]] = {}
+    keys = sorted(tensors)
     for key, hidden in tensors.items():
         name = parse_recurrent(key)
         if (
@@ -134,12 +137,19 @@ def _projections(tensors: Tensors) -> dict[str, RecurrentName]:
         parent = key.rpartition(".")[0]
         prefix = f"{parent}." if parent else ""
         suffix = ("" if name.cell else f"_l{name.layer}") + ("_reverse" if name.reverse else "")
-        for other, tensor in tensors.items():
-            leaf = other.removeprefix(prefix)
-            match = _PROJECTION.match(leaf) if other.startswith(prefix) else None
-            if match is None or not isinstance(tensor, StoredTensor) or tensor.shape != (size, rows // 4):
+        if prefix not in named:
+            named[prefix] = [
+                (other, found) for other in with_prefix(keys, prefix) if (found := _projects(other, prefix))
+            ]
+        for other, match in named[prefix]:
+            tensor = tensors[other]
+            if not isinstance(tensor, StoredTensor) or tensor.shape != (size, rows // 4):
                 continue
             own = (match["layer"] or "") + (match["reverse"] or "")
             if size < rows // 4 and own in (suffix, "") and f"{other.removesuffix('weight')}bias" not in tensors:
-                found[other] = name._replace(role="weight_hr")
-    return found
+                projections[other] = name._replace(role="weight_hr")
+    return projections
+
+
+def _projects(key: str, prefix: str) -> re.Match[str] | None:
+    return _PROJECTION.match(key.removeprefix(prefix))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _RECURRENT = re.compile(
@@ -59,6 +60,16 @@ def parse_recurrent(key: str) -> RecurrentName | None:
     return RecurrentName(
         stack, f"{what}_{found['side'].lower()}", layer, bool(found["reverse"]), found["layer"] is None
     )
+
+
+def with_prefix(keys: Sequence[str], prefix: str) -> Sequence[str]:
+    """Keys that begin with a prefix.
+
+    Args:
+        keys: sorted.
+        prefix: any text.
+    """
+    return keys[bisect_left(keys, prefix) : bisect_left(keys, f"{prefix}\U0010ffff")]
 
 
 def is_recurrent_name(key: str) -> bool:

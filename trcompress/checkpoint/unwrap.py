@@ -142,7 +142,8 @@ class _Choice:
                 copies += same
                 continue
             for group in same:
-                self._drop_counters(group)
+                if len(group.path) == depth or all(is_counter(*one) for one in group.tensors.items()):
+                    self._drop_counters(group)  # those of a second dict of weights are part of it
                 if group.tensors and not self._is_in_object(group, depth):
                     self.beside.append((group, depth))
         if copies:
