@@ -364,3 +364,10 @@ def test_a_zero_weight_is_reported(saved, tmp_path):
     )
     assert run("decompose", path, *RINGS, "-o", out).code == 0
     assert run("report", out, "--baseline", path, "--format", "json").json["weights"][0]["error_now"] == 0
+
+
+def test_a_second_dict_keeps_its_counters(saved):
+    generator = nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)).state_dict()
+    checkpoint = read_checkpoint(saved({"model": lstm("rnn."), "generator": generator, "step": torch.tensor(7)}))
+    assert set(checkpoint.shapes) == {*lstm("rnn."), *(f"generator.{key}" for key in generator)}
+    assert "step" in checkpoint.ignored
