@@ -14,7 +14,6 @@ from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, r
 from trcompress.layers.resolve import RingOptions, layers_of, refuse_unknown_options, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
-from trcompress.model.layer import input_matrices
 
 
 class RingCell(Evaluated):
@@ -25,7 +24,7 @@ class RingCell(Evaluated):
     input_size: int
     hidden_size: int
     weight_ih: CoreWeight | Tensor
-    weight_hh: Tensor
+    weight_hh: CoreWeight | Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
 
@@ -34,7 +33,7 @@ class RingCell(Evaluated):
         super().__init__()
         self.mode, self.bias = mode, template.bias
         self.input_size, self.hidden_size = template.input_size, template.hidden_size
-        plans = resolve(input_matrices(layers_of(template)), **ring)
+        plans = resolve(layers_of(template), **ring)
         build_parameters(self, template, plans, device, dtype)
         if not template.bias:
             self.register_parameter("bias_ih", None)
@@ -90,7 +89,8 @@ class RingCell(Evaluated):
         else:
             x, (dense,) = project_inputs(x, [weight], forms, self._strategy)
         hx = states if self.mode == "LSTM" else states[0]
-        return kernels.CELL[self.mode](x, hx, dense, self.weight_hh, self.bias_ih, self.bias_hh)
+        hidden = dense_of(self.weight_hh, self._strategy)
+        return kernels.CELL[self.mode](x, hx, dense, hidden, self.bias_ih, self.bias_hh)
 
 
 class TRLSTMCell(RingCell):

@@ -12,7 +12,7 @@ from torch import nn
 from trcompress.errors import ShapeError, UsageError, nearest
 from trcompress.model.grammar import Ranks, Shape
 from trcompress.model.kinds import KINDS, kind_of_mode
-from trcompress.model.layer import ROLES, Layer
+from trcompress.model.layer import ROLES, Layer, input_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule
 from trcompress.model.weight_plan import WeightPlan
@@ -46,14 +46,16 @@ def refuse_unknown_options(layer: type[nn.Module], given: Mapping[str, Any]) -> 
 
 
 def resolve(
-    matrices: Sequence[Matrix],
+    layers: Sequence[Layer],
     shape: Shape | None = None,
     ranks: Ranks | None = None,
     gates: str = "fused",
     plan: Plan | None = None,
     weights: Mapping[str, WeightPlan] | None = None,
 ) -> dict[str, WeightPlan]:
-    """Give each compressed weight of a layer its plan, by local name.
+    """Give each compressed weight of a module its plan, by local name.
+
+    `shape` and `ranks`, or `plan`, are for input weights; `weights` may name others.
 
     Raises:
         UsageError: not exactly one of (shape and ranks), plan and weights; or a name the layer does not have.
@@ -67,8 +69,8 @@ def resolve(
         )
     if weights is None:
         chosen = plan or Plan((Rule.parse(shape, ranks, gates=gates),))  # type: ignore[arg-type]
-        return {weight.name: weight for weight in chosen.resolve(matrices, as_given=True)}
-    known = {matrix.key: matrix for matrix in matrices}
+        return {weight.name: weight for weight in chosen.resolve(input_matrices(layers), as_given=True)}
+    known = {matrix.key: matrix for layer in layers for matrix in layer.matrices}
     for name, weight in weights.items():
         _check(name, weight, known)
     return dict(weights)

@@ -1,4 +1,4 @@
-"""What TRLSTM, TRGRU and TRRNN share: torch.nn's parameters, with cores in place of some input weights."""
+"""What TRLSTM, TRGRU and TRRNN share: torch.nn's parameters, with cores in place of some weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from trcompress.layers.evaluation import Form, Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
 from trcompress.layers.resolve import layers_of, refuse_unknown_options, resolve
 from trcompress.layers.strategy import Evaluated
-from trcompress.model.layer import input_matrices
 from trcompress.model.weight_plan import WeightPlan
 
 
 class RingStack(Evaluated):
-    """A recurrent stack whose input weights may be cores; every other parameter is named as in torch.nn.
+    """A recurrent stack whose weights may be cores; every other parameter is named as in torch.nn.
+
+    Input weights are evaluated as bottlenecks where that is faster; others are expanded for PyTorch's kernel.
 
     Args:
         template: the torch.nn module it stands for, on the meta device: it has checked the arguments.
@@ -51,14 +52,14 @@ class RingStack(Evaluated):
             template._all_weights[at : at + directions] for at in range(0, len(template._all_weights), directions)
         ]
         self._keys = [([names[0] for names in layer], [names[1:] for names in layer]) for layer in keys]
-        plans = resolve(input_matrices(layers_of(template)), **ring)
+        plans = resolve(layers_of(template), **ring)
         build_parameters(self, template, plans, device, dtype)
         self.reset_parameters()
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the parameters, and of the input outside autocast."""
-        return self._get(self._keys[0][1][0][0]).dtype  # of weight_hh_l0, which is never compressed
+        return self._get(self._keys[0][1][0][0]).dtype
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -156,7 +157,7 @@ class RingStack(Evaluated):
             else:
                 inputs = [dense_of(self._get(name), self._strategy) for name in names]
             for weight, rest in zip(inputs, others, strict=True):
-                weights += [weight, *map(self._get, rest)]
+                weights += [weight, *(dense_of(self._get(name), self._strategy) for name in rest)]
         return x, weights
 
     def _kernel(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:

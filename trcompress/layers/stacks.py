@@ -26,7 +26,9 @@ def build_stack(layers: Sequence[Layer], weights: Mapping[str, WeightPlan], **op
         InputFileError: the layers do not form one PyTorch module.
     """
     first = layers[0]
-    local = {one.local_name("weight_ih"): weights[one.keys["weight_ih"]] for one in layers if _key(one) in weights}
+    local = {
+        one.local_name(role): weights[key] for one in layers for role, key in one.keys.items() if key in weights
+    }
     kind = KINDS[first.kind]
     plain = dense_class(first.kind, cell=first.cell)
     arguments: dict[str, Any] = {"bias": "bias_ih" in first.keys, "device": "meta", **options}
@@ -61,10 +63,6 @@ def load_stack(module: nn.Module, layers: Sequence[Layer], tensors: Mapping[str,
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return module
-
-
-def _key(layer: Layer) -> str:
-    return layer.keys["weight_ih"]
 
 
 def _shape_arguments(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""Two-mode rings of matrices of recurrent layers, in closed form: the best rank K on the inputs that were recorded.
+
+W (rows, n) becomes U (U' W), U the K leading directions of W C W' where C is the covariance of the inputs: no other
+matrix of that rank keeps the products W x closer. The mean of what is lost goes into the bias. Input weights become
+bottlenecks of width K before PyTorch's own kernel, like every ring; weight_hh is expanded for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trcompress.formats import TensorRing
+from trcompress.layers import CoreWeight, from_dense, layers_of
+from trcompress.model.matrix import Matrix
+from trcompress.model.weight_plan import WeightPlan
+from trcompress.passes.guess import has
+from trcompress.passes.matrix_moments import MatrixMoments
+from trcompress.passes.moments import Moments
+
+PLAIN = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+"""Modules that rings can stand for."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A matrix of rank K.
+
+    Args:
+        left: (rows, K), orthonormal columns.
+        right: (K, n).
+        shift: (rows,) what the bias takes of the mean, or None.
+    """
+
+    left: Tensor
+    right: Tensor
+    shift: Tensor | None
+
+
+def low_rank(weight: Tensor, rank: int, moments: Moments | None, *, centred: bool = True) -> LowRank:
+    """Find the matrix of rank K whose products with the recorded inputs lie closest.
+
+    Example:
+        >>> found = low_rank(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), 1, None)
+        >>> (found.left @ found.right).round().tolist()
+        [[2.0, 0.0], [0.0, 0.0]]
+    """
+    wide = weight.detach().double().cpu()
+    known = moments is not None and moments.second is not None
+    metric = (moments.covariance if centred else moments.second) if known and moments is not None else None
+    energy = wide @ wide.T if metric is None else wide @ metric @ wide.T + 1e-6 * (wide @ wide.T)
+    directions = torch.linalg.eigh((energy + energy.T) / 2).eigenvectors[:, -rank:].flip(1)
+    right = directions.T @ wide
+    shift = None
+    if moments is not None and centred:
+        shift = (wide - directions @ right) @ moments.mean
+    return LowRank(directions.to(weight), right.to(weight), None if shift is None else shift.to(weight))
+
+
+def break_even(rows: int, columns: int) -> float:
+    """The rank at which two factors take as many values as the matrix."""
+    return rows * columns / (rows + columns)
+
+
+def ring_swaps(
+    model: nn.Module, share: float, seen: MatrixMoments, roles: Sequence[str] = ("ih",), least: int = 32
+) -> dict[str, nn.Module]:
+    """Give matrices of every plain recurrent module a rank below the break-even.
+
+    Args:
+        model: any module, unchanged.
+        share: of the break-even rank, between 0 and 1.
+        seen: moments of what its matrices multiply.
+        roles: "ih", "hh" or both.
+        least: matrices narrower than this are left.
+
+    Returns:
+        Ring layers by the name of the module they stand for.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if type(module) in PLAIN:
+            swap = _ring_layer(name, module, share, seen, roles, least)
+            if swap is not None:
+                found[name] = swap
+    return found
+
+
+def _ring_layer(
+    name: str, module: Any, share: float, seen: MatrixMoments, roles: Sequence[str], least: int
+) -> nn.Module | None:
+    prefix = f"{name}." if name else ""
+    chosen: dict[str, LowRank] = {}
+    plans: dict[str, WeightPlan] = {}
+    for layer in layers_of(module):
+        for matrix in layer.matrices:
+            rank = min(round(share * break_even(matrix.rows, matrix.columns)), matrix.rows, matrix.columns)
+            if matrix.role in roles and matrix.columns >= least and rank >= 1:
+                weight, bias = getattr(module, matrix.key), matrix.key.replace("weight", "bias")
+                moments = seen.moments.get(prefix + matrix.key)
+                chosen[matrix.key] = low_rank(weight, rank, moments, centred=has(module, bias))
+                plans[matrix.key] = _two_mode(matrix, rank)
+    if not chosen:
+        return None
+    ring = from_dense(module, plans)
+    with torch.no_grad():
+        for key, one in chosen.items():
+            cores: Any = ring.get_submodule(key)
+            _fill(cores, one)
+            if one.shift is not None:
+                getattr(ring, key.replace("weight", "bias")).add_(one.shift)
+    return ring
+
+
+def _two_mode(matrix: Matrix, rank: int) -> WeightPlan:
+    return WeightPlan(matrix, TensorRing((matrix.columns,), (matrix.rows,), (1, rank, 1)))
+
+
+def _fill(weight: CoreWeight, found: LowRank) -> None:
+    weight.set_cores([found.right.T.unsqueeze(0), found.left.T.unsqueeze(-1)])
