@@ -31,6 +31,7 @@ _SETTINGS = {
     "freeze": ("PARTS", "hh, head or hh,head."),
     "class-weights": ("W", "none, balanced, or one number per class."),
     "start": ("HOW", "artifact (the weights as they are); scratch (drawn anew)."),
+    "rounding": ("HOW", "Of few-bit storage while training: kept, int8, int4 or none."),
     "device": ("NAME", "auto, cpu, cuda, cuda:1, ..."),
     "teacher-device": ("NAME", "Where the teacher runs; same: with the model."),
 }

@@ -24,7 +24,7 @@ head_option = click.option(
     "--head", metavar="KEY", help="The classifier's last layer [default: found by its shape]."
 )
 
-_TASK_OPTIONS = (
+_DATA_OPTIONS = (
     click.option(
         "--data",
         required=True,
@@ -38,6 +38,9 @@ _TASK_OPTIONS = (
         metavar="N",
         help="So many clips may be unreadable [default: 0].",
     ),
+)
+
+_WIRING_OPTIONS = (
     head_option,
     click.option("--stacks", metavar="A,B", help="Recurrent stacks, in order [default: found by sizes and names]."),
     click.option(
@@ -57,7 +60,14 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--data`, `--data-option`, `--max-bad-clips`, `--head`, `--stacks`, `--readout`, `--model` and
     how a dense checkpoint is read."""
     command = reading_options(command)
-    for option in reversed(_TASK_OPTIONS):
+    for option in reversed((*_DATA_OPTIONS, *_WIRING_OPTIONS)):
+        command = option(command)
+    return command
+
+
+def wiring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--head`, `--stacks`, `--readout` and `--model`: how the file's parts form the network."""
+    for option in reversed(_WIRING_OPTIONS):
         command = option(command)
     return command
 

@@ -5,6 +5,7 @@ VERBS = {
     "inspect": ("trcompress.cli.inspect", "List the recurrent layers of a checkpoint."),
     "plan": ("trcompress.cli.plan", "Search shapes and ranks under a budget."),
     "decompose": ("trcompress.cli.decompose", "Turn a dense checkpoint into a tensor-ring artifact."),
+    "compress": ("trcompress.cli.compress", "Make the whole file as small as asked."),
     "finetune": ("trcompress.cli.finetune", "Train an artifact end to end on the target data."),
     "evaluate": ("trcompress.cli.evaluate", "Measure an artifact or a checkpoint on data."),
     "bench": ("trcompress.cli.bench", "Time an artifact against its dense original on this machine."),

@@ -8,10 +8,10 @@ from torch import nn
 
 import trcompress
 from trcompress.layers import CoreWeight
+from trcompress.layers.swaps import swap_
 from trcompress.passes.matrix_moments import MatrixMoments, matrix_moments
 from trcompress.passes.moments import Moments
 from trcompress.passes.rings import break_even, low_rank, ring_swaps
-from trcompress.passes.swaps import swap_
 
 CASES = [("LSTM", 2, True), ("LSTM", 1, False), ("GRU", 2, False), ("GRU", 1, True), ("RNN", 2, True)]
 

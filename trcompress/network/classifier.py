@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ class Classifier:
         input_size: values per step, or None where the network does not tell.
         classes: scores, or None where the network does not tell.
         notes: how the parts were found, what is not used.
+        storage: storage types of what a file holds in few bits, by name in the module's state.
     """
 
     module: nn.Module
@@ -72,6 +73,7 @@ class Classifier:
     input_size: int | None
     classes: int | None
     notes: tuple[str, ...] = ()
+    storage: Mapping[str, str] = field(default_factory=dict)
 
     def file_tensors(self) -> dict[str, Tensor]:
         """Return copies of the current values, by key in the file."""

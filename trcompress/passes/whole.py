@@ -6,7 +6,7 @@ levels until the file is small enough. What is kept does the least damage at the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,28 +18,20 @@ from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.errors import UsageError, one_of
-from trcompress.layers.swaps import swap_, swapped
+from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
 from trcompress.network.outputs import Select
+from trcompress.passes.budget_search import LONG_FIGURE, BudgetSearch, WholeSize
 from trcompress.passes.damage import Damage, Inputs, divide
 from trcompress.passes.fold import fold_embeddings, merge_biases
-from trcompress.passes.matrix_moments import matrix_moments
-from trcompress.passes.structures import Structure, structures_of
-from trcompress.passes.walk import Row, Rung, Walk, apply_, walk_down
-from trcompress.util.progress import Progress, part_of
+from trcompress.passes.structures import Structures
+from trcompress.passes.walk import Row, Rung, apply_
+from trcompress.util.progress import Progress
 from trcompress.version import __version__
-
-WholeSize = Callable[[nn.Module, Mapping[str, Stored], Sequence[PassRecord]], int]
-"""Bytes of the file that holds a network, some of its tensors in few bits, with these records."""
 
 PASSES = ("fold", "rings", "units", "rounding")
 """What may be done to a network."""
-
-_LONG = 1.2345678901234567e-05
-
-HARMLESS = 1e-3
-"""Damage below which no other structure is looked for."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +101,7 @@ def whole_(
     passes: Sequence[str] = PASSES,
     storage: Sequence[str] = ("float16", "int8", "int4"),
     packed: bool = False,
+    matrices: Sequence[str] = ("ih",),
     trained: bool = False,
     in_place: bool = True,
     file_size: WholeSize | None = None,
@@ -126,6 +119,7 @@ def whole_(
         passes: which of `PASSES` are allowed.
         storage: which of `trcompress.artifact.storage.STORAGE` are allowed.
         packed: entropy-code integers; coarser integers are then tried as well.
+        matrices: which matrices of recurrent layers may be of lower rank: "ih", "hh".
         trained: the network will be trained afterwards: it may lose units first, and is rounded to eight bits.
         in_place: change the model; False plans on a copy.
         file_size: tells the bytes of a file; that of `trcompress.save` by default.
@@ -152,8 +146,11 @@ def whole_(
     if "fold" in passes:
         work = _fold(work, inputs, forward, packed, records)
     kinds = storage if "rounding" in passes else ()
-    search = _Search(work, inputs, damage, forward, target_bytes, size, tuple(records), packed, kinds, progress)
-    structure, walk = search.best(structures_of(work, passes, inputs, forward, trained=trained), trained)
+    search = BudgetSearch(
+        work, inputs, damage, forward, target_bytes, size, tuple(records), packed, kinds, progress
+    )
+    structures = Structures(work, passes, matrices, inputs, forward)
+    structure, walk = search.trained(structures) if trained else search.untrained(structures)
     work = swap_(work, structure.swaps)
     apply_(work, walk)
     records += structure.records
@@ -179,51 +176,6 @@ def whole_(
     )
 
 
-@dataclass
-class _Search:
-    """Walks down the ladder in one structure after another."""
-
-    model: nn.Module
-    inputs: Inputs
-    damage: Damage
-    forward: Forward
-    target_bytes: int
-    size: WholeSize
-    records: tuple[PassRecord, ...]
-    packed: bool
-    kinds: Sequence[str]
-    progress: Progress | None
-
-    def best(self, structures: Sequence[Structure], trained: bool) -> tuple[Structure, Walk]:
-        """The structure whose file is small enough with the least damage; the smallest where none is."""
-        found: list[tuple[Structure, Walk]] = []
-        for number, structure in enumerate(structures):
-            walk = self._walk(structure, part_of(self.progress, structure.name, number, len(structures)))
-            found.append((structure, walk))
-            if walk.reached and (trained or walk.damage < HARMLESS):
-                break
-        return min(found, key=lambda one: (not one[1].reached, one[1].damage if one[1].reached else one[1].nbytes))
-
-    def _walk(self, structure: Structure, progress: Progress | None) -> Walk:
-        made = (*self.records, *structure.records)
-
-        def size(network: nn.Module, stored: Mapping[str, Stored]) -> int:
-            return self.size(network, stored, (*made, *_rounding_records(stored)))
-
-        with swapped(self.model, structure.swaps) as changed:
-            seen = matrix_moments(changed, self.inputs.fitted, self.forward)
-            return walk_down(
-                changed,
-                seen,
-                self.damage,
-                self.target_bytes,
-                size,
-                packed=self.packed,
-                kinds=structure.kinds or self.kinds,
-                progress=progress,
-            )
-
-
 def _fold(model: nn.Module, inputs: Inputs, forward: Forward, packed: bool, records: list[PassRecord]) -> nn.Module:
     """Fold embeddings, and biases where zeros take no bytes."""
     swaps = dict(fold_embeddings(model, inputs.held_out[:1], forward))
@@ -241,18 +193,16 @@ def _folded(name: str, before: Any, after: Any) -> PassRecord:
     return PassRecord(kind="fold", name=name, before=f"{widths[0]} wide", after=f"{widths[1]} wide", damage=0.0)
 
 
-def _rounding_records(stored: Mapping[str, Stored]) -> tuple[PassRecord, ...]:
-    """As long as the records that will be written, at least."""
-    after = "int8 in steps of 0.75"
-    return tuple(
-        PassRecord(kind="rounding", name=name, before="as it is", after=after, damage=_LONG) for name in stored
-    )
-
-
 def _saved_bytes(
     model: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], packed: bool
 ) -> int:
-    step = _step("every unit and more", "relative squared distance of the hidden states", _LONG, "", 0)
+    step = _step(
+        "0.1875 of the units, 0.125 of the break-even rank",
+        "relative squared distance of the hidden states",
+        LONG_FIGURE,
+        "",
+        0,
+    )
     artifact = to_artifact(model, stored=stored, passes=tuple(records), lineage=(step,) if records else ())
     artifact.packed = packed
     return file_bytes(artifact)

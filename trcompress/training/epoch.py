@@ -23,6 +23,7 @@ from trcompress.training.distributed import Team
 from trcompress.training.learner import Learner
 from trcompress.training.schedule import lr_factor, make_optimizer, set_lr
 from trcompress.training.settings import FinetuneSettings
+from trcompress.training.straight_through import StraightThrough
 
 LOOK_EVERY_S = 0.5
 """Figures are read from the device this often, to be shown and to see that they are finite."""
@@ -38,6 +39,7 @@ class Passes:
         settings: how.
         team: the processes.
         display: told how far a pass is.
+        rounding: of what is stored in few bits.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Passes:
         settings: FinetuneSettings,
         team: Team,
         display: Display,
+        rounding: StraightThrough | None = None,
     ) -> None:
+        self._rounding = rounding or StraightThrough(learner.network, {})
         self.learner, self.parameters, self.split = learner, parameters, split
         self.settings, self.team, self.display = settings, team, display
         self.optimizer = make_optimizer(
@@ -98,7 +102,8 @@ class Passes:
         for request in group:
             batch = next(batches)
             parallel = self._parallel
-            with nullcontext() if parallel is None or request is group[-1] else parallel.no_sync():
+            alone = nullcontext() if parallel is None or request is group[-1] else parallel.no_sync()
+            with alone, self._rounding.step():
                 loss, logits = (parallel or self.learner)(batch, label_total, len(indices))
                 self.scaler.scale(loss * self.team.size).backward()  # DDP divides by the size again
             watch.add(loss.detach() * len(indices), logits, batch, len(request.indices))

@@ -6,7 +6,7 @@ The loop itself is `trcompress.training.loop`; what is trained for is `trcompres
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from trcompress.training.learner import hidden_misfit
 from trcompress.training.parameters import redraw
 from trcompress.training.run_state import RunState
 from trcompress.training.settings import DistillSettings, FinetuneSettings, combined
+from trcompress.training.straight_through import round_as_stored, storage_kinds
 from trcompress.training.teacher import Teacher
 from trcompress.version import __version__
 
@@ -92,6 +93,7 @@ def finetune(
     class_weights: str | Sequence[float] | None = None,
     distill: DistillSettings | Mapping[str, Any] | None = None,
     start: str | None = None,
+    rounding: str | None = None,
     device: str | None = None,
     teacher_device: str | None = None,
     wiring: Wiring | None = None,
@@ -130,6 +132,7 @@ def finetune(
         class_weights: "none", "balanced", or one number per class.
         distill: loss weights where there is a teacher.
         start: "artifact" or "scratch".
+        rounding: of few-bit storage while training: "kept", "int8", "int4" or "none".
         device: "auto", "cpu", "cuda", ...
         teacher_device: where the teacher runs; "same": with the model.
         wiring: how the file's parts form a classifier, where the file does not tell.
@@ -160,6 +163,7 @@ def finetune(
         if file.artifact is None:
             raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
         student = _classifier(file, data, wiring, crew, dropout=settings.dropout)
+        student = replace(student, storage=storage_kinds(student, file.artifact, settings.rounding))
         if settings.start == "scratch":
             redraw(student, settings.seed)
         guide = None if teacher is None else _teacher(teacher, data, wiring, settings, crew)
@@ -167,10 +171,12 @@ def finetune(
         identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
         job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, display)
         state = job.train()
+        stored = round_as_stored(student, file.artifact)
         metrics, evaluations = job.metrics(state, _classifier(file, data, wiring, crew))
         if crew.writes:
             step = _step(settings, identity, command)
-            write_artifact(outputs.model, _updated(file.artifact, student, step, metrics), overwrite=True)
+            trained = _updated(file.artifact, student, step, metrics)
+            write_artifact(outputs.model, replace(trained, stored=stored), overwrite=True)
         return close(job, state, metrics, evaluations)
 
 
@@ -232,7 +238,7 @@ def _updated(artifact: Artifact, student: Classifier, step: Step, metrics: dict[
             "metrics": {**artifact.header.metrics, **metrics},
         }
     )
-    return Artifact(tensors, header)
+    return Artifact(tensors, header, packed=artifact.packed)
 
 
 def close(job: TrainingJob, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:

@@ -25,6 +25,7 @@ from trcompress.training.run_state import (
     unpack_optimizer,
 )
 from trcompress.training.settings import FinetuneSettings
+from trcompress.training.straight_through import StraightThrough
 from trcompress.training.teacher import Teacher
 
 
@@ -58,6 +59,7 @@ class Trainer:
         self.teacher, self.display = teacher, display or NoDisplay()
         self.folder = folder
         self.state = state or RunState()
+        self.rounding = StraightThrough(student.module, student.storage)
         self._learnable = [name for name, one in student.module.named_parameters() if one.requires_grad]
         self._weights = class_weights(settings.class_weights, data.train, len(data.classes))
         if settings.patience and data.validation is None:
@@ -103,7 +105,7 @@ class Trainer:
         learner, parameters = self._learner(), self._parameters()
         if learner.remembers and self.teacher:
             self.teacher.remember(self.data.train, self.team, batch_size=self.settings.batch_size)
-        passes = Passes(learner, parameters, self.data.train, self.settings, self.team, self.display)
+        passes = Passes(learner, parameters, self.data.train, self.settings, self.team, self.display, self.rounding)
         if self.state.epoch:
             unpack_optimizer(passes.optimizer, self.state.groups.get("optimizer", {}), self.state.numbers)
             passes.scaler.load_state_dict(self.state.numbers["scaler"])
@@ -138,13 +140,14 @@ class Trainer:
         """Measure on the validation part; keep the weights if they are the best so far."""
         module = self.student.module
         if self.data.validation is not None:
-            figures = measure(
-                module,
-                self.data.validation,
-                self.team,
-                classes=len(self.data.classes),
-                batch_size=self.settings.batch_size,
-            )
+            with self.rounding.as_stored():
+                figures = measure(
+                    module,
+                    self.data.validation,
+                    self.team,
+                    classes=len(self.data.classes),
+                    batch_size=self.settings.batch_size,
+                )
             record |= {"validation_accuracy": figures.accuracy, "validation_loss": figures.loss}
         self.state.history.append(record)
         weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}

@@ -69,6 +69,8 @@ class FinetuneSettings(_Strict):
         class_weights: "balanced" weighs classes by 1 / frequency in the training part; or one number each.
         distill: loss weights where there is a teacher.
         start: "artifact" trains from the given weights; "scratch" draws all weights anew.
+        rounding: train aware of few-bit storage, by straight-through gradients: "kept" as the artifact is stored;
+            "int8" or "int4" store its matrices so; "none" trains without, and rounds at the end as the artifact is.
         device: "auto" is CUDA where there is one.
         teacher_device: where the teacher runs; "same" is the device of the model.
 
@@ -97,6 +99,7 @@ class FinetuneSettings(_Strict):
     ] = "none"
     distill: DistillSettings = DistillSettings()
     start: Literal["artifact", "scratch"] = "artifact"
+    rounding: Literal["kept", "int8", "int4", "none"] = "kept"
     device: str = "auto"
     teacher_device: str = "same"
 

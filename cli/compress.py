@@ -1,0 +1,111 @@
+"""`trcompress compress`: the whole file under one budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trcompress.cli import options
+from trcompress.cli.task_options import data_option, wiring_options
+
+PASSES = ("fold", "rings", "units", "rounding")
+STORAGE = ("float16", "bfloat16", "int8", "int4")
+UNITS = {"": 1, "B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "KIB": 1 << 10, "MIB": 1 << 20}
+
+
+class FileSize(click.ParamType):
+    """A number of bytes: 500KB, 1.5MB, 7900."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a number with a unit."""
+        text = str(value).strip().upper().replace("_", "")
+        number = text.rstrip("BKMGI ")
+        unit = text[len(number) :].strip()
+        try:
+            found = round(float(number) * UNITS[unit])
+        except (ValueError, KeyError, OverflowError):
+            self.fail(f"must be a size such as 500KB, 1.5MB or 7900: got {value!r}", param, ctx)
+        if found < 1:
+            self.fail(f"must be at least one byte: got {value!r}", param, ctx)
+        return found
+
+
+class Names(click.ParamType):
+    """Some of a few names, separated by commas."""
+
+    name = "names"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self._known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split, and check each."""
+        if isinstance(value, tuple):
+            return value
+        found = tuple(one.strip() for one in str(value).split(",") if one.strip())
+        unknown = [one for one in found if one not in self._known]
+        if unknown or not found:
+            self.fail(f"must be some of {', '.join(self._known)}: got {value!r}", param, ctx)
+        return found
+
+
+def budget_options(command: Any) -> Any:
+    """Add `--target-size` and `--target-ratio-model`."""
+    ratio = click.option(
+        "--target-ratio-model", type=click.FloatRange(1), metavar="X", help="So many times fewer bytes in all."
+    )
+    size = click.option("--target-size", type=FileSize(), metavar="SIZE", help="Of the file: 500KB, 1.5MB, 7900.")
+    return size(ratio(command))
+
+
+def whole_options(command: Any) -> Any:
+    """Add what may be done to the whole file."""
+    for option in reversed(_WHOLE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _names(name: str, known: tuple[str, ...], default: str, text: str) -> Any:
+    return click.option(f"--{name}", type=Names(known), default=default, show_default=True, help=text)
+
+
+_WHOLE_OPTIONS = (
+    _names("passes", PASSES, ",".join(PASSES), "What may be done."),
+    _names("storage", STORAGE, "float16,int8,int4", "How tensors may be stored."),
+    _names("matrices", ("ih", "hh"), "ih", "Which may be rings."),
+    click.option("--pack", is_flag=True, help="Entropy-code the integers; coarser ones are then tried."),
+)
+
+
+@click.command()
+@options.path_argument("checkpoint", "CKPT")
+@budget_options
+@click.option("--calibrate", required=True, metavar="DATA", help="Inputs of the network; labels are not looked at.")
+@whole_options
+@click.option("--finetune", "training_data", metavar="DATA", help="Train afterwards, aware of the rounding.")
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of that training.")
+@click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate of that training.")
+@click.option("--sidecar", is_flag=True, help="Write the history of a small file beside it.")
+@data_option
+@wiring_options
+@options.out_option("CKPT.small.safetensors")
+@options.reading_options
+@options.seed_option
+@options.overwrite_option
+@options.format_option
+def compress(checkpoint: Path, **given: Any) -> None:
+    """Make the whole file as small as asked, with the least damage to what the network gives.
+
+    Embeddings are folded where that is exact; every tensor is stored as coarsely as the budget asks, the cheapest
+    damage first, measured at the outputs on inputs held out. Matrices get a lower rank and layers fewer units only
+    where that is measured to be the lesser damage, or with --finetune, where training makes up for it.
+
+    Example: trcompress compress model.pt --target-size 500KB --calibrate data.npz -o small.safetensors
+    """
+    from trcompress.cli.whole import run_compress
+
+    run_compress(checkpoint, given)

@@ -1,0 +1,158 @@
+"""What `compress`, and `plan` with a budget for the whole file, do and print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trcompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from trcompress.artifact.file import Artifact
+    from trcompress.passes.whole import Whole
+    from trcompress.passes.whole_file import RunnableFile
+
+
+def run_compress(checkpoint: Path, given: dict[str, Any]) -> None:
+    """Compress, write, and print what was done."""
+    from trcompress.artifact.write import write_artifact
+    from trcompress.util.files import check_output
+
+    out = given["out"] or checkpoint.with_suffix(".small.safetensors")
+    check_output(out, overwrite=given["overwrite"], keep=(checkpoint, *_files(given)))
+    artifact, whole = compress_whole(checkpoint, given)
+    if not whole.reached:
+        print_whole(whole, given["format_"])
+        raise UsageError(_not_reached(whole))
+    if given["training_data"]:
+        _train(artifact, out, given)
+    else:
+        write_artifact(out, artifact, overwrite=given["overwrite"], sidecar=given["sidecar"])
+    print_whole(whole, given["format_"], out)
+
+
+def compress_whole(checkpoint: Path, given: dict[str, Any]) -> tuple[Artifact, Whole]:
+    """Find what fits the budget; nothing is written."""
+    from trcompress.cli.console import progress_bar
+    from trcompress.cli.options import command_line
+    from trcompress.passes.whole_file import compress_file
+
+    if (given["target_size"] is None) == (given["target_ratio_model"] is None):
+        raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
+    runnable = _runnable(checkpoint, given)
+    target = given["target_size"] or int(runnable.tensor_bytes / given["target_ratio_model"])
+    with progress_bar("compress") as update:
+        return compress_file(
+            runnable,
+            target_bytes=target,
+            command=command_line(),
+            seed=given["seed"],
+            packed=given["pack"],
+            passes=given["passes"],
+            storage=given["storage"],
+            matrices=given["matrices"],
+            trained=bool(given.get("training_data")),
+            progress=update,
+        )
+
+
+def print_whole(whole: Whole, format_: str, out: Path | None = None) -> None:
+    """Print the ladder and the plan of each tensor."""
+    from trcompress.cli.console import out as stdout
+    from trcompress.cli.console import print_json, say
+    from trcompress.cli.tables import make_table
+    from trcompress.util.figures import count, ratio
+
+    if format_ == "json":
+        print_json(whole_json(whole, out))
+        return
+    rungs = [[count(one.nbytes), f"{one.damage:.3g}", one.what] for one in whole.rungs]
+    stdout.print(make_table([">file bytes", ">damage", "!step"], rungs, title=f"ladder ({whole.structure})"))
+    rows = [
+        [row.name, count(row.bytes_before), count(row.bytes_after), f"{row.damage:.3g}", row.level]
+        for row in whole.rows
+    ]
+    title = "\nplan of each tensor (damage of each alone)"
+    stdout.print(make_table(["!tensor", ">bytes before", ">after", ">damage", "stored as"], rows, title=title))
+    for record in whole.passes:
+        if record.kind != "rounding":
+            say(f"{record.kind}: {record.name}: {record.before} -> {record.after}")
+    for note in whole.notes:
+        say(note)
+    say(f"damage: {whole.measure}, on inputs held out: {whole.damage:.4g}")
+    size = out.stat().st_size if out else whole.nbytes
+    before = f"{count(whole.bytes_before)} bytes of tensors -> {count(size)} bytes of file"
+    say(f"{before}: {ratio(whole.bytes_before / size)} of the whole model")
+    if out:
+        say(f"written: {out}")
+
+
+def whole_json(whole: Whole, out: Path | None) -> dict[str, Any]:
+    """The same as plain values."""
+    from dataclasses import asdict
+
+    return {
+        "out": str(out) if out else None,
+        "reached": whole.reached,
+        "structure": whole.structure,
+        "tensor_bytes_before": whole.bytes_before,
+        "file_bytes": out.stat().st_size if out else whole.nbytes,
+        "damage": whole.damage,
+        "measure": whole.measure,
+        "ladder": [asdict(one) for one in whole.rungs],
+        "tensors": [asdict(one) for one in whole.rows],
+        "passes": [one.model_dump(mode="json") for one in whole.passes],
+        "notes": list(whole.notes),
+    }
+
+
+def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
+    from trcompress.cli.options import reading
+    from trcompress.cli.task_options import open_data, read_wiring
+    from trcompress.network.model_file import open_model
+    from trcompress.passes.runnable import runnable_classifier
+
+    file = open_model(checkpoint, **reading(given))
+    data = open_data(given | {"data": given["calibrate"], "max_bad_clips": None})
+    return runnable_classifier(file, data, read_wiring(given), seed=given["seed"])
+
+
+def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> None:
+    """Train the rounded network on data with labels, and write the best."""
+    from tempfile import TemporaryDirectory
+
+    from trcompress.artifact.write import write_artifact
+    from trcompress.cli.options import command_line
+    from trcompress.cli.task_options import open_data, read_wiring
+    from trcompress.training.finetune import finetune
+    from trcompress.training.settings import FinetuneSettings
+
+    data = open_data(given | {"data": given["training_data"], "max_bad_clips": None})
+    settings = FinetuneSettings(epochs=given["epochs"], lr=given["lr"], seed=given["seed"])
+    with TemporaryDirectory(dir=out.absolute().parent) as folder:
+        start = write_artifact(Path(folder) / "start.safetensors", artifact)
+        finetune(
+            start,
+            data,
+            out,
+            settings=settings,
+            wiring=read_wiring(given),
+            overwrite=given["overwrite"],
+            command=command_line(),
+        )
+
+
+def _files(given: dict[str, Any]) -> Sequence[Path]:
+    """Input files that an output must not replace."""
+    named = (given["calibrate"], given.get("training_data"))
+    return [Path(one) for one in named if one and Path(one).exists()]
+
+
+def _not_reached(whole: Whole) -> str:
+    from trcompress.util.figures import count
+
+    return (
+        f"the budget cannot be met: {count(whole.nbytes)} bytes is the least that the allowed passes reach; "
+        "allow a larger `target_size`, more `passes`, or entropy coding with `pack=True`"
+    )

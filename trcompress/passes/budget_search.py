@@ -1,0 +1,107 @@
+"""Search the structure and the roundings of a network that fit a file of so many bytes with the least damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from trcompress.artifact.storage import Stored
+from trcompress.layers.swaps import swapped
+from trcompress.model.header import PassRecord
+from trcompress.network.batches import Forward
+from trcompress.passes.damage import Damage, Inputs
+from trcompress.passes.matrix_moments import matrix_moments
+from trcompress.passes.structures import Structure, Structures
+from trcompress.passes.walk import Walk, walk_down
+from trcompress.util.progress import Progress, part_of
+
+WholeSize = Callable[[nn.Module, Mapping[str, Stored], Sequence[PassRecord]], int]
+"""Bytes of the file that holds a network, some of its tensors in few bits, with these records."""
+
+LONG_FIGURE = 1.2345678901234567e-05
+"""Takes as many characters as any damage, so that planned headers are no shorter than written ones."""
+
+HARMLESS = 1e-3
+"""Damage below which no other structure is looked for."""
+
+
+@dataclass
+class BudgetSearch:
+    """Walks down the ladder in one structure after another."""
+
+    model: nn.Module
+    inputs: Inputs
+    damage: Damage
+    forward: Forward
+    target_bytes: int
+    size: WholeSize
+    records: tuple[PassRecord, ...]
+    packed: bool
+    kinds: Sequence[str]
+    progress: Progress | None
+
+    def untrained(self, structures: Structures) -> tuple[Structure, Walk]:
+        """The structure whose file is small enough with the least damage; the smallest where none is."""
+        found: list[tuple[Structure, Walk]] = []
+        for structure in structures.untrained():
+            found.append((structure, self._walk(structure, self.kinds, self.progress)))
+            done = _first_reached(found)
+            if done is not None and (done.damage < HARMLESS or structure.units < 0.5):
+                break
+        return min(found, key=_preference)
+
+    def trained(self, structures: Structures) -> tuple[Structure, Walk]:
+        """At eight bits, the structure of each rank with the most units that fit; of these, the least damage."""
+        eight = [kind for kind in self.kinds if kind != "int4"]
+        fitting: dict[float | None, tuple[Structure, Walk]] = {}
+        smallest: Structure = Structure()
+        for structure in structures.grid():
+            smallest = structure
+            if structure.rank in fitting:
+                continue
+            walk = self._walk(structure, eight, self.progress)
+            if walk.reached:
+                fitting[structure.rank] = structure, walk
+        if not fitting:
+            return smallest, self._walk(smallest, self.kinds, self.progress)
+        return min(fitting.values(), key=_preference)
+
+    def _walk(self, structure: Structure, kinds: Sequence[str], progress: Progress | None) -> Walk:
+        made = (*self.records, *structure.records)
+
+        def size(network: nn.Module, stored: Mapping[str, Stored]) -> int:
+            return self.size(network, stored, (*made, *_rounding_records(stored)))
+
+        with swapped(self.model, structure.swaps) as changed:
+            seen = matrix_moments(changed, self.inputs.fitted, self.forward)
+            return walk_down(
+                changed,
+                seen,
+                self.damage,
+                self.target_bytes,
+                size,
+                packed=self.packed,
+                kinds=kinds,
+                progress=part_of(progress, structure.name, 0, 1),
+            )
+
+
+def _preference(found: tuple[Structure, Walk]) -> tuple[bool, float]:
+    """Small enough first, then the least damage, or the fewest bytes."""
+    walk = found[1]
+    return not walk.reached, walk.damage if walk.reached else walk.nbytes
+
+
+def _first_reached(found: Sequence[tuple[Structure, Walk]]) -> Walk | None:
+    return next((walk for _, walk in found if walk.reached), None)
+
+
+def _rounding_records(stored: Mapping[str, Stored]) -> tuple[PassRecord, ...]:
+    """As long as the records that will be written, at least."""
+    after = "int8 in steps of 0.75"
+    return tuple(
+        PassRecord(kind="rounding", name=name, before="as it is", after=after, damage=LONG_FIGURE)
+        for name in stored
+    )

@@ -1,0 +1,56 @@
+"""Files as live networks with inputs: classifiers found in a file, and networks of the user's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from trcompress.data import DataSet, Split
+from trcompress.network.classifier import Wiring
+from trcompress.network.model_file import ModelFile
+from trcompress.network.read_classifier import read_classifier
+from trcompress.passes.whole_file import RunnableFile, base_artifact
+
+MOST_SEQUENCES = 1_024
+"""Calibration sequences that are read."""
+
+SEQUENCES = 64
+"""In a batch."""
+
+
+def runnable_classifier(
+    file: ModelFile, data: DataSet, wiring: Wiring | None = None, *, seed: int = 0
+) -> RunnableFile:
+    """Build a file's classifier, with the training part of a data set as its inputs.
+
+    Labels are not looked at. Where a data set has no training part, its validation or test part is taken.
+
+    Args:
+        file: a checkpoint or an artifact.
+        data: the inputs.
+        wiring: how the file's parts form a classifier, where the file does not tell.
+        seed: which sequences are read.
+
+    Raises:
+        InputFileError, UsageError: the file holds no classifier for the data.
+    """
+    classifier = read_classifier(file, wiring, classes=len(data.classes))
+    part = next(iter(data.splits.values()))
+    note = f"calibrated on the {part.name} part of {data.name}"
+    batches = list(_batches(part, seed))
+    notes = (*classifier.notes, note)
+    return RunnableFile(base_artifact(file), classifier.module, classifier.keys, batches, _run, "scores", notes)
+
+
+def _batches(part: Split, seed: int) -> Iterable[tuple[Tensor, Tensor | None]]:
+    order = np.random.default_rng(seed).permutation(len(part))[:MOST_SEQUENCES]
+    for start in range(0, len(order), SEQUENCES):
+        x, _, lengths = part.batch(np.sort(order[start : start + SEQUENCES]))
+        yield x, lengths
+
+
+def _run(module: nn.Module, batch: tuple[Tensor, Tensor | None]) -> Any:
+    return module(*batch)

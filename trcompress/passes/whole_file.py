@@ -1,0 +1,197 @@
+"""One budget for a checkpoint or an artifact: the file becomes a live network, and that a smaller file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trcompress.artifact.file import Artifact
+from trcompress.artifact.storage import Stored
+from trcompress.artifact.write import file_bytes
+from trcompress.checkpoint import read_checkpoint
+from trcompress.layers import CoreWeight
+from trcompress.model.header import Header, PassRecord, Step, Weight
+from trcompress.model.layer import Layer
+from trcompress.network.batches import Forward
+from trcompress.network.model_file import ModelFile
+from trcompress.network.outputs import Select
+from trcompress.passes.assemble import assemble
+from trcompress.passes.whole import Whole, whole_
+from trcompress.version import __version__
+
+
+@dataclass(frozen=True)
+class RunnableFile:
+    """A file's network, and inputs for it.
+
+    Args:
+        base: the file as an artifact in memory: every tensor, described.
+        module: the network that it holds.
+        keys: for each name in the module's state, the key in the file.
+        batches: calibration inputs.
+        forward: `forward(module, batch)`.
+        outputs: what is compared.
+        notes: what was decided, in words.
+    """
+
+    base: Artifact
+    module: nn.Module
+    keys: Mapping[str, str]
+    batches: Sequence[Any]
+    forward: Forward
+    outputs: str | Select | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Of all tensors in the file, tied ones once."""
+        tied = {key for group in self.base.header.shared for key in group[1:]}
+        return sum(self.base.stored_bytes(key) for key in self.base.tensors if key not in tied)
+
+    def rebuilt(
+        self, module: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], step: Step
+    ) -> Artifact:
+        """Put a changed network in the place of the file's.
+
+        Args:
+            module: the network, with other sizes perhaps.
+            stored: tensors in few bits, by their names in its state.
+            records: of the passes, by names in the network.
+            step: for the lineage.
+        """
+        state = {self._key(name): value.detach() for name, value in module.state_dict().items()}
+        replaced = {self._key(name) for name in self.keys}
+        tensors = {key: one for key, one in self.base.tensors.items() if key not in replaced}
+        own = {key: self.base.tensors.get(key, value).dtype for key, value in state.items()}
+        held = {key: replace(one, dtype=own[key]) for name, one in stored.items() for key in (self._key(name),)}
+        tensors |= {key: held[key].expand() if key in held else value.to(own[key]) for key, value in state.items()}
+        kept = {key: one for key, one in self.base.stored.items() if key not in replaced}
+        header = self._header(module, tensors, records, step)
+        return Artifact(tensors, header, stored=kept | held)
+
+    def _header(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], records: Sequence[PassRecord], step: Step
+    ) -> Header:
+        before = self.base.header
+        ours = {self._key(f"{name}.core.0").removesuffix(".core.0"): one for name, one in _core_weights(module)}
+        kept = {one.name: one for one in before.weights if one.name not in ours or _same(one, ours[one.name])}
+        weights = [*kept.values(), *(_described(key, one) for key, one in ours.items() if key not in kept)]
+        changes = {
+            "layers": tuple(self._layer(layer, module) for layer in before.layers),
+            "weights": tuple(weights),
+            "shared": tuple(group for group in before.shared if _equal(group, tensors)),
+            "lineage": (*before.lineage, step),
+            "passes": (*before.passes, *(self._record(one) for one in records)),
+        }
+        return before.model_copy(update=changes)
+
+    def _layer(self, layer: Layer, module: nn.Module) -> Layer:
+        """A layer with the sizes that its module has now."""
+        names = {key: name for name, key in self.keys.items()}
+        name = names.get(layer.keys["weight_ih"]) or names.get(f"{layer.keys['weight_ih']}.core.0")
+        if name is None:
+            return layer
+        owner: Any = module.get_submodule(name.partition(".core.")[0].rpartition(".")[0])
+        fed = owner.input_size
+        if layer.index:
+            fed = (2 if owner.bidirectional else 1) * (owner.proj_size or owner.hidden_size)
+        return replace(layer, input_size=fed, hidden_size=owner.hidden_size)
+
+    def _key(self, name: str) -> str:
+        """The key in the file of a name in a network that was changed since."""
+        if name in self.keys:
+            return self.keys[name]
+        base, dot, rest = name.partition(".core.")
+        return self.keys.get(base, base) + dot + rest
+
+    def _record(self, record: PassRecord) -> PassRecord:
+        """The same with the file's names: of a tensor its key, of a module the part of its keys before the dot."""
+        if record.name in self.keys or ".core." in record.name:
+            return record.model_copy(update={"name": self._key(record.name)})
+        prefix = f"{record.name}." if record.name else ""
+        inside = [key for name, key in self.keys.items() if name.startswith(prefix)]
+        name = (inside[0].partition(".core.")[0].rpartition(".")[0] or inside[0]) if inside else record.name
+        return record.model_copy(update={"name": name})
+
+
+def base_artifact(file: ModelFile) -> Artifact:
+    """See a checkpoint as an artifact in which nothing is compressed yet; an artifact as it is."""
+    if file.artifact is not None:
+        return file.artifact
+    step = Step(verb="read", command="", version=__version__)
+    base = assemble(read_checkpoint(file.path), (), step)
+    return replace(base, header=base.header.model_copy(update={"lineage": ()}))
+
+
+def compress_file(
+    runnable: RunnableFile,
+    *,
+    target_bytes: int,
+    command: str = "",
+    seed: int = 0,
+    packed: bool = False,
+    **settings: Any,
+) -> tuple[Artifact, Whole]:
+    """Make a file's network fit a file of so many bytes.
+
+    Args:
+        runnable: the file, its network and its inputs; the network is changed in place.
+        target_bytes: of the whole file.
+        command: how the user asked for this, kept in the lineage.
+        seed: of anything random.
+        packed: entropy-code what is stored in few bits.
+        settings: of `whole_`: `passes`, `storage`, `matrices`, `trained`, `progress`.
+
+    Returns:
+        The artifact, not yet written, and what was done.
+    """
+
+    def step(facts: Mapping[str, Any]) -> Step:
+        return Step(verb="compress", command=command, seed=seed, version=__version__, settings=dict(facts))
+
+    longest = {"damage": 1.2345678901234567e-05, "measure": "m" * 48, "structure": "s" * 52}
+
+    def size(module: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord]) -> int:
+        artifact = runnable.rebuilt(module, stored, records, step(longest))
+        artifact.packed = packed
+        return file_bytes(artifact)
+
+    found = whole_(
+        runnable.module,
+        runnable.batches,
+        target_bytes=target_bytes,
+        forward=runnable.forward,
+        outputs=runnable.outputs,
+        packed=packed,
+        file_size=size,
+        seed=seed,
+        **settings,
+    )
+    facts = {"damage": found.damage, "measure": found.measure, "structure": found.structure}
+    artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts))
+    artifact.packed = packed
+    return artifact, replace(found, notes=(*runnable.notes, *found.notes), bytes_before=runnable.tensor_bytes)
+
+
+def _core_weights(module: nn.Module) -> list[tuple[str, CoreWeight]]:
+    return [(name, one) for name, one in module.named_modules() if isinstance(one, CoreWeight)]
+
+
+def _same(weight: Weight, cores: CoreWeight) -> bool:
+    return weight.structure == cores.plan.structure and weight.per_gate == cores.plan.per_gate
+
+
+def _described(key: str, cores: CoreWeight) -> Weight:
+    plan = replace(cores.plan, matrix=replace(cores.plan.matrix, key=key))
+    return Weight.of(plan, init="low-rank", dtype=str(cores.dtype).removeprefix("torch."))
+
+
+def _equal(group: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tied tensors still are the same."""
+    found = [tensors.get(key) for key in group]
+    first = found[0]
+    return first is not None and all(one is not None and torch.equal(first, one) for one in found[1:])
