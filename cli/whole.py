@@ -73,7 +73,8 @@ def print_whole(whole: Whole, format_: str, out: Path | None = None) -> None:
         [row.name, count(row.bytes_before), count(row.bytes_after), f"{row.damage:.3g}", row.level]
         for row in whole.rows
     ]
-    title = "\nplan of each tensor (damage of each alone)"
+    title = "plan of each tensor (damage of each alone)"
+    stdout.print()
     stdout.print(make_table(["!tensor", ">bytes before", ">after", ">damage", "stored as"], rows, title=title))
     for record in whole.passes:
         if record.kind != "rounding":

@@ -74,7 +74,9 @@ def measure_against(artifact: Artifact, baseline: str | Path | Checkpoint) -> Ag
 
 
 def _relative_error(dense: Tensor, rebuilt: Tensor) -> float | None:
-    """||W - W'|| / ||W||; of a zero weight 0 if it was met, else None."""
+    """||W - W'|| / ||W||; of a zero weight 0 if it was met, else None; None of other sizes."""
+    if dense.shape != rebuilt.shape:
+        return None
     distance, norm = float((dense - rebuilt).norm()), float(dense.norm())
     if norm == 0:
         return 0.0 if distance == 0 else None

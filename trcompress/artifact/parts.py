@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor
 
@@ -71,20 +72,27 @@ def tensor_reports(
     inside = {key for keys in cores.values() for key in keys}
     kept = {key: one for key, one in artifact.tensors.items() if key not in inside and key not in aliases}
     before = dense_bytes or _remembered_bytes(artifact, plans, kept)
-    parts = _parts_of(artifact)
+    parts, original = _parts_of(artifact), artifact.header.original
     compressed = (
         TensorReport(
             name,
             parts.get(name, REST),
-            plan.matrix.parameters,
+            prod(original.get(name, (plan.matrix.parameters,))),
             plan.parameters,
             before[name],
-            sum(artifact.tensors[key].nbytes for key in cores[name]),
+            sum(artifact.stored_bytes(key) for key in cores[name]),
         )
         for name, plan in plans.items()
     )
     unchanged = (
-        TensorReport(key, parts.get(key) or _module(key), one.numel(), one.numel(), one.nbytes, one.nbytes)
+        TensorReport(
+            key,
+            parts.get(key) or _module(key),
+            values := prod(original.get(key, tuple(one.shape))),
+            one.numel(),
+            values * one.element_size(),
+            artifact.stored_bytes(key),
+        )
         for key, one in kept.items()
     )
     return (*compressed, *unchanged)
@@ -134,7 +142,9 @@ def _remembered_bytes(
     missing = source.tensor_bytes - sum(one.nbytes for one in kept.values()) if source else 0
     if missing in (2 * values, 4 * values, 8 * values):
         return {name: missing // values * plan.matrix.parameters for name, plan in plans.items()}
+    original = artifact.header.original
     return {
-        name: artifact.tensors[f"{name}.core.0"].element_size() * plan.matrix.parameters
+        name: artifact.tensors[f"{name}.core.0"].element_size()
+        * prod(original.get(name, (plan.matrix.parameters,)))
         for name, plan in plans.items()
     }

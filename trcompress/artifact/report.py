@@ -6,7 +6,7 @@ The two differ by orders of magnitude, so both are always shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -157,7 +157,7 @@ def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against |
         "parts": part_reports(tensors),
         "parameters_before": before,
         "parameters_after": after,
-        "compression_ratio": _ratio(plans),
+        "compression_ratio": _ratio(tensors, plans),
         "model_ratio": before / after,
         "file_bytes_before": file_before,
         "tensor_bytes_before": model_before,
@@ -168,8 +168,11 @@ def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against |
     }
 
 
-def _ratio(plans: dict[str, WeightPlan]) -> float:
-    return sum(plan.matrix.parameters for plan in plans.values()) / sum(plan.parameters for plan in plans.values())
+def _ratio(tensors: Sequence[TensorReport], plans: dict[str, WeightPlan]) -> float:
+    """Eq. 7 of the compressed weights together; 1 where there is none."""
+    pairs = [(one.parameters_before, one.parameters_after) for one in tensors if one.name in plans]
+    before, after = (sum(side) for side in zip(*pairs, strict=True)) if pairs else (1, 1)
+    return before / after
 
 
 def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) -> WeightReport:

@@ -31,6 +31,7 @@ def save(
     allow_nonfinite: Sequence[str] = (),
     stored: Mapping[str, Stored] | None = None,
     passes: tuple[PassRecord, ...] = (),
+    original: Mapping[str, tuple[int, ...]] | None = None,
     packed: bool = False,
     sidecar: bool = False,
 ) -> Path:
@@ -47,6 +48,7 @@ def save(
         allow_nonfinite: keys of tensors that are meant to hold NaN or Inf, as masks do.
         stored: tensors that the file holds in few bits, by their names in the model's state.
         passes: what was done to the model beside rings.
+        original: shapes that tensors had before they were resized, by name.
         packed: entropy-code what is stored in few bits.
         sidecar: write the history of a small file beside it.
 
@@ -70,7 +72,14 @@ def save(
         told = {"reading": {"allowed_nonfinite": list(allow_nonfinite)}}
         lineage = (*lineage, Step(verb="save", command="", version=__version__, settings=told))
     artifact = to_artifact(
-        model, source=source, lineage=lineage, metrics=metrics, found=found, stored=stored, passes=passes
+        model,
+        source=source,
+        lineage=lineage,
+        metrics=metrics,
+        found=found,
+        stored=stored,
+        passes=passes,
+        original=original,
     )
     if not (artifact.header.weights or artifact.stored or passes):
         raise UsageError("nothing to save as an artifact: the model holds no ring layer; call compress_ first")
@@ -87,6 +96,7 @@ def to_artifact(
     found: Mapping[str, CompressedWeight] | None = None,
     stored: Mapping[str, Stored] | None = None,
     passes: tuple[PassRecord, ...] = (),
+    original: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Artifact:
     """Describe a live model as an artifact in memory; its tensors are the model's own.
 
@@ -98,6 +108,7 @@ def to_artifact(
         found: how the cores of a weight were found, by its key.
         stored: tensors that the file holds in few bits, by their names in the state.
         passes: what was done to it beside rings.
+        original: shapes that tensors had before they were resized, by name.
     """
     state = model.state_dict()
     header = Header(
@@ -108,6 +119,7 @@ def to_artifact(
         lineage=lineage,
         metrics=metrics or {},
         passes=passes,
+        original={name: tuple(shape) for name, shape in (original or {}).items()},
     )
     return Artifact(dict(state), header, stored=dict(stored or {}))
 

@@ -190,8 +190,8 @@ class PassRecord(_Strict):
 class Header(_Strict):
     """All that an artifact says about itself.
 
-    Version 2 adds `storage` (tensors in few bits, by key), `packed` (codec and bytes of each entropy-coded stream)
-    and `passes`.
+    Version 2 adds `storage` (tensors in few bits, by key), `packed` (codec and bytes of each entropy-coded stream),
+    `passes`, and `original` (the shape that a tensor had before a pass resized it, by key).
     """
 
     version: Literal[1, 2] = 1
@@ -204,6 +204,7 @@ class Header(_Strict):
     storage: dict[str, StorageRecord] = {}
     packed: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...] = ()
     passes: tuple[PassRecord, ...] = ()
+    original: dict[str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]] = {}
 
     def weight_plans(self) -> dict[str, WeightPlan]:
         """Return the structure of every compressed weight, by its key.
@@ -231,8 +232,8 @@ class Header(_Strict):
         Args:
             compact: leave out the history and every default, and compress what is left: for small files.
         """
-        new = bool(self.storage or self.packed or self.passes)
-        left_out = DETACHED if compact else set() if new else {"storage", "packed", "passes"}
+        new = bool(self.storage or self.packed or self.passes or self.original)
+        left_out = DETACHED if compact else set() if new else {"storage", "packed", "passes", "original"}
         lean = self.model_copy(update=_lean(self)) if compact else self
         values = lean.model_dump(mode="json", exclude=left_out, exclude_defaults=compact)
         values["version"] = VERSION if new else 1

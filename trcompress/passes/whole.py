@@ -45,6 +45,7 @@ class Whole:
         rows: what becomes of every tensor.
         passes: records for the file.
         stored: tensors that the file holds in few bits, by name.
+        original: shapes that tensors had before they were resized, by name.
         bytes_before: of a file of the network as it was.
         nbytes: of the file as it would be written.
         damage: at the outputs, on inputs held out.
@@ -60,6 +61,7 @@ class Whole:
     rows: tuple[Row, ...]
     passes: tuple[PassRecord, ...]
     stored: Mapping[str, Stored]
+    original: Mapping[str, tuple[int, ...]]
     bytes_before: int
     nbytes: int
     damage: float
@@ -82,6 +84,7 @@ class Whole:
             lineage=(self.step(),),
             stored=self.stored,
             passes=self.passes,
+            original=self.original,
             packed=self.packed,
             sidecar=sidecar,
         )
@@ -140,6 +143,7 @@ def whole_(
     work = model if in_place else deepcopy(model)
     size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
     inputs = divide(calibrate)
+    shapes = {name: tuple(value.shape) for name, value in work.state_dict().items()}
     damage = Damage(work, inputs.held_out, forward, outputs)
     before = size(work, {}, ())
     records: list[PassRecord] = []
@@ -166,6 +170,7 @@ def whole_(
         walk.rows,
         tuple(records),
         walk.stored,
+        resized_shapes(shapes, work),
         before,
         walk.nbytes,
         walk.damage,
@@ -193,6 +198,12 @@ def _folded(name: str, before: Any, after: Any) -> PassRecord:
     return PassRecord(kind="fold", name=name, before=f"{widths[0]} wide", after=f"{widths[1]} wide", damage=0.0)
 
 
+def resized_shapes(before: Mapping[str, tuple[int, ...]], model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that a network no longer has in that size, by name."""
+    now = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return {name: shape for name, shape in before.items() if now.get(name) != shape}
+
+
 def _saved_bytes(
     model: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], packed: bool
 ) -> int:
@@ -203,7 +214,10 @@ def _saved_bytes(
         "",
         0,
     )
-    artifact = to_artifact(model, stored=stored, passes=tuple(records), lineage=(step,) if records else ())
+    resized = {one.name: (1_000_000, 1_000_000) for one in records if one.kind != "rounding"}
+    original = {f"{name}.weight_ih_l0": shape for name, shape in resized.items()}
+    lineage = (step,) if records else ()
+    artifact = to_artifact(model, stored=stored, passes=tuple(records), lineage=lineage, original=original)
     artifact.packed = packed
     return file_bytes(artifact)
 

@@ -86,8 +86,16 @@ class RunnableFile:
             "shared": tuple(group for group in before.shared if _equal(group, tensors)),
             "lineage": (*before.lineage, step),
             "passes": (*before.passes, *(self._record(one) for one in records)),
+            "original": {**self._resized(tensors), **before.original},
         }
         return before.model_copy(update=changes)
+
+    def _resized(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the file's tensors that are not there any more in that size, rings' dense weights too."""
+        before = {key: tuple(one.shape) for key, one in self.base.tensors.items()}
+        return {
+            key: shape for key, shape in before.items() if key not in tensors or tuple(tensors[key].shape) != shape
+        }
 
     def _layer(self, layer: Layer, module: nn.Module) -> Layer:
         """A layer with the sizes that its module has now."""

@@ -202,11 +202,12 @@ def _time_stack(
         for batch in batches:
             for module in pair.values():
                 module.train(training)
-            x = torch.randn(batch, steps, pair["artifact"].input_size, device=_device(pair["artifact"]))
-            calls = {side: _call(module, x, training) for side, module in pair.items()}
-            runtime = onnx_calls(pair, x, torch.get_num_threads()) if onnx and not training else {}
-            ms = side_by_side(calls | runtime, x.device, seconds)
-            peaks = {side: peak_extra_bytes(call, x.device) for side, call in calls.items()}
+            place = _device(pair["artifact"])
+            xs = {side: torch.randn(batch, steps, one.input_size, device=place) for side, one in pair.items()}
+            calls = {side: _call(module, xs[side], training) for side, module in pair.items()}
+            runtime = onnx_calls(pair, xs, torch.get_num_threads()) if onnx and not training else {}
+            ms = side_by_side(calls | runtime, place, seconds)
+            peaks = {side: peak_extra_bytes(call, place) for side, call in calls.items()}
             yield (
                 Timing(
                     name,
@@ -216,12 +217,17 @@ def _time_stack(
                     ms["artifact"],
                     peaks["baseline"],
                     peaks["artifact"],
-                    dict(pair["artifact"].strategy.chosen),
+                    _forms(pair["artifact"]),
                     ms.get("baseline onnx"),
                     ms.get("artifact onnx"),
                 ),
                 0 if training else _kept_bytes(pair["artifact"]),
             )
+
+
+def _forms(module: Any) -> dict[str, str]:
+    """How each ring was evaluated; nothing for a layer without one."""
+    return dict(module.strategy.chosen) if hasattr(module, "strategy") else {}
 
 
 def _call(module: nn.Module, x: Tensor, training: bool) -> Callable[[], object]:

@@ -15,12 +15,14 @@ from trcompress.deploy.sequence import SequenceNetwork
 from trcompress.deploy.to_plain import to_plain
 
 
-def onnx_calls(modules: Mapping[str, nn.Module], x: Tensor, threads: int) -> dict[str, Callable[[], object]]:
+def onnx_calls(
+    modules: Mapping[str, nn.Module], xs: Mapping[str, Tensor], threads: int
+) -> dict[str, Callable[[], object]]:
     """Make a call of onnxruntime for each module.
 
     Args:
         modules: recurrent stacks by name, dense or ring; batch first.
-        x: (B, T, I), on the CPU.
+        xs: (B, T, I) for each, on the CPU.
         threads: of onnxruntime, as many as PyTorch has.
 
     Returns:
@@ -30,7 +32,7 @@ def onnx_calls(modules: Mapping[str, nn.Module], x: Tensor, threads: int) -> dic
         MissingExtraError: onnx or onnxruntime is not installed.
         UsageError: a layer that ONNX has no operator for.
     """
-    given = {"x": x.numpy(), "lengths": torch.full((len(x),), x.shape[1]).numpy()}
+    given = {name: {"x": x.numpy(), "lengths": torch.full((len(x),), x.shape[1]).numpy()} for name, x in xs.items()}
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, module in modules.items():
@@ -38,5 +40,5 @@ def onnx_calls(modules: Mapping[str, nn.Module], x: Tensor, threads: int) -> dic
             network = SequenceNetwork(None, [to_plain(module.eval())], None, "final")
             path.write_bytes(build_onnx(network).SerializeToString())
             session = onnx_session(str(path), threads)
-            calls[f"{name} onnx"] = lambda run=session.run: run(None, given)  # type: ignore[misc]
+            calls[f"{name} onnx"] = lambda run=session.run, fed=given[name]: run(None, fed)  # type: ignore[misc]
     return calls

@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def stacks(self) -> list[str]:
-        """Names of the recurrent stacks with a compressed weight."""
+        """Names of the recurrent stacks that are not the dense model's own."""
         return _compressed_stacks(self.compressed)
 
 
@@ -88,8 +88,12 @@ def _notes(compressed: ModelFile, artifact: Artifact, checkpoint: Checkpoint) ->
 
 
 def _compressed_stacks(file: ModelFile) -> list[str]:
-    keys = {name: [one.keys["weight_ih"] for one in layers] for name, layers in file.stacks.items()}
-    return [name for name, weights in keys.items() if any(key in file.plans for key in weights)]
+    """Stacks with a ring, with tensors in few bits, or of other sizes."""
+    touched = set(file.plans)
+    if file.artifact:
+        touched |= {*file.artifact.stored, *file.artifact.header.original}
+    keys = {name: {key for one in layers for key in one.keys.values()} for name, layers in file.stacks.items()}
+    return [name for name, own in keys.items() if own & touched]
 
 
 def _differences(name: str, compressed: ModelFile, dense: ModelFile) -> list[str]:
@@ -103,7 +107,10 @@ def _differences(name: str, compressed: ModelFile, dense: ModelFile) -> list[str
     ours, theirs = (_layers(file.stacks[name]) for file in (compressed, dense))
     faults = [f"{label}: layer {place} is missing" for place in ours if place not in theirs]
     faults += [f"{label}: layer {place} is not in the artifact" for place in theirs if place not in ours]
+    resized = compressed.artifact.header.original if compressed.artifact else {}
     for place in ours.keys() & theirs.keys():
+        if resized.keys() & set(ours[place].keys.values()):
+            continue  # a pass has changed its sizes
         pairs = {field: (getattr(ours[place], field), getattr(theirs[place], field)) for field in COMPARED}
         faults += [
             f"{label}: {field} of layer {place} is {there}, the artifact has {here}"

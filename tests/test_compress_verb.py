@@ -1,0 +1,135 @@
+"""`trcompress compress` and finetuning of few-bit artifacts, as typed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import run
+from safetensors.torch import save_file
+from torch import nn
+
+from trcompress import read_artifact
+from trcompress.artifact.storage import Stored
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dense classifier of sequences whose class is where their largest step lies, and its data."""
+    folder = tmp_path_factory.mktemp("task")
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 360)
+    x = rng.normal(0, 0.3, (360, 6, 40)).astype(np.float32)
+    x[np.arange(360), 2 * y] += rng.normal(0, 1, 40).astype(np.float32)
+    np.savez(folder / "data.npz", x_train=x[:280], y_train=y[:280], x_test=x[280:], y_test=y[280:])
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.LSTM(40, 32, batch_first=True), "fc": nn.Linear(32, 3)})
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        scores = model["fc"](model["rnn"](torch.from_numpy(x[:280]))[1][0][-1])
+        loss = nn.functional.cross_entropy(scores, torch.from_numpy(y[:280]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    save_file(model.state_dict(), folder / "dense.safetensors")
+    return folder / "dense.safetensors", folder / "data.npz"
+
+
+def accuracy(model: Path, data: Path) -> float:
+    return run("evaluate", str(model), "--data", str(data), "--format", "json").json["accuracy"]
+
+
+@pytest.mark.parametrize("more", [(), ("--pack",), ("--passes", "rounding")])
+def test_the_file_is_as_small_as_asked(task: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]) -> None:
+    dense, data = task
+    out = tmp_path / "small.safetensors"
+    words = ("compress", str(dense), "--target-size", "12KB", "--calibrate", str(data), "-o", str(out), *more)
+    found = run(*words, "--format", "json")
+    assert found.code == 0, found.stderr
+    assert found.json["file_bytes"] == out.stat().st_size <= 12_000
+    assert [one["nbytes"] for one in found.json["ladder"]][-1] <= 12_000
+    assert accuracy(out, data) >= accuracy(dense, data) - 0.05
+    shown = run("report", str(out), "--baseline", str(dense), "--format", "json")
+    assert shown.code == 0, shown.stderr
+
+
+def test_a_ratio_counts_every_byte_of_the_model(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    out = tmp_path / "small.safetensors"
+    found = run("compress", str(dense), "--target-ratio-model", "3", "--calibrate", str(data), "-o", str(out))
+    assert found.code == 0, found.stderr
+    tensors = sum(one.nbytes for one in read_artifact(out).tensors.values())
+    assert out.stat().st_size <= tensors / 3
+    assert "of the whole model" in found.stdout
+
+
+def test_fewer_units_are_trained_aware_of_the_rounding(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    out = tmp_path / "tiny.safetensors"
+    words = ("compress", str(dense), "--target-size", "4KB", "--calibrate", str(data), "--finetune", str(data))
+    found = run(*words, "--epochs", "6", "-o", str(out))
+    assert found.code == 0, found.stderr
+    artifact = read_artifact(out)
+    assert out.stat().st_size <= 4_000
+    assert artifact.header.layers[0].hidden_size < 32
+    assert accuracy(out, data) >= accuracy(dense, data) - 0.05
+
+
+def test_finetuning_keeps_the_storage_and_measures_what_it_writes(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    small, tuned = tmp_path / "small.safetensors", tmp_path / "tuned.safetensors"
+    run("compress", str(dense), "--target-size", "12KB", "--calibrate", str(data), "-o", str(small))
+    words = ("finetune", str(small), "--data", str(data), "--epochs", "2", "-o", str(tuned), "--format", "json")
+    found = run(*words)
+    assert found.code == 0, found.stderr
+    before, after = read_artifact(small), read_artifact(tuned)
+    assert {key: one.kind for key, one in after.stored.items()} == {k: one.kind for k, one in before.stored.items()}
+    assert found.json["metrics"]["accuracy_after"] == accuracy(tuned, data)
+    words = ("finetune", str(small), "--data", str(data), "--epochs", "1", "--rounding", "int4")
+    four = run(*words, "-o", str(tmp_path / "four.safetensors"))
+    assert four.code == 0, four.stderr
+    kinds = {
+        one.kind for key, one in read_artifact(tmp_path / "four.safetensors").stored.items() if "weight" in key
+    }
+    assert kinds == {"int4"}
+
+
+def test_faults_are_told_before_anything_is_written(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    out = tmp_path / "small.safetensors"
+    given = ("compress", str(dense), "--calibrate", str(data), "-o", str(out))
+    for words, message in (
+        ((), "--target-size or --target-ratio-model"),
+        (("--target-size", "0.9KB"), "the budget cannot be met"),
+        (("--target-size", "many"), "must be a size such as 500KB"),
+        (("--target-size", "9KB", "--passes", "magic"), "must be some of fold, rings, units, rounding"),
+    ):
+        found = run(*given, *words)
+        assert found.code == 2
+        assert message in " ".join(found.stderr.split())
+    assert not out.exists()
+
+
+def test_straight_through_moves_values_that_rounding_hides() -> None:
+    from trcompress.training.straight_through import StraightThrough
+
+    layer = nn.Linear(8, 4)
+    rounding = StraightThrough(layer, {"weight": "int4"})
+    own = layer.weight.detach().clone()
+    with rounding.step():
+        assert len(layer.weight.unique()) <= 16 * 4
+        layer(torch.ones(2, 8)).sum().backward()
+    assert torch.equal(layer.weight.detach(), own)
+    assert layer.weight.grad is not None
+    with rounding.as_stored() as stored:
+        assert torch.equal(layer.weight.detach(), Stored.of(own, "int4").expand())
+        assert torch.equal(stored["weight"].expand(), layer.weight.detach())
+
+
+def test_json_of_the_ladder_is_whole(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    words = ("compress", dense, "--target-size", "12KB", "--calibrate", data, "-o", tmp_path / "o")
+    found = run(*words, "--format", "json")
+    document = json.loads(found.stdout)
+    assert {"ladder", "tensors", "damage", "measure", "structure", "passes", "file_bytes"} <= set(document)
