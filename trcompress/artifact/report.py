@@ -170,7 +170,7 @@ def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against |
 
 def _ratio(tensors: Sequence[TensorReport], plans: dict[str, WeightPlan]) -> float:
     """Eq. 7 of the compressed weights together; 1 where there is none."""
-    pairs = [(one.parameters_before, one.parameters_after) for one in tensors if one.name in plans]
+    pairs = [(one.before, one.after) for one in tensors if one.name in plans]
     before, after = (sum(side) for side in zip(*pairs, strict=True)) if pairs else (1, 1)
     return before / after
 
