@@ -17,7 +17,7 @@ LARGE = 1 << 21
 
 
 def open_tt_svd(tensor: Tensor, modes: Sequence[int], ranks: Sequence[int]) -> list[Tensor]:
-    """Split a merged chain into cores by successive truncated SVDs (Oseledets 2011; TensorLy's TT-SVD).
+    """Split a merged chain into cores by successive truncated SVDs (Oseledets 2011, TT-SVD).
 
     Args:
         tensor: (a, prod(modes), b).
@@ -31,16 +31,15 @@ def open_tt_svd(tensor: Tensor, modes: Sequence[int], ranks: Sequence[int]) -> l
         >>> [tuple(core.shape) for core in open_tt_svd(torch.ones(2, 12, 3), (4, 3), (2, 5, 3))]
         [(2, 4, 5), (5, 3, 3)]
     """
-    import tensorly as tl  # not at the top: it takes a second
-    from tensorly.decomposition import tensor_train
-
     a, _, b = tensor.shape
     if len(modes) == 1:
         return [tensor]
-    sizes = [a * modes[0], *modes[1:-1], modes[-1] * b]
-    with tl.backend_context("pytorch"):
-        found = tensor_train(tensor.reshape(sizes), [1, *ranks[1:-1], 1], svd=_leading).factors
-    cores = [found[0].reshape(a, modes[0], -1), *found[1:-1], found[-1].reshape(-1, modes[-1], b)]
+    cores, rest, left = [], tensor, a
+    for mode, rank in zip(modes[:-1], ranks[1:-1], strict=True):
+        u, s, vh = _leading(rest.reshape(left * mode, -1), rank)
+        cores.append(u.reshape(left, mode, -1))
+        rest, left = s.unsqueeze(1) * vh, u.shape[1]  # (left, remaining modes * b)
+    cores.append(rest.reshape(left, modes[-1], b))
     return [pad_core(core, r, q) for core, r, q in zip(cores, ranks[:-1], ranks[1:], strict=True)]
 
 
@@ -62,12 +61,13 @@ def pad_core(core: Tensor, left: int, right: int) -> Tensor:
     return torch.nn.functional.pad(core, (0, right - core.shape[2], 0, 0, 0, left - core.shape[0]))
 
 
-def _leading(matrix: Tensor, n_eigenvecs: int | None = None, **_: object) -> tuple[Tensor, Tensor, Tensor]:
+def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` leading singular vectors and values, or all where there are fewer."""
     rows, columns = matrix.shape
     if columns < WIDE * rows or matrix.numel() < LARGE:
         u, s, vh = svd(matrix)
-        return u[:, :n_eigenvecs], s[:n_eigenvecs], vh[:n_eigenvecs]
-    u = eigh(matrix @ matrix.t())[1].flip(-1)[:, :n_eigenvecs]
+        return u[:, :count], s[:count], vh[:count]
+    u = eigh(matrix @ matrix.t())[1].flip(-1)[:, :count]
     vh = u.t() @ matrix
     s = torch.linalg.vector_norm(vh, dim=1)
     return u, s, vh.div_(torch.where(s > 0, s, torch.ones_like(s)).unsqueeze(1))
