@@ -52,7 +52,7 @@ def _print_layers(found: Inspection) -> None:
         rows.append(
             [
                 layer.weight,
-                f"{layer.kind}{' cell' if layer.cell else ''} {layer.layer} {layer.direction}",
+                f"{layer.kind}{' cell' if layer.cell else ''}",
                 f"{count(layer.input_size)} -> {count(layer.hidden_size)}{projected}",
                 layer.dtype,
                 count(layer.weight_parameters),
@@ -60,7 +60,7 @@ def _print_layers(found: Inspection) -> None:
                 f"{layer.share:.1%}",
             ]
         )
-    columns = ["weight", "layer", "sizes", "dtype", ">W_ih", ">total", ">share"]
+    columns = ["!weight", "kind", ">sizes", "dtype", ">W_ih", ">layer", ">share"]
     out.print(make_table(columns, rows, title="recurrent layers"))
     for sentence in dict.fromkeys(layer.decided_by for layer in found.layers):
         say(f"kind: {sentence}")

@@ -43,7 +43,7 @@ def print_reports(reports: Sequence[Report], front: Sequence[Mapping[str, Any]])
         best = any(one["name"] == report.artifact and one["best"] for one in front)
         ratios = [spell(report.bytes_ratio, "ratio"), ratio(report.compression_ratio)]
         rows.append([report.artifact, size(bytes_after), *ratios, *accuracies, "*" if best else ""])
-    columns = ["artifact", ">on disk", ">file", ">Eq. 7", ">dense", ">accuracy", ""]
+    columns = ["!artifact", ">on disk", ">file", ">Eq. 7", ">dense", ">accuracy", ""]
     out.print(make_table(columns, rows))
     if front:
         out.print("* nothing here is both smaller and as accurate")
@@ -157,7 +157,7 @@ def _print_matrices(weights: Sequence[WeightReport]) -> None:
         ]
         for one in weights[:MOST_MATRICES]
     ]
-    out.print(make_table(["matrix", "shape", ">Eq. 7", ">error", ">bound"], rows))
+    out.print(make_table(["!matrix", "shape", ">Eq. 7", ">error", ">bound"], rows))
     if len(weights) > MOST_MATRICES:
         out.print(f"and {len(weights) - MOST_MATRICES} more: -v lists all", markup=False)
 
@@ -169,7 +169,7 @@ def _print_tensors(report: Report) -> None:
     ]
     out.print(
         make_table(
-            ["tensor", ">values", ">after", ">bytes", ">after"], rows, title="parameters and bytes by tensor"
+            ["!tensor", ">values", ">after", ">bytes", ">after"], rows, title="parameters and bytes by tensor"
         )
     )
 

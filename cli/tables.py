@@ -21,8 +21,8 @@ def make_table(
     """Build a table of plain texts.
 
     Args:
-        columns: heads; one that begins with `>` is of figures, aligned right; one with `!` is of names to copy,
-            which are folded last.
+        columns: heads; one that begins with `>` is of figures, aligned right; one with `!` is of names to copy.
+            Both stay in one piece wherever the width allows it.
         rows: cells; a `Text` keeps its style, all else is shown as it is, control characters spelled out.
         title: above the table.
         caption: below it.
@@ -50,7 +50,7 @@ def make_table(
             Text(visible(column.removeprefix(mark))),
             justify="right" if mark == ">" else "left",
             overflow="fold",
-            no_wrap=mark == "!" or (mark == ">" and whole),
+            no_wrap=bool(mark) and whole,
         )
     for row in cells:
         table.add_row(*row)

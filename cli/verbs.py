@@ -15,5 +15,6 @@ VERBS = {
     "data": ("trcompress.cli.data", "Make and extract data sets."),
     "reproduce": ("trcompress.cli.reproduce", "Reproduce one row of the paper's tables and figures."),
     "recipe": ("trcompress.cli.recipe", "Show, check and copy the recipes."),
+    "doctor": ("trcompress.cli.doctor", "Tell what is installed here, and whether it works."),
     "demo": ("trcompress.cli.demo", "Run the whole way once, on data that ships with trcompress."),
 }
