@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trcompress.model.kinds import TWO_STATES
+
 
 def each(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Apply `change` to the state, or to both halves of an LSTM's; an omitted one stays omitted."""
@@ -56,7 +58,7 @@ def initial_state(layer: Any, batch: int, hx: Any, batched: bool) -> Any:
         return None
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     sizes = (rows, batch, layer.hidden_size)
-    states = tuple(hx) if layer.mode == "LSTM" else (hx,)
+    states = tuple(hx) if layer.mode in TWO_STATES else (hx,)
     dims = 3 if batched else 2
     if any(state.dim() != dims for state in states):
         got = ", ".join(f"{state.dim()}-D" for state in states)
@@ -66,4 +68,4 @@ def initial_state(layer: Any, batch: int, hx: Any, batched: bool) -> Any:
     for state, want in zip(states, wanted, strict=False):
         if state.shape != want:
             raise RuntimeError(f"the initial state must have size {want}: got {tuple(state.shape)}")
-    return states if layer.mode == "LSTM" else states[0]
+    return states if layer.mode in TWO_STATES else states[0]

@@ -8,18 +8,11 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
-SEQUENCE: dict[str, Callable[..., Any]] = {
-    "LSTM": _VF.lstm,
-    "GRU": _VF.gru,
-    "RNN_TANH": _VF.rnn_tanh,
-    "RNN_RELU": _VF.rnn_relu,
-}
-CELL: dict[str, Callable[..., Any]] = {
-    "LSTM": _VF.lstm_cell,
-    "GRU": _VF.gru_cell,
-    "RNN_TANH": _VF.rnn_tanh_cell,
-    "RNN_RELU": _VF.rnn_relu_cell,
-}
+from trcompress.model.kinds import KINDS, TWO_STATES
+
+MODES = [mode for kind in KINDS.values() for mode in kind.modes]
+SEQUENCE: dict[str, Callable[..., Any]] = {mode: getattr(_VF, mode.lower()) for mode in MODES}
+CELL: dict[str, Callable[..., Any]] = {mode: getattr(_VF, f"{mode.lower()}_cell") for mode in MODES}
 
 
 def run(
@@ -57,7 +50,7 @@ def run(
 def zero_state(mode: str, sizes: tuple[int, int, int], proj_size: int, like: Tensor) -> Any:
     """Return zeros for an omitted initial state: (layers * directions, B, H), with the projected size for h."""
     cell = torch.zeros(sizes, dtype=like.dtype, device=like.device)
-    if mode != "LSTM":
+    if mode not in TWO_STATES:
         return cell
     hidden = torch.zeros((*sizes[:2], proj_size), dtype=like.dtype, device=like.device) if proj_size else cell
     return hidden, cell

@@ -55,6 +55,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 """Every kind of recurrent layer. What differs between kinds is read here, nowhere else."""
 
 
+TWO_STATES = frozenset(mode for kind in KINDS.values() if kind.states == 2 for mode in kind.modes)
+"""The modes of torch.nn modules that take and give a pair of states."""
+
+
 def kind_of_mode(mode: str) -> Kind:
     """Find the kind of a torch.nn module by its `mode`, as in `RNN_RELU`.
 
