@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
+    from trcompress.model.plan import ResolvedPlan
     from trcompress.passes.decompose import PlanChoice
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -90,10 +91,9 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(*dense.files, checkpoint, given["calibrate"]))
     chosen = choose_plan(dense, given)
-    weights, skipped = _resolve(chosen.plan, dense)
-    _echo_plan(weights, skipped, chosen.notes)
+    _echo_plan(chosen.plan, chosen.notes)
     if given["dry_run"]:
-        _print_dry_run(weights, out, given["format_"])
+        _print_dry_run(chosen.plan.weights, out, given["format_"])
     else:
         _run(dense, chosen, out, given)
 
@@ -145,20 +145,13 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
     return Plan(tuple(Rule.parse(s, r, layer=name, gates=gates) for s, r, name in zip(*spread, strict=True)))
 
 
-def _resolve(plan: Any, dense: Any) -> tuple[Any, Any]:
-    from trcompress.decomposition.weight import distinct_matrices
-
-    matrices = distinct_matrices(dense).matrices
-    return plan.resolve(matrices), plan.skipped(matrices)
-
-
-def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
+def _echo_plan(plan: ResolvedPlan, notes: Sequence[str]) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import remark
     from trcompress.model.grammar import format_shape
     from trcompress.util.figures import count, ratio
 
-    for weight in weights:
+    for weight in plan.weights:
         structure = weight.structure
         rings = f"{weight.copies} rings of " if weight.copies > 1 else ""
         remark(
@@ -170,7 +163,7 @@ def _echo_plan(weights: Any, skipped: Any, notes: Any) -> None:
             remark(f"{weight.name}: {note}")
     for note in notes:
         remark(note)
-    for matrix, reason in skipped:
+    for matrix, reason in plan.skipped:
         remark(f"{matrix.key} stays dense: {reason}")
 
 

@@ -23,8 +23,7 @@ COURTROOM = {
 
 def sources() -> dict[str, ast.Module]:
     paths = [path for top in ("trcompress", "cli") for path in (ROOT / top).rglob("*.py")]
-    found = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sorted(paths)}
-    return {path: tree for path, tree in found.items() if not path.startswith("trcompress/calibration/")}
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sorted(paths)}
 
 
 SOURCES = sources()

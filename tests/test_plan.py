@@ -111,7 +111,7 @@ def test_one_shape_takes_all_it_fits_and_names_the_rest():
     matrices = [lstm("a.weight_ih_l0", 40, 32), lstm("a.weight_ih_l1", 32, 32), lstm("b.weight_ih_l0", 40, 32)]
     plan = Plan.of("8x5:8x4", "3")
     assert [weight.name for weight in plan.resolve(matrices)] == ["a.weight_ih_l0", "b.weight_ih_l0"]
-    ((skipped, reason),) = plan.skipped(matrices)
+    ((skipped, reason),) = plan.against(matrices).skipped
     assert skipped.key == "a.weight_ih_l1"
     assert "padding" in reason
 
@@ -163,3 +163,12 @@ def test_a_rank_that_is_no_number_is_named(ranks):
 def test_modes_that_are_no_two_sides_are_named(shape):
     with pytest.raises(ShapeError, match="`shape` is INPUT:OUTPUT"):
         Plan.of(shape, 2)
+
+
+def test_a_resolved_plan_is_carried_out_as_it_is_and_on_its_network_alone():
+    matrices = [lstm("a.weight_ih_l0", 40, 32), lstm("b.weight_ih_l0", 48, 32)]
+    resolved = Plan.of("8x5:8x4", 3).against(matrices)
+    assert [matrix.key for matrix, _ in resolved.skipped] == ["b.weight_ih_l0"]
+    assert resolved.resolve(matrices) is resolved.weights
+    with pytest.raises(UsageError, match=r"for another network: this one has no a.weight_ih_l0"):
+        resolved.resolve(matrices[1:])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.refine import Refined, refine
-from trcompress.calibration.select import Candidate, Choice, choose, joint_distance, settle
+from trcompress.calibration.select import Candidate, Choice, choose, choose_jointly, joint_distance
 from trcompress.calibration.solve import plain_error
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight
@@ -107,7 +107,7 @@ def _finish(
 ) -> Calibrated:
     """Check the choices together, refine them if asked, and collect."""
     plain = joint_distance(live, [choice.plain for choice in choices])
-    choices, joint = settle(choices, lambda chosen: joint_distance(live, chosen))
+    choices, joint = choose_jointly(choices, lambda chosen: joint_distance(live, chosen))
     recording = live.recording
     facts: dict[str, Any] = {
         "batches_fitted": len(recording.fitted),

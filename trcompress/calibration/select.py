@@ -168,7 +168,9 @@ def rank(tried: Sequence[Candidate], least: float) -> list[Candidate]:
     return sorted(found, key=lambda one: (max(one.score, EXACT), one.bias is not None, one.score))
 
 
-def settle(choices: Sequence[Choice], joint: Callable[[Sequence[Candidate]], float]) -> tuple[list[Choice], float]:
+def choose_jointly(
+    choices: Sequence[Choice], joint: Callable[[Sequence[Candidate]], float]
+) -> tuple[list[Choice], float]:
     """Let the choices for single weights answer to each other: what is best alone need not be best together.
 
     Args:

@@ -162,6 +162,30 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class ResolvedPlan:
+    """A plan matched against the weights of a network: made once, carried out as it is.
+
+    Args:
+        weights: the structure of every weight that a rule takes.
+        skipped: the weights that stay dense, each with the reason.
+    """
+
+    weights: tuple[WeightPlan, ...]
+    skipped: tuple[tuple[Matrix, str], ...] = ()
+
+    def resolve(self, matrices: Sequence[Matrix]) -> tuple[WeightPlan, ...]:
+        """Return the weights as they were resolved.
+
+        Raises:
+            UsageError: one of them is not among the matrices.
+        """
+        known = set(matrices)
+        if strange := [weight.name for weight in self.weights if weight.matrix not in known]:
+            raise UsageError(f"the plan was resolved for another network: this one has no {', '.join(strange)}")
+        return self.weights
+
+
+@dataclass(frozen=True)
 class Plan:
     """Rules in order; the first rule whose glob matches a weight takes it.
 
@@ -193,17 +217,19 @@ class Plan:
             ShapeError: a rule's modes cannot hold a weight that its glob names, or fit no weight at all; ranks are
                 above what a bond can carry, and the rule is `exact`.
         """
+        return self.against(matrices, as_given=as_given).weights
+
+    def against(self, matrices: Sequence[Matrix], *, as_given: bool = False) -> ResolvedPlan:
+        """Match the rules against the weights of a network, and say why the others stay dense; see `resolve`."""
         taken: dict[str, WeightPlan] = {}
         for rule in self.rules:
             free = [matrix for matrix in matrices if matrix.key not in taken]
             found = [rule.resolve(matrix) for matrix in _choose(rule, free, matrices)]
             taken |= {one.name: one if as_given else rule.carried(one) for one in found}
-        return tuple(taken[matrix.key] for matrix in matrices if matrix.key in taken)
-
-    def skipped(self, matrices: Sequence[Matrix]) -> tuple[tuple[Matrix, str], ...]:
-        """List the weights that stay dense, each with the reason."""
-        chosen = {weight.name for weight in self.resolve(matrices)}
-        return tuple((matrix, self._reason(matrix)) for matrix in matrices if matrix.key not in chosen)
+        return ResolvedPlan(
+            tuple(taken[matrix.key] for matrix in matrices if matrix.key in taken),
+            tuple((matrix, self._reason(matrix)) for matrix in matrices if matrix.key not in taken),
+        )
 
     def _reason(self, matrix: Matrix) -> str:
         open_rules = [rule for rule in self.rules if rule.layer is None]

@@ -24,14 +24,14 @@ from trcompress.decomposition.weight import (
 from trcompress.errors import OutputFileError, UsageError
 from trcompress.formats import TensorRing
 from trcompress.model.header import Header, SourceFile, Step, Weight
-from trcompress.model.plan import Plan, Rule
+from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__
 
 
 def decompose_checkpoint(
     checkpoint: str | Path | Checkpoint,
-    plan: Plan,
+    plan: Plan | ResolvedPlan,
     *,
     init: str = "tr-als",
     seed: int = 0,
@@ -82,7 +82,7 @@ def decompose_checkpoint(
     return assemble(checkpoint, found, step, dtype=dtype)
 
 
-def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Plan:
+def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> ResolvedPlan:
     """Give the rings of a plan the smallest ranks whose TR-SVD stays within a relative error.
 
     Args:
@@ -97,14 +97,14 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Pla
 
     if not 0 < max_error < 1:
         raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
-    rules = []
-    for weight in plan.resolve(distinct_matrices(checkpoint).matrices):
+    resolved, found = plan.against(distinct_matrices(checkpoint).matrices), []
+    for weight in resolved.weights:
         modes = weight.structure.in_modes, weight.structure.out_modes
         matrices = gate_sources(weight, weight_source(checkpoint, weight.matrix))
         rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
         ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
-        rules.append(Rule.of(replace(weight, structure=TensorRing(*modes, ranks))))
-    return Plan(tuple(rules))
+        found.append(replace(weight, structure=TensorRing(*modes, ranks)))
+    return replace(resolved, weights=tuple(found))
 
 
 def assemble(

@@ -13,7 +13,7 @@ from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight, tensor_source
 from trcompress.errors import UsageError
 from trcompress.model.matrix import Matrix
-from trcompress.model.plan import Plan
+from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.batches import Forward
 from trcompress.network.outputs import Outputs, Select
@@ -107,7 +107,7 @@ def search_plan(
 
 def budgeted(
     model: nn.Module,
-    plan: Plan | NetworkSearch,
+    plan: Plan | ResolvedPlan | NetworkSearch,
     *,
     calibrate_on: Iterable[Any] | None = None,
     refine: int = 0,

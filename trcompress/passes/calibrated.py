@@ -14,7 +14,7 @@ from trcompress.calibration.file_network import file_network
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.weight import distinct_matrices, weight_source
 from trcompress.model.header import Step
-from trcompress.model.plan import Plan
+from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.network.calibration_data import CalibrationData
 from trcompress.passes.assemble import assemble
 from trcompress.version import __version__
@@ -22,7 +22,7 @@ from trcompress.version import __version__
 
 def decompose_calibrated(
     checkpoint: str | Path | Checkpoint,
-    plan: Plan,
+    plan: Plan | ResolvedPlan,
     data: str | Path | CalibrationData,
     *,
     seed: int = 0,

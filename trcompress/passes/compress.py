@@ -109,9 +109,11 @@ def compress_(
         plan = search_plan(model, **goals, **how, **data, calibrate=batches)  # type: ignore[arg-type]
     elif given := [name for name, value in goals.items() if value is not None]:
         raise UsageError(f"a plan and `{given[0]}` both set the size of the rings: give one of them")
-    found = budgeted(model, plan, calibrate_on=batches, refine=refine, **data, init=init, device=device)
     rules = plan.plan if isinstance(plan, NetworkSearch) else plan
-    skipped = tuple((matrix.key, reason) for matrix, reason in rules.skipped(live.matrices))
+    resolved = rules.against(live.matrices)
+    carried = plan if isinstance(plan, NetworkSearch) else resolved
+    found = budgeted(model, carried, calibrate_on=batches, refine=refine, **data, init=init, device=device)
+    skipped = tuple((matrix.key, reason) for matrix, reason in resolved.skipped)
     _warn(live.left)
     if any(rule.layer is None for rule in rules.rules):  # otherwise the plan names what it is for
         _warn(skipped)

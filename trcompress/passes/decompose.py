@@ -15,8 +15,9 @@ from trcompress.artifact.file import Artifact
 from trcompress.artifact.write import write_artifact
 from trcompress.calibration import LiveNetwork
 from trcompress.checkpoint import Checkpoint, read_checkpoint
+from trcompress.decomposition.weight import distinct_matrices
 from trcompress.errors import UsageError
-from trcompress.model.plan import Plan
+from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.passes.assemble import check_errors, decompose_checkpoint, ranks_for_error
 from trcompress.passes.calibrated import decompose_calibrated
 from trcompress.search.plan import plan as search_plan
@@ -29,13 +30,13 @@ class PlanChoice:
     """A plan, and what a search for it left behind.
 
     Args:
-        plan: which weights, and their rings.
+        plan: which weights, and their rings, resolved for this checkpoint.
         warm_starts: cores to begin from, by weight.
         notes: what was decided, in words.
         live: the network on its calibration data, where the search ran it.
     """
 
-    plan: Plan
+    plan: ResolvedPlan
     warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None
     notes: tuple[str, ...] = ()
     live: LiveNetwork | None = None
@@ -173,7 +174,7 @@ def choose(
             return PlanChoice(ranks_for_error(checkpoint, plan, max_error))
         if given:
             raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
-        return PlanChoice(plan)
+        return PlanChoice(plan.against(distinct_matrices(checkpoint).matrices))
     if not given:
         raise UsageError(
             "decompose needs `shape` and `ranks` (a plan), or a goal such as `target_ratio=25`; "
@@ -193,7 +194,8 @@ def choose(
         per_weight=per_weight,
         progress=progress,
     )
-    return PlanChoice(found.plan, {one.matrix.key: one.cores for one in found.weights}, found.notes, found.live)
+    resolved = found.plan.against(distinct_matrices(checkpoint).matrices)
+    return PlanChoice(resolved, {one.matrix.key: one.cores for one in found.weights}, found.notes, found.live)
 
 
 def check_data(calibrate: str | Path | None, refine: int, init: str) -> None:

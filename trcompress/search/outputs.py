@@ -23,7 +23,7 @@ SWEEPS = 100
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRows:
     """A weight after measuring.
 
     Args:
@@ -45,7 +45,7 @@ def measure_rows(
     *,
     keep_choice: bool = False,
     progress: Progress | None = None,
-) -> Measured:
+) -> MeasuredRows:
     """Order the rows of one weight by the distance of the outputs, all other weights dense.
 
     Args:
@@ -75,10 +75,10 @@ def measure_rows(
     svds = [(row, one) for row, one in known if row.is_svd]
     largest = max(svds, key=lambda pair: pair[0].weight.parameters)[1] if svds else None
     kept = found.cores if chosen.rule == found.chosen.rule else None
-    return Measured(replace(found, rows=(*rows, *rest), chosen=chosen, cores=kept), largest, candidate)
+    return MeasuredRows(replace(found, rows=(*rows, *rest), chosen=chosen, cores=kept), largest, candidate)
 
 
-def settle_rows(live: LiveNetwork, measured: Sequence[Measured]) -> list[WeightSearch]:
+def choose_rows(live: LiveNetwork, measured: Sequence[MeasuredRows]) -> list[WeightSearch]:
     """Keep rings that do better alone only where they do better together than the truncated SVDs."""
     rings = [one for one in measured if not one.search.chosen.is_svd]
     if not rings:
@@ -90,7 +90,7 @@ def settle_rows(live: LiveNetwork, measured: Sequence[Measured]) -> list[WeightS
     return [_with_svd(one) for one in measured]
 
 
-def _with_svd(one: Measured) -> WeightSearch:
+def _with_svd(one: MeasuredRows) -> WeightSearch:
     if one.svd is None:
         return one.search
     row = next(row for row in one.search.rows if row.weight == one.svd.found.plan)

@@ -14,7 +14,7 @@ from trcompress.search.allocation import allocate, equal_ranks, first_layer_warn
 from trcompress.search.effort import Effort, effort_of
 from trcompress.search.goal import Goal
 from trcompress.search.network_search import NetworkSearch
-from trcompress.search.outputs import Measured, measure_rows, settle_rows
+from trcompress.search.outputs import MeasuredRows, choose_rows, measure_rows
 from trcompress.search.weight_search import WeightSearch, search_weight
 from trcompress.util.progress import Progress, part_of
 
@@ -69,7 +69,7 @@ def search_weights(
             progress=tell,
         )
         found.append(_measured(live, one, source, work, goal, tell))
-    searches = _settled(live, found)
+    searches = _chosen_jointly(live, found)
     measure = "" if live is None else live.recording.outputs.measure
     return NetworkSearch(Path(), 0, searches, division.notes, division.dense, measure, live)
 
@@ -81,18 +81,20 @@ def _measured(
     effort: Effort,
     goal: Goal,
     progress: Progress | None,
-) -> WeightSearch | Measured:
+) -> WeightSearch | MeasuredRows:
     if live is None or not live.feeds(one.matrix.key):
         return one
     keep = goal.max_error is not None
     return measure_rows(live, one, source, effort.rings, keep_choice=keep, progress=progress)
 
 
-def _settled(live: LiveNetwork | None, found: Sequence[WeightSearch | Measured]) -> tuple[WeightSearch, ...]:
-    measured = [one for one in found if isinstance(one, Measured)]
+def _chosen_jointly(
+    live: LiveNetwork | None, found: Sequence[WeightSearch | MeasuredRows]
+) -> tuple[WeightSearch, ...]:
+    measured = [one for one in found if isinstance(one, MeasuredRows)]
     if live is None or not measured:
         return tuple(one for one in found if isinstance(one, WeightSearch))
-    after = {one.matrix.key: one for one in settle_rows(live, measured)}
+    after = {one.matrix.key: one for one in choose_rows(live, measured)}
     return tuple(one if isinstance(one, WeightSearch) else after[one.search.matrix.key] for one in found)
 
 
