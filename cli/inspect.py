@@ -68,6 +68,7 @@ def _print_layers(found: Inspection) -> None:
 
 def _print_rest(found: Inspection) -> None:
     from trcompress.cli.console import out, say
+    from trcompress.cli.wording import as_options
     from trcompress.util.figures import count
 
     largest = ", ".join(f"{one.name} {tuple(one.shape)}" for one in found.largest_other)
@@ -88,6 +89,11 @@ def _print_rest(found: Inspection) -> None:
         out.print(f"tied: {' = '.join(group)}", markup=False)
     for note in found.notes:
         say(f"note: {note}")
+    if found.obstacles:
+        out.print("\nbefore it can be compressed:", markup=False)
+        for text in found.obstacles:
+            out.print(f"  {as_options(text, 'decompose')}", markup=False)
+        return
     out.print(f"\ntry:\n  {plan_line(found.path, found.suggested_ratio)}", markup=False)
 
 

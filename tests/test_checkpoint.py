@@ -716,7 +716,7 @@ def test_the_suggested_ratio_leaves_every_layer_half_of_what_it_sees(sizes, laye
     save_file(state, tmp_path / "model.safetensors")
     ratio = inspect(tmp_path / "model.safetensors").suggested_ratio
     shapes = [tensor.shape for key, tensor in state.items() if "weight_ih" in key]
-    budget = sum(rows * columns for rows, columns in shapes) / ratio
+    budget = int(sum(rows * columns for rows, columns in shapes) / ratio)
 
     def kept(rank):
         return sum(min(rows * columns, rank * (rows + columns)) for rows, columns in shapes)

@@ -177,6 +177,9 @@ def test_a_tensor_that_cannot_arrive_stops_decompose(kind, saved, tmp_path):
     shown = run("inspect", path)
     assert shown.code == 0
     assert "cannot be kept in an artifact: odd.one" in shown.stdout
+    assert "before it can be compressed:" in shown.stdout
+    assert "--drop 'odd.one'" in shown.stdout
+    assert "try:" not in shown.stdout
     assert run("decompose", path, *RINGS, "-o", out, "--drop", "odd.*").code == 0
     told = run("report", out, "--format", "json").json
     assert told["lineage"][0]["settings"]["reading"]["dropped"] == ["odd.one"]

@@ -178,10 +178,29 @@ class Checkpoint:
         """Make sure that compressing this gives the user's network, all of it, in numbers.
 
         Raises:
-            InputFileError: see `refuse_unknown` and `refuse_incomplete`; or a tensor holds NaN or Inf.
+            InputFileError: see `refuse_unknown`, `refuse_incomplete` and `refuse_nonfinite`.
         """
         self.refuse_unknown()
         self.refuse_incomplete()
+        self.refuse_nonfinite()
+
+    @cached_property
+    def obstacles(self) -> tuple[str, ...]:
+        """What `check_compressible` would say, all of it; empty where nothing stands in the way."""
+        found = []
+        for check in (self.refuse_unknown, self.refuse_incomplete, self.refuse_nonfinite):
+            try:
+                check()
+            except InputFileError as error:
+                found.append(str(error))
+        return tuple(found)
+
+    def refuse_nonfinite(self) -> None:
+        """Stop before values that are no numbers are written.
+
+        Raises:
+            InputFileError: names the tensors and counts the values.
+        """
         bad = {key: count for key, count in self.nonfinite.items() if key not in self.allowed_nonfinite}
         if bad:
             shown = ", ".join(f"{key!r} {count:,}" for key, count in list(bad.items())[:5])

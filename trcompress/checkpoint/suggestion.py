@@ -30,4 +30,7 @@ def suggested_ratio(layers: Sequence[Layer]) -> float:
     rank = max(ceil(ROOM * min(inputs, hidden)) for inputs, hidden, _ in sizes)
     dense = sum(inputs * outputs for inputs, _, outputs in sizes)
     kept = sum(min(inputs * outputs, rank * (inputs + outputs)) for inputs, _, outputs in sizes)
-    return max(1.1, min(LARGEST, floor(10 * dense / kept) / 10))
+    ratio = min(LARGEST, floor(10 * dense / kept) / 10)
+    while int(dense / ratio) < kept and ratio > 1.1:  # 81 / 2.7 is just below 30
+        ratio = round(ratio - 0.1, 1)
+    return max(1.1, ratio)

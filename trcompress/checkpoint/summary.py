@@ -76,6 +76,7 @@ class Inspection:
         unreadable: tensors that no artifact can hold -> what they are.
         unknown: stack -> tensors in the layer's own module that its kind cannot use.
         nonfinite: tensors that hold NaN or Inf -> how many.
+        obstacles: why it cannot be compressed as it is, each with the way out; empty where it can.
         notes: wrappers stripped, weights folded, which model was picked.
         suggested_ratio: a goal for `plan` that keeps the network alive.
     """
@@ -94,6 +95,7 @@ class Inspection:
     unreadable: Mapping[str, str]
     unknown: Mapping[str, tuple[str, ...]]
     nonfinite: Mapping[str, int]
+    obstacles: tuple[str, ...]
     notes: tuple[str, ...]
     suggested_ratio: float
 
@@ -144,6 +146,7 @@ def inspect(source: str | Path | Checkpoint, *, kind: str | None = None) -> Insp
         unreadable=checkpoint.lost,
         unknown=dict(checkpoint.unknown),
         nonfinite=dict(checkpoint.nonfinite),
+        obstacles=checkpoint.obstacles,
         notes=checkpoint.notes,
         suggested_ratio=suggested_ratio(checkpoint.layers),
     )
