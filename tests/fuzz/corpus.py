@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -12,6 +13,10 @@ import torch
 from command import run
 from safetensors.torch import save_file
 from torch import nn
+
+from trcompress.artifact.file import read_artifact
+from trcompress.artifact.storage import Stored
+from trcompress.artifact.write import write_artifact
 
 SHAPE = ("--shape", "2x2:3", "--ranks", "1")
 
@@ -49,6 +54,8 @@ def _checkpoints(folder: Path) -> None:
     torch.save(Net(nn.GRU, bidirectional=True), folder / "module.pt")
     torch.jit.script(Net()).save(str(folder / "script.pt"))
     save_file({key: value.clone() for key, value in state.items()}, folder / "plain.safetensors")
+    arrays = {key: value.numpy() for key, value in Net(nn.RNN).state_dict().items()}
+    (folder / "arrays.pkl").write_bytes(pickle.dumps({"weights": arrays, "epoch": 3}))
     np.savez(folder / "arrays.npz", **{key: value.numpy() for key, value in Net(nn.GRU).state_dict().items()})
 
 
@@ -61,6 +68,11 @@ def _artifacts(folder: Path) -> None:
     }.items():
         done = run("decompose", dense, *SHAPE, *more, "-o", out / f"{name}.safetensors")
         assert done.code == 0, done.stderr
+    for kind in ("int8", "int4"):
+        ring = read_artifact(out / "ring.safetensors")
+        ring.stored = {key: Stored.of(tensor, kind) for key, tensor in ring.tensors.items() if tensor.dim() == 2}
+        ring.packed = kind == "int4"
+        write_artifact(out / f"{kind}.safetensors", ring)
 
 
 def _indexes(folder: Path) -> None:

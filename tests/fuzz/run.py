@@ -1,6 +1,6 @@
 """Feed damaged files to every reader, and count what comes of it.
 
-    python tests/fuzz/run.py --inputs 100000 --counts counts.json
+    python tests/fuzz/run.py --inputs 100000 --counts counts.json --report RELIABILITY.md
 
 Inputs are tried in a child process with bounded memory and time; one that ends the child is counted, and the next
 child goes on behind it. The file of every finding is kept in --keep.
@@ -21,12 +21,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reliability import table_of, write_section
+
 from fuzz.campaign import one_input, run_input
 from fuzz.corpus import make
 from fuzz.targets import FindingError
 
 MOST_BYTES = 6 << 30
 MOST_SECONDS = 20
+COLUMNS = ("read", "refused", "refused as unsafe", "FINDING")
 
 
 def main() -> None:
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where findings are kept")
     parser.add_argument("--counts", type=Path, help="JSON of the counts, added to what is there")
+    parser.add_argument("--report", type=Path, help="file whose section `fuzz` gets the counts")
     parser.add_argument("--child", nargs=2, type=Path, metavar=("SHELF", "LOG"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -76,10 +80,13 @@ def _tell(log: Path, given: argparse.Namespace) -> None:
         print(f"{count:>8,}  {name}")
     for what, numbers in sorted(findings.items(), key=lambda item: -len(item[1])):
         print(f"{len(numbers):>8,}  {what}  (first: {numbers[0]})")
+    total = counts
     if given.counts:
         before = json.loads(given.counts.read_text()) if given.counts.exists() else {}
         total = Counter(before) + counts
         given.counts.write_text(json.dumps(dict(sorted(total.items())), indent=1) + "\n")
+    if given.report:
+        write_section(given.report, "fuzz", table_of(total, COLUMNS, "files damaged"))
 
 
 def _child(given: argparse.Namespace, shelf: Path, log: Path) -> None:

@@ -1,6 +1,6 @@
 """Kill commands at random moments, and count what is lost.
 
-    python tests/kills/run.py --kills 500 --counts kills.json
+    python tests/kills/run.py --kills 500 --counts kills.json --report RELIABILITY.md
 
 Every command runs in a fork of a process that has imported everything, so that kills strike its work. After each
 one the inputs must be what they were, the output whole or not there, and the same command, run again, must succeed
@@ -26,10 +26,14 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reliability import table_of, write_section
+
 from kills.scenarios import Scenario, scenarios
 from trcompress.cli.main import main as trcompress
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+LEFT = "left-over files with their own names"
+COLUMNS = (*(f"ended by {one.name}" for one in SIGNALS), "done before the signal", LEFT)
 
 
 def main() -> None:
@@ -38,7 +42,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="a scenario")
-    parser.add_argument("--counts", type=Path, help="where the counts go, as JSON")
+    parser.add_argument("--counts", type=Path, help="JSON of the counts, added to what is there")
+    parser.add_argument("--report", type=Path, help="file whose section `kills` gets the counts")
     given = parser.parse_args()
     rng, counts, faults = random.Random(given.seed), Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
@@ -53,9 +58,21 @@ def main() -> None:
     for name, count in sorted(counts.items()):
         print(f"{count:>6,}  {name}")
     print(f"{len(faults):>6,}  faults", *faults, sep="\n        ")
-    if given.counts:
-        given.counts.write_text(json.dumps(dict(sorted(counts.items())) | {"faults": faults}, indent=1) + "\n")
+    _keep(counts, faults, given)
     sys.exit(1 if faults else 0)
+
+
+def _keep(counts: Counter[str], faults: list[str], given: argparse.Namespace) -> None:
+    """Add the counts to those of earlier campaigns, and write the report's section."""
+    total, every = Counter(counts), list(faults)
+    if given.counts:
+        before = json.loads(given.counts.read_text()) if given.counts.exists() else {"faults": []}
+        every = before.pop("faults") + every
+        total.update(before)
+        given.counts.write_text(json.dumps(dict(sorted(total.items())) | {"faults": every}, indent=1) + "\n")
+    if given.report:
+        words = f"{len(every)} bytes lost, changed inputs, partial outputs or unnamed left-over files."
+        write_section(given.report, "kills", [*table_of(total, COLUMNS, "command"), "", words])
 
 
 def _whole_run(scenario: Scenario, inputs: Path, folder: Path) -> tuple[str, float]:
@@ -123,7 +140,7 @@ def _look(
     unknown = [name for name in left if not any(fnmatch.fnmatch(name, one) for one in scenario.leaves)]
     if unknown:
         seen.append(f"FAULT: {unknown} were left")
-    return [*seen, *(["left-over files with their own names"] if left else [])]
+    return [*seen, *([LEFT] if left else [])]
 
 
 def _same(one: Path, other: Path) -> bool:
