@@ -30,18 +30,12 @@ WRITERS = {
         ("dense.safetensors", "data.npz"),
     ),
     "finetune": (
-        [
-            "finetune",
-            "ring.safetensors",
-            "--data",
-            "data.npz",
-            "--teacher",
-            "dense.safetensors",
-            *FAST,
-            "-o",
-            "OUT",
-        ],
+        ["finetune", "ring.safetensors", *ON_DATA, "--teacher", "dense.safetensors", *FAST, "-o", "OUT"],
         ("ring.safetensors", "data.npz", "dense.safetensors"),
+    ),
+    "compress": (
+        ["compress", "dense.safetensors", "--target-size", "2KB", "--calibrate", "data.npz", "-o", "OUT"],
+        ("dense.safetensors", "data.npz"),
     ),
     "expand": (["expand", "ring.safetensors", "-o", "OUT"], ("ring.safetensors",)),
     "recipe copy": (["recipe", "copy", "mine.toml", "OUT"], ("mine.toml",)),

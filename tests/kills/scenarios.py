@@ -81,11 +81,14 @@ def _of_models() -> dict[str, Scenario]:
     replace = (*decompose, "--overwrite")
     tune = ("finetune", "in/ring.safetensors", "--data", "in/data.npz", "--teacher", "in/net.safetensors",
             "--epochs", 6, "--batch-size", 16, "--device", "cpu", "-o", "out.safetensors")  # fmt: skip
+    small = ("compress", "in/net.safetensors", "--target-size", "3KB", "--calibrate", "in/data.npz", "-o",
+             "out.safetensors", "--overwrite")  # fmt: skip
     rows = ("reproduce", "table4-complexity", "--quick", "--out", "out", "--overwrite")
     runs = ("out.run", "out.metrics.json")
     return {
         "decompose": Scenario(decompose, replace, "out.safetensors", tensors_of),
         "decompose --overwrite": Scenario(replace, replace, "out.safetensors", tensors_of),
+        "compress": Scenario(small, small, "out.safetensors", tensors_of),
         "finetune": Scenario(tune, (*tune, "--resume"), "out.safetensors", tensors_of, keeps=runs),
         "reproduce": Scenario(rows, rows, "out", findings_of),
     }
