@@ -77,7 +77,9 @@ def _print(found: Any, baseline: Any, missed: Any, format_: str) -> None:
     if format_ == "human":
         print_evaluation(found, baseline)
         return
-    extra = {} if baseline is None else {"baseline": baseline.to_dict(), "drop": baseline.accuracy - found.accuracy}
+    extra = {} if baseline is None else {"baseline": baseline.to_dict()}
+    if baseline is not None and found.accuracy is not None:
+        extra["drop"] = baseline.right - found.accuracy
     print_json(
         found.to_dict() | extra | ({} if missed is None else error_document(missed, str(missed), missed.exit_code))
     )

@@ -20,7 +20,11 @@ def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> N
     for note in found.notes:
         remark(note)
     out.print(bold(found.model))
-    out.print(f"  {found.split} part of {found.data}, {count(found.sequences)} sequences", markup=False)
+    counted = "steps" if found.task == "labelling" else "sequences"
+    out.print(f"  {found.split} part of {found.data}, {count(found.sequences)} {counted}", markup=False)
+    if found.accuracy is None:
+        _print_errors(found, baseline)
+        return
     out.print(f"  accuracy  [bold]{found.accuracy:.2%}[/bold]")
     if found.top5 is not None:
         out.print(f"  top-5     {found.top5:.2%}")
@@ -28,14 +32,23 @@ def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> N
     if found.agreement is not None:
         out.print(f"  agreement {found.agreement:.2%} of answers are the {'baseline' if baseline else 'teacher'}'s")
     if baseline is not None:
-        drop = baseline.accuracy - found.accuracy
-        line = f"  baseline  {baseline.accuracy:.2%} ({baseline.model}); this model is {_points(-drop)}"
+        drop = baseline.right - found.accuracy
+        line = f"  baseline  {baseline.right:.2%} ({baseline.model}); this model is {_points(-drop)}"
         out.print(line, markup=False)
     out.print(_class_table(found))
     if len(found.classes) <= MOST_CLASSES:
         out.print(_confusion_table(found))
     else:
         out.print(f"confusion of {count(len(found.classes))} classes: see `--format json`", markup=False)
+
+
+def _print_errors(found: Evaluation, baseline: Evaluation | None) -> None:
+    """Print how far numbers are from those to be met."""
+    out.print(f"  RMSE      [bold]{found.rmse:.4g}[/bold]")
+    if found.r2 is not None:
+        out.print(f"  R2        {found.r2:.4f}")
+    if baseline is not None:
+        out.print(f"  baseline  RMSE {baseline.rmse:.4g} ({baseline.model})", markup=False)
 
 
 def print_training(result: FinetuneResult) -> None:
@@ -47,6 +60,8 @@ def print_training(result: FinetuneResult) -> None:
     for title, name, form in (
         ("validation accuracy", "validation_accuracy", ".2%"),
         ("accuracy", "accuracy", ".2%"),
+        ("RMSE", "rmse", ".4g"),
+        ("R2", "r2", ".4f"),
         ("loss", "loss", ".4f"),
     ):
         cells = [metrics.get(f"{name}_{when}") for when in ("before", "after", "teacher")]
@@ -54,7 +69,7 @@ def print_training(result: FinetuneResult) -> None:
             rows.append([title, *("" if cell is None else format(cell, form) for cell in cells)])
     out.print(make_table(["", ">before", ">after", ">teacher"], rows))
     if "measured_on" in metrics:
-        out.print(f"accuracy and loss: {metrics['measured_on']}", markup=False)
+        out.print(f"measured on: {metrics['measured_on']}", markup=False)
     why = "no better result for --patience epochs" if result.stopped == "patience" else "all epochs done"
     out.print(f"kept epoch {result.best_epoch} of {result.epochs} ({why})")
     out.print(

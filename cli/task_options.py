@@ -11,7 +11,7 @@ import click
 from trcompress.cli.options import reading, reading_options
 from trcompress.errors import UsageError
 
-READOUTS = ("final", "last-step", "mean")
+READOUTS = ("final", "last-step", "mean", "every")
 
 data_option = click.option(
     "--data-option",

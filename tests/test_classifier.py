@@ -90,7 +90,7 @@ def test_training_a_classifier_leaves_the_opened_file_alone(tmp_path):
     assert all(torch.equal(file.tensor(key), value) for key, value in before.items())
 
 
-@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("readout", [one for one in READOUTS if one != "every"])
 def test_readouts_match_slow_ones(tmp_path, readout):
     small_task.write_network(tmp_path / "model.pt", bidirectional=True)
     found = read_classifier(tmp_path / "model.pt", Wiring(readout=readout))
@@ -240,7 +240,7 @@ def test_half_precision_files_are_computed_in_float32(tmp_path):
 
 
 def test_unknown_readouts_and_kinds_are_refused():
-    with pytest.raises(UsageError, match="readout must be one of final, last-step, mean: got 'first'"):
+    with pytest.raises(UsageError, match="readout must be one of final, last-step, mean, every: got 'first'"):
         Wiring(readout="first")
     with pytest.raises(UsageError, match="kind must be one of lstm, gru, rnn: got 'tcn'"):
         dense_classifier(3, 2, kind="tcn")

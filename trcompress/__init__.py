@@ -45,6 +45,7 @@ _PUBLIC = {
     "TRGRUCell": "trcompress.layers",
     "TRRNNCell": "trcompress.layers",
     "FinetuneSettings": "trcompress.training.settings",
+    "DistillLoss": "trcompress.training.distill_loss",
     "DistillSettings": "trcompress.training.settings",
     "Wiring": "trcompress.network.classifier",
 }

@@ -31,6 +31,7 @@ from trcompress.passes.decompose import decompose as decompose
 from trcompress.search import NetworkSearch as NetworkSearch
 from trcompress.search.plan import plan as plan
 from trcompress.timing.bench import bench as bench
+from trcompress.training.distill_loss import DistillLoss as DistillLoss
 from trcompress.training.evaluate import evaluate as evaluate
 from trcompress.training.finetune import finetune as finetune
 from trcompress.training.settings import DistillSettings as DistillSettings

@@ -42,6 +42,12 @@ class InputFileError(TrcompressError, ValueError):
     exit_code = 3
 
 
+class UserCodeError(TrcompressError):
+    """Code of the user's, named as `package.module:function`, raised something."""
+
+    exit_code = 3
+
+
 class UnsafeFileError(InputFileError):
     """A file was refused because reading it would run code from it."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
@@ -19,10 +20,11 @@ class ArrayPart:
 
     Args:
         x: (N, T, ...) numbers.
-        y: (N,) numbers or text, not yet checked against the classes.
+        y: (N,) numbers or text, not yet checked against the classes; (N, T) or (N, D) for other tasks.
         lengths: (N,) int64 in 1..T; None where all T steps count.
         groups: (N,) integers or text; None if unknown.
         suffix: "", "_train", "_val" or "_test", for messages.
+        inputs: `mask` (N, T) and what `input_NAME` hold, by name: (N, ...).
     """
 
     x: np.ndarray
@@ -30,10 +32,13 @@ class ArrayPart:
     lengths: np.ndarray | None
     groups: np.ndarray | None
     suffix: str
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def read_part(arrays: dict[str, np.ndarray], suffix: str, group_key: str, where: str) -> ArrayPart:
-    """Take one part out of a file's arrays.
+def read_part(
+    arrays: dict[str, np.ndarray], suffix: str, group_key: str, where: str, task: str = "classification"
+) -> ArrayPart:
+    """Take one part out of a file's arrays; `task` is one of `trcompress.data.dataset.TASKS`.
 
     Raises:
         InputFileError: shapes, types or values break a rule; the message says which and by how much.
@@ -41,7 +46,7 @@ def read_part(arrays: dict[str, np.ndarray], suffix: str, group_key: str, where:
     x = _sequences(arrays[f"x{suffix}"], f"{where}: x{suffix}")
     if f"y{suffix}" not in arrays:
         _fail(where, f"x{suffix} needs its labels y{suffix}", f"only {', '.join(arrays)}", "add them")
-    y = _column(arrays[f"y{suffix}"], len(x), f"y{suffix}", where)
+    y = read_targets(arrays[f"y{suffix}"], x, f"y{suffix}", where, task)
     groups = arrays.get(f"{group_key}{suffix}")
     if groups is not None:
         groups = _column(groups, len(x), f"{group_key}{suffix}", where)
@@ -49,8 +54,54 @@ def read_part(arrays: dict[str, np.ndarray], suffix: str, group_key: str, where:
             _fail(where, f"{group_key}{suffix} must be integers or text", str(groups.dtype), "cast it")
         groups = groups.astype(str) if groups.dtype.kind in "SU" else groups.astype(np.int64)
     lengths = _lengths(arrays, suffix, x, where)
+    inputs = _other_inputs(arrays, suffix, x, where)
+    if lengths is None and "mask" in inputs:
+        lengths = _lengths_of_mask(inputs["mask"])
     _check_finite(ArraySource(x, lengths), f"x{suffix}", where)
-    return ArrayPart(x, y, lengths, groups, suffix)
+    return ArrayPart(x, y, lengths, groups, suffix, inputs)
+
+
+def task_of(arrays: dict[str, np.ndarray], suffixes: list[str]) -> str:
+    """Tell what y is by its type and shape: classes a row, classes a step, or numbers that are not all whole."""
+    for suffix in suffixes:
+        x, y = arrays[f"x{suffix}"], arrays.get(f"y{suffix}")
+        if y is None or x.ndim < 2:
+            return "classification"
+        if y.dtype.kind == "f" and bool((np.mod(y, 1) != 0).any()):
+            return "regression"
+        if y.ndim == 2 and y.dtype.kind in "iu" and y.shape == x.shape[:2]:
+            return "labelling"
+    return "classification"
+
+
+def read_targets(y: np.ndarray, x: np.ndarray, name: str, where: str, task: str) -> np.ndarray:
+    """Check the shape of y for a task; numbers become (N, D) float32.
+
+    Raises:
+        InputFileError: another shape or type, or numbers that are not finite.
+    """
+    if task == "labelling":
+        if y.shape != x.shape[:2] or y.dtype.kind not in "iu":
+            _fail(
+                where,
+                f"{name} must have a class for each step of x, {x.shape[:2]}",
+                f"{y.dtype} {y.shape}",
+                "mend it",
+            )
+        return y
+    if task == "regression":
+        if y.ndim > 2 or len(y) != len(x) or y.dtype.kind not in "fiu":
+            _fail(
+                where,
+                f"{name} must have numbers for each row of x, ({len(x)}, D)",
+                f"{y.dtype} {y.shape}",
+                "mend it",
+            )
+        numbers = y.reshape(len(y), -1).astype(np.float32)
+        if not np.isfinite(numbers).all():
+            _fail(where, f"{name} must be finite in float32", "NaN or infinite values", "fill or drop those rows")
+        return numbers
+    return _column(y, len(x), name, where)
 
 
 def read_labels(
@@ -61,6 +112,8 @@ def read_labels(
     Raises:
         InputFileError: labels are not integers, or outside the classes.
     """
+    if any(part.y.dtype.kind == "f" and part.y.ndim == 2 for part in parts):
+        return [part.y for part in parts], _output_names(parts, names, where)
     if any(part.y.dtype.kind in "US" for part in parts):
         return _text_labels(parts, names, where)
     for part in parts:
@@ -69,7 +122,7 @@ def read_labels(
                 where,
                 f"y{part.suffix} must be integer class indices",
                 str(part.y.dtype),
-                "cast it with astype(int64)",
+                "cast it with astype(int64); for numbers to be met, `data_options=task=regression`",
             )
     highest = max(int(part.y.max()) for part in parts)
     count = len(names) if names is not None else highest + 1
@@ -82,17 +135,62 @@ def read_labels(
             "renumber them, or add classes",
         )
     for part in parts:
-        bad = (part.y < 0) | (part.y >= count)
+        bad = (part.y >= count) | ((part.y < 0) & (part.y.ndim == 1))  # of a step: does not count
         if bad.any():
             _fail(
                 where,
                 f"y{part.suffix} must be 0..{count - 1}"
                 + (" (classes has that many names)" if names is not None else ""),
-                f"{int(bad.sum()):,} outside, first {part.y[bad][0]} at row {int(np.argmax(bad))}",
+                f"{int(bad.sum()):,} outside, first {part.y[bad][0]} at row {int(np.argwhere(bad)[0][0])}",
                 "correct the labels or the list of classes",
             )
     classes = tuple(map(str, names.tolist())) if names is not None else tuple(map(str, range(count)))
     return [part.y.astype(np.int64) for part in parts], classes
+
+
+def _output_names(parts: list[ArrayPart], names: np.ndarray | None, where: str) -> tuple[str, ...]:
+    """Name the outputs of a regression."""
+    widths = sorted({part.y.shape[1] for part in parts})
+    if len(widths) > 1 or (names is not None and len(names) != widths[0]):
+        _fail(
+            where, "y must have equally many numbers in all parts, and classes name each", f"{widths}", "save alike"
+        )
+    return tuple(map(str, names.tolist())) if names is not None else tuple(map(str, range(widths[0])))
+
+
+def _other_inputs(arrays: dict[str, np.ndarray], suffix: str, x: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    """What the network takes beside x, by the name of its argument."""
+    found = {}
+    for key, values in arrays.items():
+        name = key.removesuffix(suffix) if suffix else key
+        if (suffix and not key.endswith(suffix)) or not (name == "mask" or name.startswith("input_")):
+            continue
+        if not suffix and name.endswith(("_train", "_val", "_test")):
+            continue
+        if (
+            len(values) != len(x)
+            or values.dtype.kind not in "fiub"
+            or (name == "mask" and values.shape != x.shape[:2])
+        ):
+            wanted = f"{x.shape[:2]} numbers" if name == "mask" else f"numbers for each of {len(x)} rows"
+            _fail(where, f"{key} must be {wanted}", f"{values.dtype} {values.shape}", "save it so")
+        found[name.removeprefix("input_")] = _as_input(values, name == "mask")
+    return found
+
+
+def _as_input(values: np.ndarray, mask: bool) -> np.ndarray:
+    if mask:
+        return values.astype(bool)
+    return values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int64)
+
+
+def _lengths_of_mask(mask: np.ndarray) -> np.ndarray | None:
+    """Valid steps of each row, where the mask marks a beginning of at least one step; None for other masks."""
+    lengths = mask.sum(1)
+    prefix = np.arange(mask.shape[1]) < lengths[:, None]
+    if not lengths.all() or (prefix != mask).any() or mask.all():
+        return None
+    return lengths.astype(np.int64)
 
 
 def _text_labels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,8 @@ class ArraySource:
     """Sequences of one array.
 
     Args:
-        x: (N, T, ...) on disk or in memory; trailing axes are flattened, uint8 is scaled to [0, 1].
+        x: (N, T, ...) on disk or in memory; trailing axes are flattened, uint8 is scaled to [0, 1]. Other integers
+            (N, T) are tokens, and stay integers where nothing is done to them.
         lengths: (N,) valid steps of each row, or None where all T are; later steps read as zero.
         steps: fold time into this many steps.
         frames: sample this many steps instead of all.
@@ -39,6 +41,17 @@ class ArraySource:
         return self.frames is not None
 
     @property
+    def tokens(self) -> bool:
+        """Whether rows are tokens, (T,) int64."""
+        plain = self.frames is None and self.steps is None and self.mean is None
+        return plain and self.x.ndim == 2 and self.x.dtype.kind in "iu" and self.x.dtype != np.uint8
+
+    @cached_property
+    def token_range(self) -> tuple[int, int]:
+        """The lowest and the highest token, in steps that count or not."""
+        return int(self.x.min()), int(self.x.max())
+
+    @property
     def channels(self) -> int:
         """F, values per unfolded step."""
         return int(np.prod(self.x.shape[2:], dtype=np.int64))
@@ -54,7 +67,9 @@ class ArraySource:
         return length, self.channels
 
     def fetch(self, rows: np.ndarray, draw: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read rows as `(values (B, T, I) float32, lengths (B,) or None)`; see `Source.fetch`."""
+        """Read rows as `(values (B, T, I) float32 or tokens (B, T), lengths (B,) or None)`; see `Source.fetch`."""
+        if self.tokens:
+            return self._read_tokens(rows)
         if self.frames is not None:
             return self._normalised(self._sampled(rows, draw)), None
         values = self._normalised(self._read(rows))
@@ -64,6 +79,14 @@ class ArraySource:
         values[np.arange(values.shape[1]) >= lengths[:, None]] = 0.0
         fold = values.shape[1] // self.shape[0]
         return values.reshape(len(rows), *self.shape), -(-lengths // fold)
+
+    def _read_tokens(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        values = np.array(self.x[rows], dtype=np.int64)
+        if self.lengths is None:
+            return values, None
+        lengths = self.lengths[rows]
+        values[np.arange(values.shape[1]) >= lengths[:, None]] = 0
+        return values, lengths
 
     def standardized(self, rows: np.ndarray, *, rescale: bool = True) -> ArraySource:
         """Return this source with each channel z-scored by its valid steps in `rows`, or only shifted."""

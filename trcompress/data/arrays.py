@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trcompress.data.array_file import read_arrays
-from trcompress.data.array_parts import ArrayPart, read_labels, read_part
+from trcompress.data.array_parts import ArrayPart, read_labels, read_part, task_of
 from trcompress.data.array_source import ArraySource
 from trcompress.data.dataset import DataSet, Split
 from trcompress.data.options import ArrayOptions, read_options
@@ -27,6 +27,7 @@ class _Table:
     labels: np.ndarray
     groups: np.ndarray | None
     source: ArraySource
+    inputs: Mapping[str, np.ndarray]
 
     @property
     def all_rows(self) -> np.ndarray:
@@ -50,8 +51,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str = "arrays", **option
     of 0 unused, 1 train, 2 test. Beside each x: `length*` (N,) where rows are shorter than T, `group*` (N,).
     `classes` names the labels.
 
+    Integers x (N, T) are tokens. `mask*` (N, T) and `input_NAME*` (N, ...) go to the network's arguments of these
+    names; a mask of beginnings gives the lengths too.
+
     Args:
-        arrays: x is (N, T, ...) numbers, y (N,) class indices or names.
+        arrays: x is (N, T, ...) numbers; y (N,) class indices or names, (N, T) a class for each step (negative
+            where none counts), or (N, D) numbers to be met.
         name: for messages and reports.
         **options: fields of `ArrayOptions`.
 
@@ -78,7 +83,8 @@ def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> D
         )
     suffixes = suffixes or [""]
     key = _group_key(arrays, options, suffixes, spec)
-    parts = [read_part(arrays, suffix, key, spec) for suffix in suffixes]
+    task = task_of(arrays, suffixes) if options.task == "auto" else options.task
+    parts = [read_part(arrays, suffix, key, spec, task) for suffix in suffixes]
     labels, classes = read_labels(parts, _class_names(arrays, spec), spec)
     tables = {p.suffix: _table(p, y, options, spec) for p, y in zip(parts, labels, strict=True)}
     if suffixes in ([""], ["_train"]):
@@ -87,7 +93,7 @@ def _build(arrays: dict[str, np.ndarray], spec: str, options: ArrayOptions) -> D
         rows, note, notes = _divide_parts(tables, options, spec)
     if options.standardize or options.center:
         rows = _standardized(rows, spec, rescale=options.standardize)
-    return _data_set(spec, classes, rows, note, _file_notes(arrays) + notes)
+    return _data_set(spec, classes, rows, note, _file_notes(arrays) + notes, task)
 
 
 def _table(part: ArrayPart, labels: np.ndarray, options: ArrayOptions, spec: str) -> _Table:
@@ -97,7 +103,7 @@ def _table(part: ArrayPart, labels: np.ndarray, options: ArrayOptions, spec: str
             f"{spec}: steps must divide the time axis: {options.steps} does not divide the {part.x.shape[1]} "
             f"steps of x{part.suffix}; choose a divisor"
         )
-    return _Table(labels, part.groups, source)
+    return _Table(labels, part.groups, source, part.inputs)
 
 
 def _divide_one(
@@ -105,7 +111,7 @@ def _divide_one(
 ) -> tuple[_Rows, str, tuple[str, ...]]:
     """Divide x, y by group, by an official list, or at random, as asked."""
     try:
-        division = divide(table.labels, table.groups, options, _official(spec, arrays, table, options))
+        division = divide(_strata(table), table.groups, options, _official(spec, arrays, table, options))
     except UsageError as error:
         hint = "" if table.groups is not None else _candidates(arrays, len(table.labels))
         raise UsageError(f"{spec}: {error}{hint}") from error
@@ -129,7 +135,7 @@ def _divide_parts(
         notes = ("the file has no training rows: it can be evaluated on, not trained on",)
     elif "_val" not in tables:
         train = tables["_train"]
-        kept, held, notes = cut_validation(train.all_rows, train.labels, train.groups, options)
+        kept, held, notes = cut_validation(train.all_rows, _strata(train), train.groups, options)
         rows |= {"train": (train, kept), "validation": (train, held)}
     return rows, "the file's own parts", notes + _shared_groups(tables)
 
@@ -148,7 +154,14 @@ def _standardized(rows: _Rows, spec: str, *, rescale: bool) -> _Rows:
     }
 
 
-def _data_set(spec: str, classes: tuple[str, ...], rows: _Rows, note: str, notes: tuple[str, ...]) -> DataSet:
+def _strata(table: _Table) -> np.ndarray:
+    """The class of each row, for even divisions; all alike where a row has no single class."""
+    return table.labels if table.labels.ndim == 1 else np.zeros(len(table.labels), dtype=np.int64)
+
+
+def _data_set(
+    spec: str, classes: tuple[str, ...], rows: _Rows, note: str, notes: tuple[str, ...], task: str
+) -> DataSet:
     shapes = [table.source.shape for table, _ in rows.values()]
     sizes = sorted({size for _, size in shapes})
     if len(sizes) > 1:
@@ -158,7 +171,12 @@ def _data_set(spec: str, classes: tuple[str, ...], rows: _Rows, note: str, notes
         )
     splits = {
         name: Split(
-            name, table.labels[part], table.source, part, None if table.groups is None else table.groups[part]
+            name,
+            table.labels[part],
+            table.source,
+            part,
+            None if table.groups is None else table.groups[part],
+            table.inputs,
         )
         for name, (table, part) in rows.items()
         if name == "train" or len(part)
@@ -172,7 +190,8 @@ def _data_set(spec: str, classes: tuple[str, ...], rows: _Rows, note: str, notes
         input_size=sizes[0],
         steps=max(steps for steps, _ in shapes),
         split_note=note,
-        notes=notes + absent_classes(classes, splits["train"].labels),
+        notes=notes + (absent_classes(classes, splits["train"].labels) if task == "classification" else ()),
+        task=task,
     )
 
 
@@ -187,7 +206,7 @@ def _official(
     if name not in arrays:
         raise UsageError(f"{spec} has no {name}: split_number must be one of {', '.join(known)}")
     codes = arrays[name]
-    if codes.shape != table.labels.shape or codes.dtype.kind not in "iu" or codes.max() > 2 or codes.min() < 0:
+    if codes.shape != table.labels.shape[:1] or codes.dtype.kind not in "iu" or codes.max() > 2 or codes.min() < 0:
         raise InputFileError(
             f"{spec}: {name} must hold 0 (unused), 1 (train) or 2 (test) for each row of x: got "
             f"{codes.dtype} {codes.shape} {np.unique(codes)[:5].tolist()}; correct it"

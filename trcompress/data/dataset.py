@@ -7,8 +7,8 @@ A `DataSet` holds up to three `Split`s over one or several `Source`s. Sources ke
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -37,16 +37,21 @@ def row_generator(draw: int, row: int) -> np.random.Generator:
     return np.random.default_rng((draw, row))
 
 
+TASKS = ("classification", "labelling", "regression")
+
+
 @dataclass(frozen=True)
 class Split:
     """One part of a data set (train, validation or test); indexed 0..len-1.
 
     Args:
         name: "train", "validation" or "test".
-        labels: (N,) int64, indices into the data set's classes.
+        labels: (N,) int64, indices into the data set's classes; (N, T) for labelling, negative where a step does
+            not count; (N, D) float32 for regression.
         source: where the rows are.
         rows: (N,) int64, each item's row in `source`.
         groups: (N,) the person, video or recording each item comes from; None where unknown.
+        inputs: what else the network takes, by the name of its argument: (rows of `source`, ...).
     """
 
     name: str
@@ -54,6 +59,7 @@ class Split:
     source: Source
     rows: np.ndarray
     groups: np.ndarray | None = None
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +77,8 @@ class Split:
                 None = deterministic (evenly spaced frames).
 
         Returns:
-            x (B, T, I) float32; y (B,) int64; lengths (B,) int64 on the CPU, or None where all T steps count.
+            x (B, T, I) float32, or tokens (B, T) int64; y as `labels`; lengths (B,) int64 on the CPU, or None where
+            all T steps count.
         """
         import torch
 
@@ -84,6 +91,13 @@ class Split:
             None if lengths is None else torch.from_numpy(lengths),
         )
 
+    def more(self, indices: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
+        """Read the other inputs of some items, by name."""
+        import torch
+
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return {name: torch.from_numpy(np.ascontiguousarray(values[rows])) for name, values in self.inputs.items()}
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -91,7 +105,7 @@ class DataSet:
 
     Args:
         name: the file or folder, for reports.
-        classes: names, in label order.
+        classes: names, in label order; of the outputs, for regression.
         train: may be empty (`len(train) == 0`) where the data only serves evaluation.
         validation: taken from the training part, never from the test part; None if not asked for.
         test: None if the data has no test part.
@@ -100,6 +114,7 @@ class DataSet:
         split_note: how train and test were divided ("by group ...", "official split 1",
             "random split: LEAKS groups ...").
         notes: what a reader of the results must know: clips skipped by name, classes without rows, ...
+        task: one of `TASKS`.
     """
 
     name: str
@@ -111,6 +126,12 @@ class DataSet:
     steps: int
     split_note: str
     notes: tuple[str, ...] = ()
+    task: str = TASKS[0]
+
+    @property
+    def holds_tokens(self) -> bool:
+        """Whether x holds integers (T,) a row, to be looked up in an embedding."""
+        return bool(getattr(self.train.source, "tokens", False))
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -128,5 +149,6 @@ class DataSet:
         for part in self.splits.values():
             digest.update(part.name.encode())
             digest.update(np.ascontiguousarray(part.rows, dtype="<i8").tobytes())
-            digest.update(np.ascontiguousarray(part.labels, dtype="<i8").tobytes())
+            numbers = "<i8" if part.labels.dtype.kind in "iu" else "<f4"
+            digest.update(np.ascontiguousarray(part.labels, dtype=numbers).tobytes())
         return digest.hexdigest()

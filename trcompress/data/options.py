@@ -61,8 +61,11 @@ class ArrayOptions(SplitOptions):
         standardize: subtract the mean and divide by the deviation of each channel, fitted on training rows.
         center: subtract the mean alone and keep the scale: for pixels, some of which hardly ever change.
         max_bytes: refuse compressed files that would take more memory than this; others are mapped.
+        task: what y is: "classification" (one class a row), "labelling" (one class a step, negative where none
+            counts) or "regression" (numbers); "auto" goes by its type and shape.
     """
 
+    task: Literal["auto", "classification", "labelling", "regression"] = "auto"
     group_key: str | None = None
     split_number: Annotated[int, Field(ge=1)] = 1
     steps: Annotated[int, Field(ge=1)] | None = None

@@ -14,7 +14,7 @@ from trcompress.errors import UsageError, one_of
 from trcompress.layers import dense_class
 from trcompress.model.kinds import KINDS
 
-READOUTS = ("final", "last-step", "mean")
+READOUTS = ("final", "last-step", "mean", "every")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Wiring:
         stacks: recurrent stacks in order; empty: found by their sizes and names.
         head: key of the head's weight; None: found by its shape.
         readout: what the head sees: "final" = the last states of all directions (each direction at its own
-            end), "last-step" = the output at the last valid step, "mean" = the mean output over valid steps.
+            end), "last-step" = the output at the last valid step, "mean" = the mean output over valid steps,
+            "every" = the output at each step, one answer a step.
         model: `package.module:factory` of the user's own network instead of a chain.
         kind: how to read a dense checkpoint; see `read_checkpoint`, as for the next two.
         skip_objects: leave out Python objects beside the weights.
@@ -55,7 +56,8 @@ class Classifier:
     """A network that turns sequences into class scores, and its tensors' names in the file.
 
     Args:
-        module: called with (x (B, T, I), lengths (B,) or None); gives (B, classes).
+        module: called with (x (B, T, I) or tokens (B, T), lengths (B,) or None) and other inputs by name; gives
+            (B, classes), or (B, T, classes) where it labels steps.
         keys: for each name in the module's state, the key in the file.
         recurrent: recurrent modules by stack name.
         plans: structure of every compressed weight, by key.
@@ -64,6 +66,7 @@ class Classifier:
         classes: scores, or None where the network does not tell.
         notes: how the parts were found, what is not used.
         storage: storage types of what a file holds in few bits, by name in the module's state.
+        vocabulary: rows of the embedding in front, or None where there is none.
     """
 
     module: nn.Module
@@ -74,6 +77,7 @@ class Classifier:
     classes: int | None
     notes: tuple[str, ...] = ()
     storage: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: int | None = None
 
     def file_tensors(self) -> dict[str, Tensor]:
         """Return copies of the current values, by key in the file."""
@@ -89,6 +93,7 @@ class Chain(nn.Module):
         head_path: its path.
         dropout: of what enters the head, and between stacks.
         readout: one of `READOUTS`.
+        embedding: its path, and the module that looks tokens up.
     """
 
     def __init__(
@@ -99,20 +104,40 @@ class Chain(nn.Module):
         *,
         dropout: float,
         readout: str,
+        embedding: tuple[str, nn.Embedding] | None = None,
     ) -> None:
         super().__init__()
         self._dropout, self._readout = nn.Dropout(dropout), readout
-        modules = {**stacks, head_path: head}
+        modules: dict[str, nn.Module] = {**stacks, head_path: head}
+        if embedding is not None:
+            modules[embedding[0]] = embedding[1]
         placed = {path: _place(self, path, modules[path]) for path in sorted(modules, key=len)}
         self._order = tuple(placed[path] for path in stacks)
         self._head = placed[head_path]
+        self._embedding = placed[embedding[0]] if embedding is not None else None
 
     def path_of(self, module: nn.Module) -> str:
         """Where a module was placed."""
         return next(path for path, one in self.named_modules() if one is module)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Score sequences: x (B, T, I), lengths (B,) -> (B, classes)."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None, **more: Tensor
+    ) -> Tensor:
+        """Score sequences: x (B, T, I) or tokens (B, T), lengths (B,) -> (B, classes), or (B, T, classes).
+
+        Raises:
+            UsageError: inputs that a chain of a file's parts does not take.
+        """
+        if more or (mask is not None and lengths is None and not bool(mask.all())):
+            named = ", ".join(more) or "a mask with gaps"
+            raise UsageError(
+                f"the network that a file's parts form takes x and lengths: the data also holds {named}; "
+                "give the network's code with `model=package.module:factory`"
+            )
+        if self._embedding is not None:
+            x = self.get_submodule(self._embedding)(x)
+        elif not x.is_floating_point():
+            x = x.unsqueeze(-1).float()
         sequence: Tensor | PackedSequence = x
         if lengths is not None:
             sequence = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -120,7 +145,7 @@ class Chain(nn.Module):
             if number:
                 sequence = self._dropped(sequence)
             sequence, state = self.get_submodule(path)(sequence)
-        features = self._read(sequence, state, path)
+        features = self._read(sequence, state, path, x.shape[1])
         return self.get_submodule(self._head)(self._dropout(features))
 
     def _dropped(self, sequence: Tensor | PackedSequence) -> Tensor | PackedSequence:
@@ -128,16 +153,20 @@ class Chain(nn.Module):
             return sequence._replace(data=self._dropout(sequence.data))
         return self._dropout(sequence)
 
-    def _read(self, sequence: Tensor | PackedSequence, state: Tensor | tuple[Tensor, ...], path: str) -> Tensor:
+    def _read(
+        self, sequence: Tensor | PackedSequence, state: Tensor | tuple[Tensor, ...], path: str, total: int
+    ) -> Tensor:
         if self._readout == "final":
             hidden = state if isinstance(state, Tensor) else state[0]
             directions = 2 if self.get_submodule(path).bidirectional else 1
             return torch.cat(tuple(hidden[-directions:]), dim=-1)  # (B, D * H)
         if isinstance(sequence, PackedSequence):
-            steps, lengths = pad_packed_sequence(sequence, batch_first=True)
+            steps, lengths = pad_packed_sequence(sequence, batch_first=True, total_length=total)
             lengths = lengths.to(steps.device)
         else:
             steps, lengths = sequence, torch.full((len(sequence),), sequence.shape[1], device=sequence.device)
+        if self._readout == "every":
+            return steps
         if self._readout == "mean":
             return steps.sum(1) / lengths.unsqueeze(1)  # padding is zero
         return steps[torch.arange(len(steps), device=steps.device), lengths - 1]

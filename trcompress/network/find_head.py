@@ -14,6 +14,9 @@ from trcompress.network.model_file import ModelFile
 MAX_FREE_ORDER = 7
 """No more stacks than this are tried in every order."""
 
+EMBEDDING_NAME = re.compile(r"emb|lookup|wte|token", re.IGNORECASE)
+"""How an embedding is called, where several matrices could be one."""
+
 BIAS_NAMES = (("weight", "bias"), ("_w", "_b"), ("W", "b"), ("kernel", "bias"))
 
 
@@ -105,6 +108,38 @@ def find_head(file: ModelFile, features: int, classes: int | None = None, key: s
         )
     rest = "" if len(fitting) == 1 else ", the only one with a bias"
     return Head(best[0], bias_of(file, best[0]), f"the matrix over the last {features} features{rest}")
+
+
+def find_embedding(file: ModelFile, width: int) -> str | None:
+    """Find the matrix in which tokens are looked up: as wide as the first stack takes, and no bias beside it.
+
+    Where several are left, the name decides. A matrix tied to the head counts under its first name.
+
+    Args:
+        file: the model.
+        width: values per step that the first stack takes.
+
+    Returns:
+        Its key, or None where there is none.
+
+    Raises:
+        UsageError: several, whose names do not tell.
+    """
+    aliases = {key for group in file.shared for key in group[1:]}
+    recurrent = file.recurrent_keys
+    found = [
+        key
+        for key, shape in file.shapes.items()
+        if len(shape) == 2 and shape[1] == width and key not in recurrent and key not in aliases
+    ]
+    plain = [key for key in found if bias_of(file, key) is None] or found
+    named = [key for key in plain if EMBEDDING_NAME.search(key)] or plain
+    if len(named) > 1:
+        raise UsageError(
+            f"several matrices could be the embedding of the tokens: {_sized(file, named)}; "
+            "give the network's code with `model=package.module:factory`"
+        )
+    return named[0] if named else None
 
 
 def _named_head(file: ModelFile, found: list[str], key: str, features: int, classes: int | None) -> Head:

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trcompress.errors import InputFileError
 from trcompress.layers.adopt import parameter_places, tie_
 from trcompress.model.layer import Layer
 from trcompress.network.classifier import Chain, Classifier, Wiring
-from trcompress.network.find_head import find_chain, find_head, input_size, output_size
+from trcompress.network.find_head import find_chain, find_embedding, find_head, input_size, output_size
 from trcompress.network.model_file import ModelFile, open_model
 from trcompress.network.user_model import build_user_model
 
@@ -27,6 +28,7 @@ def read_classifier(
     *,
     classes: int | None = None,
     dropout: float = 0.0,
+    tokens: bool = False,
 ) -> Classifier:
     """Find and build the classifier in an artifact or a dense checkpoint, in float32.
 
@@ -35,6 +37,7 @@ def read_classifier(
         wiring: which stacks, which head, what the head sees.
         classes: rows the head must have, where the data tells.
         dropout: of what enters the head, and between layers and stacks.
+        tokens: the network is fed tokens, which its embedding turns into what the first stack takes.
 
     Raises:
         InputFileError: the file is damaged, a layer's own module holds what its kind cannot use, or nothing in it
@@ -55,12 +58,14 @@ def read_classifier(
     for name in order:
         depth = file.stacks[name][-1].index
         built[name] = file.build_stack(name, dropout=dropout if depth else 0.0)
+    embedding = _embedding(file, input_size(file.stacks[order[0]])) if tokens else None
     chain = Chain(
         {name: module for name, (module, _) in built.items()},
         linear,
         head.weight.rpartition(".")[0] or "head",
         dropout=dropout,
         readout=wiring.readout,
+        embedding=None if embedding is None else (embedding[0].rpartition(".")[0] or "embedding", embedding[1]),
     )
     keys: dict[str, str] = {}
     for module, local in built.values():
@@ -68,6 +73,8 @@ def read_classifier(
         keys |= {f"{place}.{name}": key for name, key in local.items()}
     place = chain.path_of(linear)
     head_keys = {f"{place}.weight": head.weight} | ({f"{place}.bias": head.bias} if head.bias else {})
+    if embedding is not None:
+        head_keys |= {f"{chain.path_of(embedding[1])}.weight": embedding[0]}
     _tie(chain, keys | head_keys, file)
     classifier = Classifier(
         module=chain,
@@ -76,9 +83,27 @@ def read_classifier(
         head=tuple(head_keys),
         input_size=input_size(file.stacks[order[0]]),
         classes=linear.out_features,
-        notes=notes,
+        notes=notes if embedding is None else (*notes, f"tokens are looked up in {embedding[0]}"),
+        vocabulary=None if embedding is None else embedding[1].num_embeddings,
     )
-    return replace(classifier, notes=(*notes, *_unused(file, classifier)))
+    return replace(classifier, notes=(*classifier.notes, *_unused(file, classifier)))
+
+
+def _embedding(file: ModelFile, width: int) -> tuple[str, nn.Embedding] | None:
+    """The embedding in front of the first stack; None where single integers are its numbers."""
+    key = find_embedding(file, width)
+    if key is None and width == 1:
+        return None
+    if key is None:
+        raise InputFileError(
+            f"x holds tokens (rows, steps), but {file.path} has no embedding of width {width}: save x as numbers "
+            f"(rows, steps, {width}), or give the network's code with `model=package.module:factory`"
+        )
+    rows, columns = file.shapes[key]
+    found = nn.utils.skip_init(nn.Embedding, rows, columns)
+    with torch.no_grad():
+        found.weight.copy_(file.tensor(key))
+    return key, found
 
 
 def _tie(chain: nn.Module, keys: Mapping[str, str], file: ModelFile) -> None:

@@ -115,7 +115,7 @@ def _train(recipe: ClassifyRecipe, data: DataSet, split: str, seed: int, progres
     return ClassifyRun(
         split=split,
         seed=seed,
-        accuracy=figures.accuracy,
+        accuracy=figures.right,
         train_accuracy=state.history[-1].get("accuracy", 0.0),
         best_epoch=(state.best or {}).get("epoch", 0),
         parameters=input_parameters(student.recurrent["rnn"]),

@@ -103,7 +103,7 @@ def _run(
     for number, one in enumerate(recipe.compress):
         ring = stem.with_name(f"{stem.name}-ring{number}.tr.safetensors")
         write_artifact(ring, _compressed(dense, one, seed), overwrite=True)
-        decomposed = evaluate(ring, data, wiring=wiring, device=recipe.finetune.device).accuracy
+        decomposed = evaluate(ring, data, wiring=wiring, device=recipe.finetune.device).right
         tuned = finetune(
             ring,
             data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ class Batch:
     """One process's part of a batch, on its device.
 
     Args:
-        x: (B, T, I).
-        y: (B,) class indices.
+        x: (B, T, I), or tokens (B, T).
+        y: (B,) class indices; (B, T) for labelling, negative where none counts; (B, D) numbers.
         lengths: (B,) on the CPU, or None where all steps count.
         mask: (B,) 1 for a sequence that counts, 0 for a filler (a process whose part is empty gets one).
         indices: (B,) positions in the split.
+        more: other inputs of the network, by the name of its argument.
     """
 
     x: Tensor
@@ -31,6 +32,16 @@ class Batch:
     lengths: Tensor | None
     mask: Tensor
     indices: np.ndarray
+    more: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, T) 1 for a step that counts: within its sequence, and labelled; for labels (B, T)."""
+        valid = self.y >= 0
+        if self.lengths is not None:
+            steps = torch.arange(self.y.shape[1], device=self.y.device)
+            valid = valid & (steps < self.lengths.to(self.y.device).unsqueeze(1))
+        return valid.to(self.mask.dtype)
 
 
 @dataclass(frozen=True)
@@ -85,9 +96,11 @@ def _read(split: Split, request: Request, team: Team) -> Batch:
     x, y, lengths = split.batch(mine, rng=rng)
     if team.device.type == "cuda":
         x, y, mask = x.pin_memory(), y.pin_memory(), mask.pin_memory()
-    return Batch(x, y, lengths, mask, mine)
+    more = split.more(mine) if hasattr(split, "more") else {}
+    return Batch(x, y, lengths, mask, mine, more)
 
 
 def _moved(batch: Batch, team: Team) -> Batch:
     x, y, mask = (value.to(team.device, non_blocking=True) for value in (batch.x, batch.y, batch.mask))
-    return Batch(x, y, batch.lengths, mask, batch.indices)
+    more = {name: value.to(team.device, non_blocking=True) for name, value in batch.more.items()}
+    return Batch(x, y, batch.lengths, mask, batch.indices, more)

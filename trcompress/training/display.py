@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +100,31 @@ class LiveDisplay:
         self._live.stop()
 
 
+class CallingDisplay:
+    """Calls a function of the user's after each epoch, and passes everything on.
+
+    Args:
+        called: gets a copy of the epoch's record; its result is not looked at, what it raises ends the run.
+        shown: the display that the user sees.
+    """
+
+    def __init__(self, called: Callable[[dict[str, Any]], object], shown: Display) -> None:
+        self._called, self._shown = called, shown
+
+    def batch(self, progress: Progress) -> None:
+        """Pass it on."""
+        self._shown.batch(progress)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Show the record, then hand it over."""
+        self._shown.epoch(record)
+        self._called(dict(record))
+
+    def close(self) -> None:
+        """Pass it on."""
+        self._shown.close()
+
+
 class TensorBoardDisplay:
     """Writes each epoch's figures for TensorBoard, and passes everything on.
 
@@ -168,6 +194,8 @@ def _epoch_line(record: dict[str, Any], clock: _Clock) -> str:
         words.append(f"accuracy {record['accuracy']:.1%}")
     if "validation_accuracy" in record:
         words.append(f"validation {record['validation_accuracy']:.1%} (loss {record['validation_loss']:.4f})")
+    elif "validation_loss" in record:
+        words.append(f"validation loss {record['validation_loss']:.4f}")
     if "sequences_per_s" in record:
         words.append(f"{record['sequences_per_s']:,.0f} seq/s")
     return "  ".join([*words, *_left(clock.left_s(record["epoch"]))])

@@ -97,7 +97,9 @@ class Passes:
     def _step(self, group: list[Request], batches: Iterator[Batch], watch: _Watch) -> None:
         """Make one optimizer step over one or several batches."""
         indices = np.concatenate([request.indices for request in group])
-        label_total = float(self._weights[self.split.labels[indices]].sum())
+        label_total = float(len(indices))
+        if self.learner.task.kind == "classification":
+            label_total = float(self._weights[self.split.labels[indices]].sum())
         self.optimizer.zero_grad(set_to_none=True)
         for request in group:
             batch = next(batches)
@@ -132,7 +134,7 @@ class _Watch:
         self._done += sequences
         self._sums[0] += loss_sum
         self._sums[2] += batch.mask.sum()
-        self._sums[1] += ((logits.argmax(1) == batch.y) * batch.mask).sum()
+        self._sums[1] += (self._passes.learner.task.right(logits, batch) * batch.mask).sum()
         if time.perf_counter() - self._looked > LOOK_EVERY_S:
             self._looked = time.perf_counter()
             self._show()
@@ -142,7 +144,8 @@ class _Watch:
         self._passes.team.sum_(self._sums)
         loss, accuracy = self._read()
         seconds = time.perf_counter() - self._started
-        return {"loss": loss, "accuracy": accuracy, "sequences_per_s": self._done / seconds, "epoch_s": seconds}
+        share = {"accuracy": accuracy} if self._passes.learner.task.has_classes else {}
+        return {"loss": loss, **share, "sequences_per_s": self._done / seconds, "epoch_s": seconds}
 
     def _read(self) -> tuple[float, float]:
         loss, correct, count = self._sums.tolist()

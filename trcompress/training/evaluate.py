@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trcompress.data import DataSet, Split, load_data
 from trcompress.errors import InputFileError, QualityGateError, UsageError, nearest
 from trcompress.network.classifier import Classifier, Wiring
+from trcompress.network.model_file import ModelFile
 from trcompress.network.read_classifier import read_classifier
 from trcompress.training.distributed import Team, team
 from trcompress.training.measure import measure
-from trcompress.training.tally import Figures
+from trcompress.training.tally import Figures, accuracy_of
 from trcompress.training.teacher import Teacher
 
 
@@ -44,22 +45,25 @@ class Evaluation:
         model: the file.
         data: the data set.
         split: its part: "test", "validation" or "train".
-        sequences: how many were classified.
-        accuracy: share of right answers.
+        sequences: how many were measured; for labelling, steps.
+        accuracy: share of right answers; None for regression.
         top5: share whose class is among the five best scores; None below six classes.
-        loss: mean cross-entropy.
+        loss: mean cross-entropy, or mean squared error.
         classes: names, in label order.
         confusion: counts, (true class, answer).
         per_class: figures of each class.
         agreement: share of answers that are the teacher's; None without one.
         notes: how the classifier was found, how the data was divided.
+        task: "classification", "labelling" or "regression".
+        rmse: root of the mean squared error, for regression.
+        r2: share of the variance that is explained, for regression.
     """
 
     model: str
     data: str
     split: str
     sequences: int
-    accuracy: float
+    accuracy: float | None
     top5: float | None
     loss: float
     classes: tuple[str, ...]
@@ -67,6 +71,14 @@ class Evaluation:
     per_class: tuple[ClassFigures, ...]
     agreement: float | None = None
     notes: tuple[str, ...] = ()
+    task: str = "classification"
+    rmse: float | None = None
+    r2: float | None = None
+
+    @property
+    def right(self) -> float:
+        """The accuracy, of data that has classes; see `accuracy_of`."""
+        return accuracy_of(self.accuracy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as JSON values."""
@@ -110,7 +122,13 @@ def evaluate(
         classifier = _ready(model, wiring, data, crew)
         other = None if teacher is None else Teacher(_ready(teacher, wiring, data, crew), crew.device)
         figures = measure(
-            classifier.module, part, crew, classes=len(data.classes), batch_size=batch_size, teacher=other
+            classifier.module,
+            part,
+            crew,
+            classes=len(data.classes),
+            batch_size=batch_size,
+            teacher=other,
+            kind=data.task,
         )
     notes = (*classifier.notes, data.split_note, *data.notes)
     name = type(model.module).__name__ if isinstance(model, Classifier) else str(model)
@@ -137,16 +155,27 @@ def check_fits(classifier: Classifier, data: DataSet, what: str = "the model") -
     Raises:
         InputFileError: another number of values per step, or of classes.
     """
-    if classifier.input_size not in (None, data.input_size):
+    if classifier.vocabulary is None and classifier.input_size not in (None, data.input_size):
         raise InputFileError(
             f"the data must have {what}'s input size: {data.name} has {data.input_size:,} values per step, "
             f"{what} takes {classifier.input_size:,}; check `data_options=steps=...`, or use the data of the model"
         )
+    if classifier.vocabulary is not None:
+        _check_tokens(classifier.vocabulary, data, what)
     if classifier.classes not in (None, len(data.classes)):
         raise InputFileError(
             f"the data must have {what}'s classes: {data.name} has {len(data.classes)}, "
             f"{what} gives {classifier.classes} scores"
         )
+
+
+def _check_tokens(vocabulary: int, data: DataSet, what: str) -> None:
+    for part in data.splits.values():
+        low, high = part.source.token_range
+        if low < 0 or high >= vocabulary:
+            raise InputFileError(
+                f"tokens must be 0..{vocabulary - 1}, the rows of {what}'s embedding: {data.name} has {low}..{high}"
+            )
 
 
 def check_gates(
@@ -170,10 +199,14 @@ def check_gates(
     """
     if max_drop is not None and baseline is None:
         raise UsageError("`max_drop` needs the model to compare with: give `baseline`")
+    if evaluation.accuracy is None or (baseline is not None and baseline.accuracy is None):
+        if min_accuracy is not None or max_drop is not None:
+            raise UsageError("gates on the accuracy are for data with classes: this data holds numbers to be met")
+        return
     missed = []
     if min_accuracy is not None and evaluation.accuracy < min_accuracy:
         missed.append(f"accuracy {evaluation.accuracy:.4f} is below `min_accuracy={min_accuracy}`")
-    if max_drop is not None and baseline is not None:
+    if max_drop is not None and baseline is not None and baseline.accuracy is not None:
         drop = baseline.accuracy - evaluation.accuracy
         if drop > max_drop + 1e-12:
             missed.append(
@@ -190,6 +223,7 @@ def describe(figures: Figures, model: str, data: DataSet, split: str, notes: tup
     per_class = tuple(
         _class_figures(name, figures.confusion[k][k], sum(figures.confusion[k]), sum(columns[k]))
         for k, name in enumerate(data.classes)
+        if figures.confusion
     )
     return Evaluation(
         model=model,
@@ -204,6 +238,9 @@ def describe(figures: Figures, model: str, data: DataSet, split: str, notes: tup
         per_class=per_class,
         agreement=figures.agreement,
         notes=notes,
+        task=data.task,
+        rmse=figures.rmse,
+        r2=figures.r2,
     )
 
 
@@ -214,8 +251,18 @@ def _class_figures(name: str, right: int, true: int, answered: int) -> ClassFigu
     return ClassFigures(name, true, precision, recall, f1)
 
 
+def classifier_for(
+    data: DataSet, path: str | Path | ModelFile, wiring: Wiring | None, dropout: float = 0.0
+) -> Classifier:
+    """Read a network for a data set: one answer a step for labelling, an embedding in front for tokens."""
+    wiring = wiring or Wiring()
+    if data.task == "labelling":
+        wiring = replace(wiring, readout="every")
+    return read_classifier(path, wiring, classes=len(data.classes), dropout=dropout, tokens=data.holds_tokens)
+
+
 def _ready(model: str | Path | Classifier, wiring: Wiring | None, data: DataSet, crew: Team) -> Classifier:
-    found = model if isinstance(model, Classifier) else read_classifier(model, wiring, classes=len(data.classes))
+    found = model if isinstance(model, Classifier) else classifier_for(data, model, wiring)
     check_fits(found, data, str(model) if not isinstance(model, Classifier) else "the model")
     found.module.to(crew.device)
     return found

@@ -5,7 +5,7 @@ The loop itself is `trcompress.training.loop`; what is trained for is `trcompres
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from trcompress.errors import UsageError
 from trcompress.model.header import Step
 from trcompress.network.classifier import Classifier, Wiring
 from trcompress.network.model_file import ModelFile, open_model
-from trcompress.network.read_classifier import read_classifier
-from trcompress.training.display import Display
+from trcompress.training.display import CallingDisplay, Display, NoDisplay
 from trcompress.training.distributed import Team, choose_device, team
-from trcompress.training.evaluate import check_fits
+from trcompress.training.evaluate import check_fits, classifier_for
 from trcompress.training.job import Evaluations, OutputPaths, TrainingJob, describe_run, file_sha256, resumable
 from trcompress.training.learner import hidden_misfit
 from trcompress.training.parameters import redraw
@@ -102,6 +101,7 @@ def finetune(
     overwrite: bool = False,
     command: str = "",
     display: Display | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
 ) -> FinetuneResult:
     """Train a compressed model end to end; write the best by validation, never by test.
 
@@ -141,6 +141,9 @@ def finetune(
         overwrite: replace `out`, and the state of an interrupted run.
         command: how the user asked for this, kept in the lineage.
         display: what is shown meanwhile.
+        on_epoch: called after each epoch, its state saved, with the epoch's record (epoch, loss, accuracy, lr,
+            validation_accuracy, ...), in the writing process; the start counts as epoch 0. What it raises ends the
+            run, which can then be resumed.
 
     Raises:
         UsageError: settings, model, teacher and data do not fit together.
@@ -169,7 +172,8 @@ def finetune(
         guide = None if teacher is None else _teacher(teacher, data, wiring, settings, crew)
         settings = _filled_in(settings, student, guide)
         identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
-        job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, display)
+        shown = CallingDisplay(on_epoch, display or NoDisplay()) if on_epoch else display
+        job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, shown)
         state = job.train()
         stored = round_as_stored(student, file.artifact)
         metrics, evaluations = job.metrics(state, _classifier(file, data, wiring, crew))
@@ -200,7 +204,7 @@ def _classifier(
     dropout: float = 0.0,
     what: str = "the model",
 ) -> Classifier:
-    found = read_classifier(path, wiring, classes=len(data.classes), dropout=dropout)
+    found = classifier_for(data, path, wiring, dropout)
     check_fits(found, data, what)
     found.module.to(crew.device)
     return found

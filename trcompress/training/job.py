@@ -139,9 +139,9 @@ class TrainingJob:
         """
         start, best = state.history[0], state.best or {}
         found: dict[str, Any] = {"best_epoch": best.get("epoch", 0)}
-        if "validation_accuracy" in best:
-            found["validation_accuracy_before"] = start["validation_accuracy"]
-            found["validation_accuracy_after"] = best["validation_accuracy"]
+        for name in ("validation_accuracy", "validation_loss"):
+            if name in best and (name != "validation_loss" or self.data.task == "regression"):
+                found |= {f"{name}_before": start[name], f"{name}_after": best[name]}
         part = self.data.splits.get("test") or self.data.splits.get("validation")
         if part is None:
             return found, {}
@@ -155,9 +155,17 @@ class TrainingJob:
                     self.team,
                     classes=len(self.data.classes),
                     batch_size=self.settings.batch_size,
+                    kind=self.data.task,
                 )
-                found |= {f"accuracy_{name}": figures.accuracy, f"loss_{name}": figures.loss}
-                evaluations[name] = describe(figures, self.outputs.model.name, self.data, part.name).to_dict()
+                measured = {
+                    "accuracy": figures.accuracy,
+                    "rmse": figures.rmse,
+                    "r2": figures.r2,
+                    "loss": figures.loss,
+                }
+                found |= {f"{what}_{name}": value for what, value in measured.items() if value is not None}
+                if figures.accuracy is not None:
+                    evaluations[name] = describe(figures, self.outputs.model.name, self.data, part.name).to_dict()
         where = f"{part.name} part of {self.data.name}, {len(part):,} sequences"
         return found | {"measured_on": where}, evaluations
 

@@ -15,10 +15,12 @@ from trcompress.data import Split
 from trcompress.errors import UsageError
 from trcompress.network.classifier import Classifier
 from trcompress.training.batches import Batch
-from trcompress.training.distill import Recorder, hidden_distance, softened_divergence
+from trcompress.training.distill import Recorder, hidden_distance
 from trcompress.training.settings import FinetuneSettings
+from trcompress.training.tasks import Task
 from trcompress.training.teacher import Teacher, View
 
+CLASSIFICATION = Task()
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ONEDNN_HAS = {
     "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
@@ -34,6 +36,7 @@ class Learner(nn.Module):
         settings: weights of the terms.
         class_weights: (classes,) weight of each class in the cross-entropy.
         teacher: the network to learn from, if any.
+        task: what is learned.
 
     Raises:
         UsageError: a term needs a teacher, or one that fits the student's layers.
@@ -47,8 +50,10 @@ class Learner(nn.Module):
         settings: FinetuneSettings,
         class_weights: Tensor,
         teacher: Teacher | None = None,
+        task: Task = CLASSIFICATION,
     ) -> None:
         super().__init__()
+        self.task = task
         self.network = student.module
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._settings, self._weights = settings, settings.distill
@@ -70,12 +75,15 @@ class Learner(nn.Module):
         """
         view = self._view(batch)
         with mixed_precision(self._settings.amp, batch.x.device):
-            x = F.dropout(batch.x, self._settings.input_dropout, self.training)
-            logits = self.network(x, batch.lengths)
+            numbers = batch.x.is_floating_point()
+            x = F.dropout(batch.x, self._settings.input_dropout, self.training) if numbers else batch.x
+            logits = self.network(x, batch.lengths, **batch.more)
+        self.task.check(logits, batch)
         logits = logits.float()
-        loss = self._label_term(logits, batch.y) @ batch.mask / label_total
+        smoothing = self._settings.label_smoothing
+        loss = self.task.loss(logits, batch, self.class_weights, smoothing) @ batch.mask / label_total
         if view is not None:
-            loss = self._weights.labels * loss + self._teacher_term(logits, view) @ batch.mask / count
+            loss = self._weights.labels * loss + self._teacher_term(logits, view, batch) @ batch.mask / count
         return loss, logits.detach()
 
     def close(self) -> None:
@@ -92,14 +100,10 @@ class Learner(nn.Module):
     def _view(self, batch: Batch) -> View | None:
         return self._teacher[0].recall(batch) if self.remembers else None
 
-    def _label_term(self, logits: Tensor, y: Tensor) -> Tensor:
-        smoothing = self._settings.label_smoothing
-        return F.cross_entropy(logits, y, self.class_weights, reduction="none", label_smoothing=smoothing)
-
-    def _teacher_term(self, logits: Tensor, view: View) -> Tensor:
+    def _teacher_term(self, logits: Tensor, view: View, batch: Batch) -> Tensor:
         weights, total = self._weights, logits.new_zeros(len(logits))
         if weights.logits:
-            softened = softened_divergence(logits, view.logits.float(), weights.temperature)
+            softened = self.task.teacher_loss(logits, view.logits.float(), batch, weights.temperature)
             total = total + weights.logits * softened
         if self._recorder is not None:
             own = self._recorder.outputs
@@ -135,6 +139,8 @@ def class_weights(setting: str | tuple[float, ...], split: Split, classes: int) 
     """
     if setting == "none":
         return torch.ones(classes)
+    if split.labels.ndim > 1:
+        raise UsageError("`class_weights` are for data with one class a sequence: leave them out")
     if setting == "balanced":
         counts = np.bincount(split.labels, minlength=classes)
         return torch.from_numpy(len(split) / (classes * np.maximum(counts, 1))).float()

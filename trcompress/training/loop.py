@@ -26,6 +26,7 @@ from trcompress.training.run_state import (
 )
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.straight_through import StraightThrough
+from trcompress.training.tasks import Task
 from trcompress.training.teacher import Teacher
 
 
@@ -118,7 +119,8 @@ class Trainer:
             learner.close()
 
     def _learner(self) -> Learner:
-        return Learner(self.student, self.settings, self._weights, self.teacher).to(self.team.device)
+        task = Task.of(self.data)
+        return Learner(self.student, self.settings, self._weights, self.teacher, task).to(self.team.device)
 
     def _parameters(self) -> list[nn.Parameter]:
         return select_parameters(self.student, self._learnable, self.settings.freeze)
@@ -147,8 +149,10 @@ class Trainer:
                     self.team,
                     classes=len(self.data.classes),
                     batch_size=self.settings.batch_size,
+                    kind=self.data.task,
                 )
-            record |= {"validation_accuracy": figures.accuracy, "validation_loss": figures.loss}
+            told = {"validation_accuracy": figures.accuracy, "validation_loss": figures.loss}
+            record |= {name: value for name, value in told.items() if value is not None}
         self.state.history.append(record)
         weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
         self.state.groups["model"] = weights
@@ -166,10 +170,10 @@ class Trainer:
 
 def is_better(record: dict[str, Any], best: dict[str, Any]) -> bool:
     """Return True where an epoch is better on the validation part (accuracy, then loss), or there is none."""
-    if "validation_accuracy" not in record:
+    if "validation_loss" not in record:
         return True
     return _key(record) > _key(best)
 
 
 def _key(record: dict[str, Any]) -> tuple[float, float]:
-    return record["validation_accuracy"], -record["validation_loss"]
+    return record.get("validation_accuracy", 0.0), -record["validation_loss"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trcompress.errors import UsageError
 from trcompress.training.distributed import Team
 
 
@@ -16,20 +17,44 @@ class Figures:
     """What a tally comes to.
 
     Args:
-        sequences: how many were counted.
-        accuracy: share whose highest score is the true class.
-        loss: mean cross-entropy with the true labels.
+        sequences: how many were counted; for labelling, steps.
+        accuracy: share whose highest score is the true class; None for regression.
+        loss: mean cross-entropy with the true labels, or mean squared error.
         confusion: (true class, given class) counts.
         top5: share whose true class is among the five highest scores; None below six classes.
         agreement: share where the teacher gives the same class; None without a teacher.
+        rmse: root of the mean squared error, for regression.
+        r2: share of the variance that is explained, for regression.
     """
 
     sequences: int
-    accuracy: float
+    accuracy: float | None
     loss: float
     confusion: tuple[tuple[int, ...], ...]
     top5: float | None = None
     agreement: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+
+    @property
+    def right(self) -> float:
+        """The accuracy, of data that has classes.
+
+        Raises:
+            UsageError: the data holds numbers to be met.
+        """
+        return accuracy_of(self.accuracy)
+
+
+def accuracy_of(accuracy: float | None) -> float:
+    """Return an accuracy that must be there.
+
+    Raises:
+        UsageError: the data holds numbers to be met.
+    """
+    if accuracy is None:
+        raise UsageError("an accuracy is for data with classes: this data holds numbers to be met")
+    return accuracy
 
 
 class Tally:
@@ -69,3 +94,28 @@ class Tally:
             top5=top5 if self.classes > 5 else None,
             agreement=agreement if self.compared else None,
         )
+
+
+class ErrorTally:
+    """Sums over sequences of a regression: squared errors, and what it takes to know the variance."""
+
+    def __init__(self, outputs: int, device: torch.device) -> None:
+        self._sums = torch.zeros(3 * outputs + 1, dtype=torch.float64, device=device)  # error, y, y^2; sequences
+        self._outputs = outputs
+
+    def add(self, answer: Tensor, y: Tensor, mask: Tensor, teacher: Tensor | None = None) -> None:
+        """Count a batch: answers (B, D), truth (B, D), mask (B,)."""
+        answer, y, mask = answer.detach().double(), y.double(), mask.double()
+        parts = (mask @ (answer - y).square(), mask @ y, mask @ y.square(), mask.sum().reshape(1))
+        self._sums += torch.cat(parts)
+
+    def result(self, team: Team) -> Figures:
+        """Add up over all processes and read the figures."""
+        sums = self._sums.clone()
+        team.sum_(sums)
+        count = float(sums[-1])
+        error, total, square = sums[:-1].cpu().reshape(3, self._outputs)
+        varied = float((square - total.square() / max(1.0, count)).sum())
+        loss = float(error.sum()) / max(1.0, count * self._outputs)
+        r2 = 1 - float(error.sum()) / varied if varied > 0 else None
+        return Figures(round(count), None, loss, (), rmse=loss**0.5, r2=r2)

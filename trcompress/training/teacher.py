@@ -23,7 +23,7 @@ class View:
     """What the teacher makes of a batch, on the batch's device.
 
     Args:
-        logits: (B, classes).
+        logits: (B, classes), (B, T, classes) or (B, D).
         hidden: hidden states of each recurrent stack, (B, T, features), zero beyond a sequence's end.
     """
 
@@ -51,7 +51,8 @@ class Teacher:
         """Run the network on a batch."""
         self._recorder.clear()
         where = batch.x.device
-        logits = self.module(batch.x.to(self.device), batch.lengths)
+        more = {name: value.to(self.device) for name, value in batch.more.items()}
+        logits = self.module(batch.x.to(self.device), batch.lengths, **more)
         hidden = {
             name: padded(sequence, bool(self.recurrent[name].batch_first), where)[0]
             for name, sequence in self._recorder.outputs.items()
@@ -84,12 +85,12 @@ class Teacher:
 
 def _empty(view: View, rows: int, steps: int) -> View:
     hidden = {name: value.new_zeros(rows, steps, value.shape[2]) for name, value in view.hidden.items()}
-    return View(view.logits.new_zeros(rows, view.logits.shape[1]), hidden)
+    return View(view.logits.new_zeros(rows, *view.logits.shape[1:]), hidden)
 
 
 def _put(known: View, view: View, batch: Batch) -> None:
     """Write a batch's answers into their rows; a filler's answers count nothing."""
     rows = torch.from_numpy(batch.indices).to(batch.x.device)
-    known.logits[rows] += view.logits * batch.mask[:, None]
+    known.logits[rows] += view.logits * batch.mask.view(-1, *[1] * (view.logits.dim() - 1))
     for name, value in view.hidden.items():
         known.hidden[name][rows, : value.shape[1]] += value * batch.mask[:, None, None]

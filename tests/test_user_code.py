@@ -1,0 +1,161 @@
+"""The user's own code: losses for their loop, callbacks, and faults told in one line with their last frame."""
+
+import copy
+import sys
+
+import pytest
+import small_task
+import torch
+from command import run
+from torch import nn
+
+import trcompress
+from trcompress import DistillLoss, Plan
+from trcompress.errors import UsageError, UserCodeError
+from trcompress.util.user_code import find_function
+
+
+class Tagger(nn.Module):
+    """Embedding, packed biLSTM, a cell, scores per step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(12, 8, bidirectional=True, batch_first=True)
+        self.cell = nn.GRUCell(16, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        steps, _ = self.rnn(x)
+        state = x.new_zeros(len(x), 8)
+        for t in range(x.shape[1]):
+            state = self.cell(steps[:, t], state)
+        return {"scores": self.head(state)}
+
+
+def pair():
+    torch.manual_seed(0)
+    teacher = Tagger()
+    student = copy.deepcopy(teacher)
+    trcompress.compress_(student, Plan.of("4x3:4x2", 2, layer="rnn*"))
+    return student, teacher
+
+
+def test_distillation_in_ones_own_loop_brings_the_student_to_the_teacher():
+    student, teacher = pair()
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-2)
+    x = torch.randn(64, 6, 12)
+    losses = []
+    with DistillLoss(student, teacher, temperature=1.0) as distill:
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss = distill(student(x), x)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not teacher.rnn._forward_hooks
+    assert not student.rnn._forward_hooks
+
+
+def test_the_loss_is_zero_where_both_agree_and_counts_each_term():
+    teacher = Tagger()
+    student = copy.deepcopy(teacher)
+    x = torch.randn(3, 6, 12)
+    distill = DistillLoss(student, teacher)
+    assert float(distill(student(x), x)) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        student.head.bias += torch.arange(5.0)
+    scores = student(x)["scores"]
+    mine, theirs = scores.log_softmax(1), teacher(x)["scores"].log_softmax(1)
+    wanted = (theirs.exp() * (theirs - mine)).sum(1).mean()
+    only_scores = DistillLoss(student, teacher, hidden=0, temperature=1.0, logits=2.0)
+    assert float(only_scores(student(x), x)) == pytest.approx(2 * float(wanted), rel=1e-5)
+
+
+def test_what_cannot_be_compared_is_named():
+    student, teacher = pair()
+    with pytest.raises(UsageError, match="nothing was recorded"):
+        DistillLoss(student, teacher)({"scores": torch.zeros(2, 5)}, torch.randn(2, 6, 12))
+    del teacher.rnn
+    with pytest.raises(UsageError, match="the teacher has no recurrent layer 'rnn'"):
+        DistillLoss(student, teacher)
+    DistillLoss(student, teacher, hidden=0)
+
+
+def test_on_epoch_is_called_after_each_epoch_with_its_record(tmp_path):
+    files = small_task.write_files(tmp_path)
+    seen = []
+    options = {"epochs": 3, "batch_size": 16, "device": "cpu"}
+    result = trcompress.finetune(
+        files["ring"], files["data"], tmp_path / "a.safetensors", **options, on_epoch=seen.append
+    )
+    assert [one["epoch"] for one in seen] == [0, 1, 2, 3]
+    assert {"loss", "accuracy", "lr"} <= seen[1].keys()
+    assert seen[-1] == result.history[-1]
+
+    def stop(record):
+        if record["epoch"] == 2:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        trcompress.finetune(files["ring"], files["data"], tmp_path / "b.safetensors", **options, on_epoch=stop)
+    again = trcompress.finetune(files["ring"], files["data"], tmp_path / "b.safetensors", **options, resume=True)
+    assert again.epochs == 3
+
+
+FAULTY = """
+import small_task
+from torch import nn
+
+
+def broken():
+    return nn.LSTM(12, 8, hidden_sized=3)
+
+
+class Net(small_task.Network):
+    def forward(self, x, lengths=None):
+        return x[:, 99]
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "faulty_code.py").write_text(FAULTY)
+    (tmp_path / "cannot_import.py").write_text("import torch\n1 / 0\n")
+    (tmp_path / "lacks_another.py").write_text("import not_installed_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("faulty_code", "cannot_import", "lacks_another"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("faulty_code:Net", None, ()),
+        ("faulty_code:Nett", UsageError, ("Nett is missing", "did you mean 'Net'")),
+        ("faulty_cod:Net", UsageError, ("no module 'faulty_cod'",)),
+        ("faulty_code", UsageError, ("package.module:function",)),
+        ("cannot_import:f", UserCodeError, ("ZeroDivisionError", "cannot_import.py", "line 2", "1 / 0")),
+        ("lacks_another:f", UserCodeError, ("not_installed_at_all", "lacks_another.py")),
+    ],
+)
+def test_functions_are_found_or_the_fault_is_told(module, spec, error, words):
+    if error is None:
+        assert callable(find_function(spec, "a model factory"))
+        return
+    with pytest.raises(error) as told:
+        find_function(spec, "a model factory")
+    assert all(word in str(told.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("broken", ("hidden_sized", "in broken")), ("Net", ("in forward", "99"))]
+)
+def test_faults_of_the_users_network_are_one_line_and_exit_3(module, name, words):
+    files = small_task.write_files(module)
+    done = run("evaluate", files["ring"], "--data", files["data"], "--model", f"faulty_code:{name}")
+    assert done.code == 3
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in ("your code failed", "faulty_code.py", *words))

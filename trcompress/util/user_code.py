@@ -1,0 +1,90 @@
+"""The user's own code, named on the command line: found, run, and its faults told with their last frame."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trcompress.errors import TrcompressError, UsageError, UserCodeError, nearest
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def find_function(spec: str, what: str) -> Callable[..., Any]:
+    """Import the function that `package.module:name` names; the current folder is searched last.
+
+    This runs code: only for a spec that the user typed.
+
+    Args:
+        spec: `package.module:name`.
+        what: what it is for ("a data factory"), for messages.
+
+    Raises:
+        UsageError: there is no such module or no such function in it.
+        UserCodeError: the module fails while it is imported.
+    """
+    module_name, colon, name = spec.partition(":")
+    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UsageError(f"{what} is named package.module:function, as in my_project.data:loader: got {spec!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        with faults_told(spec, missing_too=False):
+            module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise UserCodeError(_told(spec, error)) from error  # the module exists and itself lacks another one
+        raise UsageError(
+            f"{what} must be importable: there is no module {error.name!r} for {spec}; "
+            "run in its folder or install it"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        fault = "is not a function" if function is not None else f"is missing{nearest(name, dir(module))}"
+        raise UsageError(f"{what} must be a function of its module: {name} {fault} in {module_name}")
+    return function
+
+
+@contextmanager
+def faults_told(what: str, *, missing_too: bool = True) -> Iterator[None]:
+    """Turn what the user's code raises into one line with the last frame of its traceback.
+
+    Faults of this library, interruptions and a lack of memory pass through.
+
+    Args:
+        what: the code, as the user named it.
+        missing_too: also a module that is not installed.
+
+    Raises:
+        UserCodeError: the code raised something.
+    """
+    try:
+        yield
+    except (TrcompressError, MemoryError):
+        raise
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and not missing_too
+        if missing or type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise UserCodeError(_told(what, error)) from error
+
+
+def _told(what: str, error: BaseException) -> str:
+    """Name the code, what it raised, and where: the last frame that is the user's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if not _is_library(one.filename)] or list(frames)
+    said = " ".join(str(error).split()) or "no message"
+    where = f'\n  File "{own[-1].filename}", line {own[-1].lineno}, in {own[-1].name}' if own else ""
+    line = f"\n    {own[-1].line}" if own and own[-1].line else ""
+    return f"your code failed: {what}: {type(error).__name__}: {said:.300}{where}{line}"
+
+
+def _is_library(filename: str) -> bool:
+    path = Path(filename)
+    return filename.startswith("<") or "site-packages" in path.parts or path.is_relative_to(PACKAGE)
