@@ -87,7 +87,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
 
     out = given["out"] or options.beside(checkpoint, ".tr.safetensors")
     dense = read_checkpoint(checkpoint, **options.reading(given))
-    dense.check_compressible()
+    dense.check_compressible(own_network=bool(given["factory"]))
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(*dense.files, checkpoint, given["calibrate"]))
     chosen = choose_plan(dense, given)

@@ -33,7 +33,14 @@ _OPTIONS = (
 )
 
 _CALIBRATION = (
-    click.option("--calibrate", metavar="DATA", help="Choose by what the network does on these inputs."),
+    click.option(
+        "--calibrate",
+        metavar="DATA",
+        help="Choose by what the network does on these inputs; with --model, package.module:loader of batches too.",
+    ),
+    click.option(
+        "--model", "factory", metavar="M:F", help="package.module:factory of your own network; runs your code."
+    ),
     data_option,
     head_option,
     click.option("--readout", type=click.Choice(["final", "every"]), help="Outputs that count."),
@@ -63,12 +70,14 @@ def calibration_data(given: dict[str, Any]) -> dict[str, Any]:
     if not given["calibrate"]:
         if given["data_options"]:
             raise UsageError("--data-option goes with --calibrate DATA: name the inputs to calibrate on")
+        if given["factory"]:
+            raise UsageError("--model goes with --calibrate DATA: name the inputs to run your network on")
         return {}
     options = read_data_options(given["data_options"])
     if kind_of(given["calibrate"]) != "array":
         options["allow_code"] = True  # the user typed package.module:factory
     named = {"head": given["head"], "readout": given["readout"], "outputs": given["outputs"]}
-    named["data_options"] = options
+    named |= {"data_options": options, "model": given["factory"]}
     return {"calibrate": given["calibrate"], **named}
 
 

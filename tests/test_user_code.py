@@ -159,3 +159,67 @@ def test_faults_of_the_users_network_are_one_line_and_exit_3(module, name, words
     assert done.code == 3
     assert "Traceback" not in done.stderr
     assert all(word in done.stderr for word in ("your code failed", "faulty_code.py", *words))
+
+
+OWN = '''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    """What a file alone does not describe: a convolution in front, attention behind, a cell of its own kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(6, 12, 3, padding=1)
+        self.rnn = nn.LSTM(12, 16, batch_first=True, bidirectional=True)
+        self.score, self.head = nn.Linear(32, 1), nn.Linear(32, 5)
+
+    def forward(self, x):
+        steps, _ = self.rnn(self.conv(x.transpose(1, 2)).transpose(1, 2))
+        return self.head((steps * self.score(steps).softmax(1)).sum(1))
+
+
+def loader(rows=96):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 7, 6)
+    return torch.utils.data.DataLoader(list(zip(x, torch.zeros(rows))), batch_size=32)
+
+
+def broken_loader():
+    yield torch.randn(4, 7, 6)
+    raise ValueError("the disk is gone")
+'''
+
+
+def test_a_file_is_calibrated_in_the_users_own_network_on_their_own_batches(tmp_path, monkeypatch):
+    (tmp_path / "own_network.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_network
+
+    torch.manual_seed(0)
+    net = own_network.Net().eval()
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    out = tmp_path / "m.tr.safetensors"
+    mine = ("--model", "own_network:Net", "--calibrate", "own_network:loader")
+    try:
+        done = run("decompose", tmp_path / "m.pt", "--shape", "12:64", "--ranks", "1,4", *mine, "-o", out)
+        assert done.code == 0, done.stderr
+        again = trcompress.load_(out, own_network.Net()).eval()
+        plain = trcompress.decompose(tmp_path / "m.pt", Plan.of("12:64", (1, 4)), init="tr-svd")
+        other = trcompress.load_(plain, own_network.Net()).eval()
+        x = torch.randn(64, 7, 6)
+        errors = [float((model(x) - net(x)).square().sum()) for model in (again, other)]
+        assert errors[0] <= errors[1]
+        planned = run("plan", tmp_path / "m.pt", "--target-ratio", 3, "--effort", "low", *mine)
+        assert planned.code == 0, planned.stderr
+        broken = (*mine[:2], "--calibrate", "own_network:broken_loader")
+        faulty = run("plan", tmp_path / "m.pt", "--target-ratio", 3, *broken)
+        assert faulty.code == 3
+        assert "the disk is gone" in faulty.stderr
+        assert "in broken_loader" in faulty.stderr
+        alone = run("plan", tmp_path / "m.pt", "--target-ratio", 3, *mine[:2])
+        assert alone.code == 2
+        assert "--model goes with --calibrate" in alone.stderr
+    finally:
+        sys.modules.pop("own_network", None)

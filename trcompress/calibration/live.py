@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
+from trcompress.model.matrix import Matrix
 from trcompress.network.batches import Forward, bytes_of, default_forward, evaluating
 from trcompress.network.layerwise import Substitute, Tap, layer_by_layer, recurrent_layers
 from trcompress.network.moments import InputMoments
@@ -76,6 +77,11 @@ class LiveNetwork:
             for weight in one.weights
         }
         return cls(model, seen, forward or default_forward, names or given, {*tied, *_shared(model)}, seed)
+
+    def known(self, matrices: Iterable[Matrix]) -> frozenset[str]:
+        """Keys of the matrices that may be replaced: of the user's own network, those of layers that it knows."""
+        keys = frozenset(one.key for one in matrices)
+        return keys & frozenset(self.names) if "model" in self.origin else keys
 
     def feeds(self, key: str) -> bool:
         """Whether anything reached a weight."""

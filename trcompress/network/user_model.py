@@ -75,14 +75,14 @@ class UserNetwork(nn.Module):
 _STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
-def build_user_model(file: ModelFile, wiring: Wiring) -> Classifier:
-    """Build the network that `wiring.model` names and load the file into it.
+def load_user_model(file: ModelFile, spec: str) -> nn.Module:
+    """Build the network that `package.module:factory` names, and load a file into it; this runs the user's code.
 
     Raises:
         UsageError: there is no such function, or it does not return a module.
+        UserCodeError: it raised something.
         InputFileError: the file's tensors are not the network's; all differences are named.
     """
-    spec = str(wiring.model)
     factory = find_function(spec, "a model factory")
     with faults_told(spec):
         module = factory()
@@ -92,7 +92,18 @@ def build_user_model(file: ModelFile, wiring: Wiring) -> Classifier:
     if artifact is None:
         tensors = {key: file.tensor(key) for key in file.shapes}
         artifact = Artifact(tensors, Header(layers=(), weights=()), file.path)
-    model = load_(artifact, module)
+    return load_(artifact, module)
+
+
+def build_user_model(file: ModelFile, wiring: Wiring) -> Classifier:
+    """Build the network that `wiring.model` names and load the file into it.
+
+    Raises:
+        UsageError: there is no such function, or it does not return a module.
+        InputFileError: the file's tensors are not the network's; all differences are named.
+    """
+    spec = str(wiring.model)
+    model = load_user_model(file, spec)
     network = UserNetwork(model.float())
     recurrent = {
         name: one for name, one in model.named_modules() if is_recurrent(one) and hasattr(one, "num_layers")

@@ -10,7 +10,7 @@ import torch
 
 from trcompress.artifact.file import Artifact
 from trcompress.calibration import LiveNetwork, calibrate
-from trcompress.calibration.file_network import file_network
+from trcompress.calibration.user_network import live_network
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.weight import distinct_matrices, weight_source
 from trcompress.model.header import Step
@@ -31,6 +31,7 @@ def decompose_calibrated(
     head: str | None = None,
     readout: str | None = None,
     outputs: str | None = None,
+    model: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     live: LiveNetwork | None = None,
     plan_notes: Sequence[str] = (),
@@ -48,6 +49,7 @@ def decompose_calibrated(
         head: see `file_network`.
         readout: see `file_network`.
         outputs: see `file_network`.
+        model: `package.module:factory` of the user's own network; see `live_network`.
         data_options: how to read `data`.
         live: the network on this data, where a search has run it already.
         plan_notes: how the plan was found, in words.
@@ -62,16 +64,16 @@ def decompose_calibrated(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    checkpoint.check_compressible()
-    plans = plan.resolve(distinct_matrices(checkpoint).matrices)
+    checkpoint.check_compressible(own_network=model is not None)
     settings: dict[str, Any] = {"head": head, "readout": readout, "outputs": outputs, "data_options": data_options}
-    live = live or file_network(checkpoint, data, **settings, seed=seed)
+    live = live or live_network(checkpoint, data, **settings, model=model, seed=seed)
+    every = distinct_matrices(checkpoint).matrices
+    plans = plan.resolve([one for one in every if one.key in live.known(every)])
     sources = {one.name: weight_source(checkpoint, one.matrix) for one in plans}
     found = calibrate(live, plans, sources, notes=plan_notes, **options)
     keys = {name: key for key, name in live.names.items()}
-    changed = {
-        keys[name]: bias.to(getattr(torch, checkpoint.dtypes[keys[name]])) for name, bias in found.biases.items()
-    }
+    biases = {keys.get(name, name): bias for name, bias in found.biases.items()}
+    changed = {key: bias.to(getattr(torch, checkpoint.dtypes[key])) for key, bias in biases.items()}
     step = Step(
         verb="decompose",
         command=command,

@@ -56,6 +56,7 @@ def decompose(
     head: str | None = None,
     readout: str | None = None,
     outputs: str | None = None,
+    model: str | None = None,
     refine: int = 0,
     effort: str = "normal",
     per_weight: bool = False,
@@ -84,6 +85,7 @@ def decompose(
         head: key of the linear layer over the last stack; found by its shape where omitted.
         readout: outputs that count, "final" or "every".
         outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
+        model: `package.module:factory` of your own network, to run on `calibrate`; this runs your code.
         effort: "low", "normal" or "high": how much work goes into the search of a goal.
         per_weight: every weight reaches the goal by itself.
         refine: gradient steps that then match the dense network; needs `calibrate`.
@@ -113,11 +115,12 @@ def decompose(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
-    checkpoint.check_compressible()
+    checkpoint.check_compressible(own_network=model is not None)
     if out is not None:
         out = check_output(out, overwrite=overwrite, keep=(*checkpoint.files, calibrate))
     check_data(calibrate, refine, init)
     data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout, "outputs": outputs}
+    data["model"] = model
     if not isinstance(plan, PlanChoice):
         goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
         plan = choose(
@@ -158,6 +161,7 @@ def choose(
     readout: str | None = None,
     seed: int = 0,
     outputs: str | None = None,
+    model: str | None = None,
     effort: str = "normal",
     per_weight: bool = False,
     progress: Progress | None = None,
@@ -190,6 +194,7 @@ def choose(
         readout=readout,
         seed=seed,
         outputs=outputs,
+        model=model,
         effort=effort,
         per_weight=per_weight,
         progress=progress,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.calibration import LiveNetwork
-from trcompress.calibration.file_network import file_network
+from trcompress.calibration.user_network import live_network
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.weight import distinct_matrices, weight_source
 from trcompress.errors import UsageError
@@ -33,6 +33,7 @@ def plan(
     head: str | None = None,
     readout: str | None = None,
     outputs: str | None = None,
+    model: str | None = None,
     kind: str | None = None,
     skip_objects: bool = False,
     seed: int = 0,
@@ -53,6 +54,7 @@ def plan(
         head: key of the linear layer over the last stack; found by its shape where omitted.
         readout: outputs that count, "final" or "every".
         outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
+        model: `package.module:factory` of your own network, to run on the data; this runs your code.
         kind: how to read recurrent layers, see `read_checkpoint`.
         skip_objects: leave out Python objects beside the weights instead of refusing the file.
         seed: of everything random.
@@ -77,10 +79,13 @@ def plan(
     options: dict[str, Any] = {"layer": layer, "effort": effort, "per_weight": per_weight, "seed": seed}
     effort_of(effort)
     live = None
+    if model is not None and calibrate is None:
+        raise UsageError("`model` goes with `calibrate`: name the inputs to run your network on")
     if calibrate is not None:
-        live = file_network(
+        live = live_network(
             checkpoint,
             calibrate,
+            model=model,
             head=head,
             readout=readout,
             outputs=outputs,
@@ -120,7 +125,8 @@ def search_network(
     Raises:
         UsageError: not exactly one goal, an unreachable one, or a glob that matches no weight.
     """
-    matrices = planned(list(distinct_matrices(checkpoint).matrices), layer)
+    every = distinct_matrices(checkpoint).matrices
+    matrices = planned([one for one in every if live is None or one.key in live.known(every)], layer)
     weights = [(matrix, weight_source(checkpoint, matrix)) for matrix in matrices]
     goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix in matrices), per_weight)
     found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)

@@ -52,7 +52,7 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def faults_told(what: str, *, missing_too: bool = True) -> Iterator[None]:
+def faults_told(what: str, *, missing_too: bool = True, own_only: bool = False) -> Iterator[None]:
     """Turn what the user's code raises into one line with the last frame of its traceback.
 
     Faults of this library, interruptions and a lack of memory pass through.
@@ -60,6 +60,7 @@ def faults_told(what: str, *, missing_too: bool = True) -> Iterator[None]:
     Args:
         what: the code, as the user named it.
         missing_too: also a module that is not installed.
+        own_only: only what was raised on the way through the user's own files.
 
     Raises:
         UserCodeError: the code raised something.
@@ -70,7 +71,8 @@ def faults_told(what: str, *, missing_too: bool = True) -> Iterator[None]:
         raise
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and not missing_too
-        if missing or type(error).__name__ == "OutOfMemoryError":
+        own = any(not _is_library(one.filename) for one in traceback.extract_tb(error.__traceback__))
+        if missing or type(error).__name__ == "OutOfMemoryError" or (own_only and not own):
             raise
         raise UserCodeError(_told(what, error)) from error
 

@@ -1,0 +1,127 @@
+"""A dense checkpoint in the user's own network, on their own batches: both named as `package.module:function`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from trcompress.calibration.file_network import file_network
+from trcompress.calibration.live import LiveNetwork
+from trcompress.checkpoint import Checkpoint
+from trcompress.data import DataSet, load_data
+from trcompress.data.load import kind_of
+from trcompress.errors import UserCodeError
+from trcompress.network.batches import default_forward
+from trcompress.network.calibration_data import CalibrationData
+from trcompress.network.model_file import of_checkpoint
+from trcompress.network.user_model import UserNetwork, load_user_model
+from trcompress.util.user_code import faults_told, find_function
+
+AT_ONCE, MOST = 64, 4096
+"""Sequences in a batch, and of all batches, where the data comes from a file."""
+
+
+def live_network(
+    checkpoint: Checkpoint,
+    data: str | Path | CalibrationData,
+    *,
+    model: str | None = None,
+    head: str | None = None,
+    readout: str | None = None,
+    outputs: str | None = None,
+    seed: int = 0,
+    data_options: Mapping[str, Any] | None = None,
+) -> LiveNetwork:
+    """Record a checkpoint's network on data: the user's own network, or what the file alone describes.
+
+    Args:
+        checkpoint: the dense network.
+        data: its inputs. With `model`, `package.module:loader` gives batches as a DataLoader does.
+        model: `package.module:factory` of the user's network; this runs the user's code.
+        head: see `file_network`, as for the others.
+        readout: see `file_network`.
+        outputs: see `file_network`.
+        seed: of everything random.
+        data_options: of `trcompress.data.load_data`, or keyword arguments of the loader.
+
+    Raises:
+        UserCodeError: the user's code raised something.
+        InputFileError: the checkpoint does not fit the network, or the data does not.
+    """
+    if model is None or isinstance(data, CalibrationData):
+        settings: dict[str, Any] = {"head": head, "readout": readout, "outputs": outputs, "seed": seed}
+        return file_network(checkpoint, data, **settings, data_options=data_options)
+    module = load_user_model(of_checkpoint(checkpoint, checkpoint.path), model).eval()
+    batches, forward = _batches(data, dict(data_options or {}))
+    told = _Told(batches, str(data))
+    live = LiveNetwork.of(module, told, forward=_telling(forward, model), outputs=outputs, seed=seed)
+    return replace(live, origin={"data": str(data), "model": model})
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Batches of the user's, whose faults are told."""
+
+    batches: Iterable[Any]
+    spec: str
+
+    def __iter__(self) -> Iterator[Any]:
+        with faults_told(self.spec):
+            steps = iter(self.batches)
+        while True:
+            with faults_told(self.spec):
+                try:
+                    batch = next(steps)
+                except StopIteration:
+                    return
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A data set's training rows (or what it has), as batches."""
+
+    data: DataSet
+
+    def __iter__(self) -> Iterator[Any]:
+        part = self.data.splits.get("train") or next(iter(self.data.splits.values()))
+        for start in range(0, min(len(part), MOST), AT_ONCE):
+            rows = np.arange(start, min(len(part), start + AT_ONCE))
+            x, _, lengths = part.batch(rows)
+            yield {"x": x, "lengths": lengths, **part.more(rows)}
+
+
+def _batches(data: str | Path, options: dict[str, Any]) -> tuple[Iterable[Any], Callable[[nn.Module, Any], Any]]:
+    if kind_of(data) == "factory":
+        options.pop("allow_code", None)
+        loader = find_function(str(data), "a loader of batches")
+        with faults_told(str(data)):
+            found = loader(**options)
+        if not isinstance(found, (DataSet, Iterable)) or isinstance(found, (str, bytes)):
+            raise UserCodeError(
+                f"{data} must return batches that can be gone through, as a DataLoader: got {type(found).__name__}"
+            )
+        if not isinstance(found, DataSet):
+            return found, default_forward
+    else:
+        found = load_data(data, **options)
+    return _Rows(found), _named_forward
+
+
+def _named_forward(model: nn.Module, batch: Any) -> Any:
+    device = next(model.parameters()).device
+    inputs = {name: value if value is None else value.to(device) for name, value in batch.items()}
+    return UserNetwork(model)(inputs.pop("x"), inputs.pop("lengths"), **inputs)
+
+
+def _telling(forward: Callable[[nn.Module, Any], Any], spec: str) -> Callable[[nn.Module, Any], Any]:
+    def told(model: nn.Module, batch: Any) -> Any:
+        with faults_told(f"the network of {spec}", own_only=True):
+            return forward(model, batch)
+
+    return told
