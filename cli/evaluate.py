@@ -40,6 +40,8 @@ def evaluate(model: Path, **given: Any) -> None:
     answers agree with the teacher's or the baseline's. The classifier is the recurrent stack and the linear head
     in the file; how they were found is printed.
 
+    What functions named M:F must take and give, with examples: docs/your-code.md.
+
     Example: trcompress evaluate model.tr.safetensors --data data.npz --baseline model.pt --max-drop 0.01
     """
     from trcompress.errors import QualityGateError, UsageError

@@ -41,6 +41,8 @@ def export(network: Path, format_: str, **given: Any) -> None:
     torch's exporters, and what they froze is said. Every file is run at three sizes beside PyTorch before it
     appears. ARTIFACT may be a dense checkpoint too.
 
+    What functions named M:F must take and give, with examples: docs/your-code.md.
+
     Example: trcompress export model.tr.safetensors --onnx model.onnx --int8
     """
     from trcompress.cli.console import print_json

@@ -31,6 +31,8 @@ def plan(checkpoint: Path, **given: Any) -> None:
     Tries mode factorisations (awkward sizes padded), their order and ranks. The truncated SVD is a two-mode ring
     and always among the candidates, so the chosen plan is never worse than SVD at the same count.
 
+    What functions named M:F must take and give, with examples: docs/your-code.md.
+
     Example: trcompress plan model.pt --target-ratio 25
     """
     from trcompress.checkpoint import read_checkpoint
