@@ -25,6 +25,7 @@ def print_report(report: Report) -> None:
     if is_verbose():
         for weight in report.weights:
             print_weight(weight)
+        _print_passes(report)
         _print_tensors(report)
         _print_metrics(report)
     else:
@@ -132,6 +133,11 @@ def _print_totals(report: Report) -> None:
             f"before: the model's tensors; the checkpoint file took {size(report.file_bytes_before)}, "
             f"{size(report.other_bytes_before)} of it beside the model"
         )
+    if report.passes:
+        kinds = {one["kind"]: sum(other["kind"] == one["kind"] for other in report.passes) for one in report.passes}
+        _line(f"passes: {', '.join(f'{kind} ({number})' for kind, number in kinds.items())}; -v lists them")
+    if report.dropped:
+        _line(f"left out of the checkpoint, as asked: {', '.join(report.dropped)}")
     if report.uncompressed_layers:
         _line(f"left dense: {', '.join(report.uncompressed_layers)}")
 
@@ -160,6 +166,15 @@ def _print_matrices(weights: Sequence[WeightReport]) -> None:
     out.print(make_table(["!matrix", "shape", ">Eq. 7", ">error", ">bound"], rows))
     if len(weights) > MOST_MATRICES:
         out.print(f"and {len(weights) - MOST_MATRICES} more: -v lists all", markup=False)
+
+
+def _print_passes(report: Report) -> None:
+    if report.passes:
+        rows = [
+            [one["kind"], one["name"], one["before"], one["after"], spell(one["damage"], "error")]
+            for one in report.passes
+        ]
+        out.print(make_table(["pass", "!on", "before", "after", ">damage"], rows))
 
 
 def _print_tensors(report: Report) -> None:

@@ -5,6 +5,9 @@ from trcompress.artifact.file import Artifact as Artifact
 from trcompress.artifact.file import read_artifact as read_artifact
 from trcompress.artifact.load import load as load
 from trcompress.artifact.load import load_ as load_
+from trcompress.artifact.pretrained import PretrainedMixin as PretrainedMixin
+from trcompress.artifact.pretrained import from_pretrained as from_pretrained
+from trcompress.artifact.pretrained import save_pretrained as save_pretrained
 from trcompress.artifact.report import make_report
 from trcompress.artifact.save import save as save
 from trcompress.artifact.write import write_artifact as write_artifact

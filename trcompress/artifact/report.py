@@ -63,6 +63,8 @@ class Report:
         evaluations: by role ("dense", "decomposed", "compressed"): accuracy, figures per class, confusion.
         curves: the epochs of fine-tuning.
         latency: the benchmark against the dense model.
+        passes: what passes did to tensors and modules: kind, name, before, after, damage.
+        dropped: tensors of the checkpoint that were left out, as the user asked.
     """
 
     schema_version: int
@@ -88,6 +90,8 @@ class Report:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: tuple[dict[str, Any], ...] = ()
     latency: dict[str, Any] | None = None
+    passes: tuple[dict[str, Any], ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; figures that are not finite become None."""
@@ -135,6 +139,8 @@ def make_report(
         source=source.model_dump(mode="json") if source else None,
         lineage=tuple(step.model_dump(mode="json") for step in artifact.header.lineage),
         baseline=against.to_dict() if against else None,
+        passes=tuple(one.model_dump(mode="json") for one in artifact.header.passes),
+        dropped=tuple(str(key) for keys in artifact.reading("dropped") for key in keys),
         **read_measured(artifact.path, artifact.header, results).model_dump(mode="json"),
     )
 

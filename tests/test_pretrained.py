@@ -1,0 +1,71 @@
+"""Folders of the Hub's layout: written, read back, refused where they are not what they should be."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import trcompress
+from trcompress.errors import InputFileError, OutputFileError, UsageError
+
+
+class Tagger(nn.Module, trcompress.PretrainedMixin):
+    def __init__(self, width, hidden=16, *, act=None):
+        super().__init__()
+        self.rnn = nn.LSTM(width, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, 3)
+        self.act = act
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+@pytest.fixture
+def tagger():
+    torch.manual_seed(0)
+    model = Tagger(12, act=nn.ReLU())
+    return trcompress.compress_(model, trcompress.Plan.of("4x3:4x4", "2")).model
+
+
+def test_a_network_comes_back_by_its_own_class(tagger, tmp_path):
+    folder = tagger.save_pretrained(tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text()) == {"width": 12, "hidden": 16}
+    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: trcompress")
+    again = Tagger.from_pretrained(folder)
+    x = torch.randn(2, 5, 12)
+    assert torch.equal(again(x), tagger.eval()(x))
+    assert not again.training
+    assert isinstance(again.rnn, trcompress.TRLSTM)
+
+
+def test_without_code_the_stacks_come_back(tagger, tmp_path):
+    trcompress.save_pretrained(tagger, tmp_path / "model", config={"width": 12})
+    stacks = trcompress.from_pretrained(tmp_path / "model")
+    x = torch.randn(2, 5, 12)
+    assert torch.equal(stacks["rnn"](x)[0], tagger.eval().rnn(x)[0])
+
+
+def test_files_are_kept_unless_told(tagger, tmp_path):
+    tagger.save_pretrained(tmp_path)
+    with pytest.raises(OutputFileError, match="the output exists"):
+        tagger.save_pretrained(tmp_path)
+    tagger.save_pretrained(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("[]", "must hold a JSON object"), ("{", "is not a JSON object"), ('{"depth": 3}', "is not of Tagger")],
+)
+def test_other_configs_are_refused(tagger, tmp_path, config, message):
+    tagger.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(InputFileError, match=message):
+        Tagger.from_pretrained(tmp_path)
+
+
+def test_what_is_no_folder_is_not_fetched(tmp_path):
+    with pytest.raises(InputFileError, match="names on the Hub are not fetched"):
+        trcompress.from_pretrained("someone/some-model")
+    with pytest.raises(UsageError, match="must hold JSON values"):
+        trcompress.save_pretrained(nn.LSTM(2, 2), tmp_path, config={"a": {1, 2}})

@@ -1,0 +1,180 @@
+"""Folders as the Hugging Face Hub has them: `save_pretrained` and `from_pretrained`, local, without its library.
+
+A folder holds `model.safetensors`, an artifact that any safetensors reader opens; `config.json`, the arguments of
+the network's own class; and `README.md`, a model card. Nothing is imported by a name that a file holds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+
+from trcompress.artifact.load import load, load_
+from trcompress.artifact.report import make_report
+from trcompress.artifact.save import save
+from trcompress.errors import InputFileError, UsageError
+from trcompress.util.files import check_output, write_text
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+MAX_CONFIG_BYTES = 2**20
+
+
+def save_pretrained(
+    model: nn.Module,
+    save_directory: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a compressed network as a folder that can be put on the Hub as it is.
+
+    Args:
+        model: a network with compressed layers.
+        save_directory: the folder; made if it does not exist.
+        config: keyword arguments with which its class builds it again, JSON values.
+        overwrite: replace the three files if they exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: the model holds no compressed layer, or the config is not JSON.
+        OutputFileError: a file exists or cannot be written.
+
+    Example:
+        >>> import tempfile, trcompress
+        >>> layer = trcompress.TRLSTM(12, 8, shape="4x3:4x2", ranks="3")
+        >>> folder = save_pretrained(layer, tempfile.mkdtemp() + "/model")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
+    """
+    from trcompress.artifact.document import report_document
+    from trcompress.artifact.rendering import RENDERERS
+
+    try:
+        text = json.dumps({**(config or {})}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"`config` must hold JSON values: {error}") from error
+    folder = Path(save_directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG, CARD):
+        check_output(folder / name, overwrite=overwrite)
+    save(model, folder / WEIGHTS, overwrite=overwrite)
+    write_text(folder / CONFIG, text)
+    card = RENDERERS["markdown"](report_document([make_report(folder / WEIGHTS)]))
+    write_text(folder / CARD, card)
+    return folder
+
+
+def from_pretrained(
+    pretrained_model_name_or_path: str | Path, model: nn.Module | None = None
+) -> nn.Module | dict[str, nn.Module]:
+    """Load a folder that `save_pretrained` wrote.
+
+    Args:
+        pretrained_model_name_or_path: the local folder. Names on the Hub are not fetched: download first.
+        model: a network of the class that was saved; None: the recurrent stacks alone.
+
+    Returns:
+        The network, loaded; or stack name -> module.
+
+    Raises:
+        InputFileError: there is no such folder, or its files are not of this network.
+    """
+    weights = _folder(pretrained_model_name_or_path) / WEIGHTS
+    return load(weights) if model is None else load_(weights, model)
+
+
+class PretrainedMixin:
+    """Gives a network `save_pretrained` and `from_pretrained`, as huggingface_hub's PyTorchModelHubMixin does.
+
+    Arguments of `__init__` that are JSON values are remembered and go into `config.json`.
+
+    Example:
+        >>> import tempfile, torch, trcompress
+        >>> class Tagger(torch.nn.Module, PretrainedMixin):
+        ...     def __init__(self, width=12):
+        ...         super().__init__()
+        ...         self.rnn = torch.nn.LSTM(width, 8)
+        >>> plan = trcompress.Plan.of("4x3:4x2", "3")
+        >>> model = trcompress.compress_(Tagger(width=12), plan).model
+        >>> folder = model.save_pretrained(tempfile.mkdtemp() + "/tagger")
+        >>> type(Tagger.from_pretrained(folder).rnn).__name__
+        'TRLSTM'
+    """
+
+    _config: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Remember the arguments that are JSON values."""
+        made = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(made, *args, **options)
+        bound.apply_defaults()
+        given = dict(list(bound.arguments.items())[1:])
+        object.__setattr__(made, "_config", {name: value for name, value in given.items() if _is_json(value)})
+        return made
+
+    def save_pretrained(self, save_directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write weights, config and model card into a folder; see `trcompress.save_pretrained`."""
+        if not isinstance(self, nn.Module):
+            raise UsageError(f"PretrainedMixin goes with torch.nn.Module: {type(self).__name__} is none")
+        return save_pretrained(self, save_directory, config=self._config, overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **model_kwargs: Any) -> Self:
+        """Build the network with the folder's config and load its weights, in eval mode.
+
+        Args:
+            pretrained_model_name_or_path: a local folder.
+            **model_kwargs: take the place of arguments in the config.
+
+        Raises:
+            InputFileError: there is no such folder, its config is not of this class, or its weights are not.
+        """
+        config = _read_config(_folder(pretrained_model_name_or_path) / CONFIG)
+        known = set(inspect.signature(cls.__init__).parameters)
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise InputFileError(
+                f"the config of {pretrained_model_name_or_path} is not of {cls.__name__}: it has no "
+                f"{', '.join(unknown)}"
+            )
+        made: Any = cls(**(config | model_kwargs))
+        return from_pretrained(pretrained_model_name_or_path, made).eval()  # type: ignore[union-attr, return-value]
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not (folder / WEIGHTS).is_file():
+        raise InputFileError(
+            f"from_pretrained takes a local folder with {WEIGHTS}: {folder} is none; names on the Hub are not "
+            "fetched, download the folder first"
+        )
+    return folder
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InputFileError(f"a config must be under {MAX_CONFIG_BYTES >> 20} MiB: {path} is larger")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(f"{path} is not a JSON object: {error}") from error
+    if not isinstance(found, dict):
+        raise InputFileError(f"{path} must hold a JSON object: got a {type(found).__name__}")
+    return found
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
