@@ -43,7 +43,7 @@ _CALIBRATION = (
     ),
     data_option,
     head_option,
-    click.option("--readout", type=click.Choice(["final", "every"]), help="Outputs that count."),
+    click.option("--readout", type=click.Choice(["final", "every"]), help="Steps the head sees."),
     click.option(
         "--outputs",
         type=click.Choice(["scores", "values", "states"]),

@@ -23,9 +23,10 @@ from trcompress.calibration.metrics import candidates
 from trcompress.calibration.select import Candidate, rank
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
 from trcompress.calibration.share import cost, share_ranks
-from trcompress.calibration.solve import contains, solve, two_mode_factors
+from trcompress.calibration.solve import contains, solve
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition import InMemoryMatrix, Metric
+from trcompress.decomposition.factors import metric_factors
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
 from trcompress.errors import InputFileError, UsageError
 from trcompress.formats import TensorRing
@@ -155,7 +156,7 @@ def test_two_mode_rings_are_best_in_their_metric(inputs, outputs, rank, ridge, s
     dense, rows = torch.randn(inputs, outputs).double(), torch.randn(5, inputs).double()
     root = torch.randn(outputs, outputs).double()
     gates = root @ root.T + 0.1 * torch.eye(outputs)
-    left, right = two_mode_factors(InMemoryMatrix(dense.T), rank, Metric(rows, ridge, gates))
+    left, right = metric_factors(InMemoryMatrix(dense.T), rank, Metric(rows, ridge, gates))
     rest = (dense - left @ right) @ gates
     error = float(((rows @ rest).square().sum() + ridge * rest.square().sum()).sqrt())
     best = closed_form_oracle(dense, rank, rows, ridge, gates)
@@ -165,7 +166,7 @@ def test_two_mode_rings_are_best_in_their_metric(inputs, outputs, rank, ridge, s
 
 def test_no_ridge_is_exact_as_soon_as_the_inputs_are_spanned():
     dense, rows = torch.randn(20, 12).double(), torch.randn(4, 20).double()
-    left, right = two_mode_factors(InMemoryMatrix(dense.T), 5, Metric(rows))
+    left, right = metric_factors(InMemoryMatrix(dense.T), 5, Metric(rows))
     assert left.shape == (20, 4)
     assert torch.allclose(rows @ left @ right, rows @ dense, atol=1e-10)
 

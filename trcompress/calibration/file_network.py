@@ -35,7 +35,7 @@ def file_network(
         checkpoint: the dense network.
         data: its inputs; labels are never used. See `read_calibration`.
         head: key of the linear layer over the last stack; None finds it by its shape, "" compares hidden states.
-        readout: "final" compares what each sequence ends with, "every" each step; None decides by the inputs.
+        readout: what the head sees: the "final" state or "every" step; None decides by the inputs.
         outputs: "scores" where the head gives class scores, "values" where it gives numbers, "states" to compare
             hidden states; None: class scores only where the head has one row for each token.
         seed: of everything random.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trcompress.decomposition import MatrixSource, Metric, decompose
+from trcompress.decomposition.factors import metric_factors
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.formats import TensorRing, as_ring
@@ -62,78 +63,9 @@ def is_two_mode(weight: WeightPlan) -> bool:
     return len(weight.structure.in_modes) == len(weight.structure.out_modes) == 1
 
 
-def two_mode_factors(source: MatrixSource, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
-    """The best W_hat = A B of a rank in a metric, exactly.
-
-    With H' H = rows' rows + ridge I and D the gates' root, let P be the leading right singular vectors of H W D.
-    Then A = W D P and B = P' D^-1: H enters through a matrix of the outputs alone and is never inverted.
-
-    Args:
-        source: W (I, O).
-        rank: K.
-        metric: rows (R, I) and gates (O, O) or (O,), or None.
-
-    Returns:
-        A (I, k) and B (k, O), k <= K: fewer where fewer are exact.
-    """
-    directions = _leading(source, rank, metric)
-    return source.times(_weighed(directions.t(), metric).t()), _unweighed(directions, metric).t()
-
-
-def _leading(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
-    """Leading right singular vectors of H W D, (O, k)."""
-    inputs, outputs = source.shape
-    exact = metric.input_rows is not None and not metric.ridge
-    if inputs > outputs and not exact:
-        return _leading_of_gram(source, rank, metric)
-    seen = _weighed(source.transpose_times(_root(metric, inputs).t()).t(), metric)
-    values, vectors = torch.linalg.svd(seen, full_matrices=False)[1:]
-    kept = int((values > 1e-12 * values[0]).sum()) if len(values) else 0
-    return vectors[: min(rank, kept)].t()
-
-
-def _leading_of_gram(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
-    """The same where the inputs are many: through D W' H' H W D, (O, O), in one pass over W."""
-    outputs = source.shape[1]
-    rows = torch.zeros(0, source.shape[0], dtype=torch.float64) if metric.input_rows is None else metric.input_rows
-    seen = torch.zeros(len(rows), outputs, dtype=torch.float64)
-    gram = torch.zeros(outputs, outputs, dtype=torch.float64)
-    for first, block in source.cast_blocks(torch.float64):
-        seen += rows[:, first : first + len(block)] @ block
-        gram.addmm_(block.t(), block, alpha=1.0 if metric.input_rows is None else metric.ridge)
-    gram.addmm_(seen.t(), seen)
-    return torch.linalg.eigh(_weighed(_weighed(gram, metric).t(), metric))[1][:, -rank:].flip(1)
-
-
-def _root(metric: Metric, inputs: int) -> Tensor:
-    """H with H' H = rows' rows + ridge I: the rows themselves, or (I, I)."""
-    if metric.input_rows is None:
-        return torch.eye(inputs, dtype=torch.float64)
-    if not metric.ridge:
-        return metric.input_rows
-    values, vectors = torch.linalg.eigh(metric.input_rows.t() @ metric.input_rows)
-    return (values.clamp_min(0) + metric.ridge).sqrt().unsqueeze(1) * vectors.t()
-
-
-def _weighed(rows: Tensor, metric: Metric) -> Tensor:
-    """rows D, (R, O)."""
-    if metric.output_weights is None:
-        return rows
-    return rows * metric.output_weights if metric.output_weights.dim() == 1 else rows @ metric.output_weights
-
-
-def _unweighed(columns: Tensor, metric: Metric) -> Tensor:
-    """D^-1 columns, (O, k)."""
-    if metric.output_weights is None:
-        return columns
-    if metric.output_weights.dim() == 1:
-        return columns / metric.output_weights.unsqueeze(1)
-    return torch.linalg.solve(metric.output_weights, columns)
-
-
 def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple[Tensor, ...]:
     ring = ring_of(weight)
-    left, right = two_mode_factors(source, ring.bottleneck, _padded(metric, weight))
+    left, right = metric_factors(source, ring.bottleneck, _padded(metric, weight))
     scale = (right.norm() / left.norm().clamp_min(1e-300)).sqrt() if left.numel() else torch.ones(())
     left = torch.nn.functional.pad(left * scale, (0, 0, 0, weight.padded_input - len(left)))
     return tuple(split_halves(ring, left, right / scale))

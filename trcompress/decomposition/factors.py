@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from trcompress.decomposition.linalg import eigh, svd
+from trcompress.decomposition.metric import Metric
 from trcompress.decomposition.objective import Objective
+from trcompress.decomposition.source import MatrixSource
 from trcompress.decomposition.spectrum import EXACT_WORK, is_small, spectrum
 
 
@@ -35,6 +37,23 @@ def leading_factors(objective: Objective, rank: int) -> tuple[Tensor, Tensor]:
         return source.times(right), right.t()
     scales = objective.scales.unsqueeze(1)
     return source.times(right * scales), (right / scales).t()
+
+
+def metric_factors(source: MatrixSource, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Return the best A (I, k) and B (k, O) in a metric whose D may be a whole root: see the module's theorem.
+
+    Where `leading_factors` works on padded W of any size with a diagonal D, this one takes W as it is.
+
+    Args:
+        source: W (I, O).
+        rank: K.
+        metric: its rows (R, I), and D as (O,) or (O, O).
+
+    Returns:
+        A (I, k) and B (k, O), k <= K: fewer where fewer are exact.
+    """
+    directions = _leading_vectors(source, rank, metric)
+    return source.times(_weighed(directions.t(), metric).t()), _unweighed(directions, metric).t()
 
 
 def _metric_vectors(objective: Objective) -> Tensor:
@@ -86,3 +105,54 @@ def _signed(vectors: Tensor) -> Tensor:
 
 def _padded(vectors: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(vectors, (0, 0, 0, size - vectors.shape[0]))
+
+
+def _leading_vectors(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
+    """Return the leading right singular vectors of L W D, (O, k)."""
+    inputs, outputs = source.shape
+    exact = metric.input_rows is not None and not metric.ridge
+    if inputs > outputs and not exact:
+        return _leading_of_gram(source, rank, metric)
+    seen = _weighed(source.transpose_times(_root(metric, inputs).t()).t(), metric)
+    values, vectors = torch.linalg.svd(seen, full_matrices=False)[1:]
+    kept = int((values > 1e-12 * values[0]).sum()) if len(values) else 0
+    return vectors[: min(rank, kept)].t()
+
+
+def _leading_of_gram(source: MatrixSource, rank: int, metric: Metric) -> Tensor:
+    """Return the same where the inputs are many: through D W' L' L W D, (O, O), in one pass over W."""
+    outputs = source.shape[1]
+    rows = torch.zeros(0, source.shape[0], dtype=torch.float64) if metric.input_rows is None else metric.input_rows
+    seen = torch.zeros(len(rows), outputs, dtype=torch.float64)
+    gram = torch.zeros(outputs, outputs, dtype=torch.float64)
+    for first, block in source.cast_blocks(torch.float64):
+        seen += rows[:, first : first + len(block)] @ block
+        gram.addmm_(block.t(), block, alpha=1.0 if metric.input_rows is None else metric.ridge)
+    gram.addmm_(seen.t(), seen)
+    return torch.linalg.eigh(_weighed(_weighed(gram, metric).t(), metric))[1][:, -rank:].flip(1)
+
+
+def _root(metric: Metric, inputs: int) -> Tensor:
+    """Return L with L' L = X'X + ridge I: the rows themselves, or (I, I)."""
+    if metric.input_rows is None:
+        return torch.eye(inputs, dtype=torch.float64)
+    if not metric.ridge:
+        return metric.input_rows
+    values, vectors = torch.linalg.eigh(metric.input_rows.t() @ metric.input_rows)
+    return (values.clamp_min(0) + metric.ridge).sqrt().unsqueeze(1) * vectors.t()
+
+
+def _weighed(rows: Tensor, metric: Metric) -> Tensor:
+    """Return rows D, (R, O)."""
+    if metric.output_weights is None:
+        return rows
+    return rows * metric.output_weights if metric.output_weights.dim() == 1 else rows @ metric.output_weights
+
+
+def _unweighed(columns: Tensor, metric: Metric) -> Tensor:
+    """Return D^-1 columns, (O, k)."""
+    if metric.output_weights is None:
+        return columns
+    if metric.output_weights.dim() == 1:
+        return columns / metric.output_weights.unsqueeze(1)
+    return torch.linalg.solve(metric.output_weights, columns)

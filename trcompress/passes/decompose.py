@@ -83,7 +83,7 @@ def decompose(
         calibrate: inputs of the network, to choose cores by what its outputs do.
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
-        readout: outputs that count, "final" or "every".
+        readout: what the head sees: the "final" state or "every" step.
         outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
         model: `package.module:factory` of your own network, to run on `calibrate`; this runs your code.
         effort: "low", "normal" or "high": how much work goes into the search of a goal.

@@ -52,7 +52,7 @@ def plan(
         calibrate: inputs of the network; rows are then measured at its outputs.
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
-        readout: outputs that count, "final" or "every".
+        readout: what the head sees: the "final" state or "every" step.
         outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
         model: `package.module:factory` of your own network, to run on the data; this runs your code.
         kind: how to read recurrent layers, see `read_checkpoint`.
