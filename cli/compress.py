@@ -12,7 +12,6 @@ from trcompress.cli.task_options import data_option, wiring_options
 
 PASSES = ("fold", "rings", "units", "rounding")
 STORAGE = ("float16", "bfloat16", "int8", "int4")
-UNITS = {"": 1, "B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "KIB": 1 << 10, "MIB": 1 << 20}
 
 
 class FileSize(click.ParamType):
@@ -22,16 +21,13 @@ class FileSize(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read a number with a unit."""
-        text = str(value).strip().upper().replace("_", "")
-        number = text.rstrip("BKMGI ")
-        unit = text[len(number) :].strip()
+        from trcompress.errors import UsageError
+        from trcompress.util.figures import read_size
+
         try:
-            found = round(float(number) * UNITS[unit])
-        except (ValueError, KeyError, OverflowError):
-            self.fail(f"must be a size such as 500KB, 1.5MB or 7900: got {value!r}", param, ctx)
-        if found < 1:
-            self.fail(f"must be at least one byte: got {value!r}", param, ctx)
-        return found
+            return read_size(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Names(click.ParamType):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli import options
+from trcompress.cli.compress import budget_options, whole_options
 from trcompress.cli.goal import GOALS, SEARCH, calibration_data, calibration_options, goal_options
 from trcompress.cli.lines import chosen_line, row_line, search_with_lines
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--layer", default="*", show_default=True, metavar="GLOB", help="Weights, layers or stacks to plan for."
 )
+@budget_options
+@whole_options
 @options.reading_options
 @options.seed_option
 @options.format_option
@@ -31,6 +34,7 @@ def plan(checkpoint: Path, **given: Any) -> None:
     Tries mode factorisations (awkward sizes padded), their order and ranks. The truncated SVD is a two-mode ring
     and always among the candidates, so the chosen plan is never worse than SVD at the same count.
 
+    With --target-size or --target-ratio-model it shows the ladder that `compress` would walk for the whole file.
     What functions named M:F must take and give, with examples: docs/your-code.md.
 
     Example: trcompress plan model.pt --target-ratio 25
@@ -39,6 +43,11 @@ def plan(checkpoint: Path, **given: Any) -> None:
     from trcompress.cli.console import print_json, progress_bar
     from trcompress.search.plan import plan as search
 
+    if given["target_size"] is not None or given["target_ratio_model"] is not None:
+        from trcompress.cli.whole import plan_whole
+
+        plan_whole(checkpoint, given)
+        return
     dense = read_checkpoint(checkpoint, **options.reading(given))
     settings = {name: given[name] for name in (*GOALS, *SEARCH, "layer", "seed")}
     with progress_bar("plan") as update:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trcompress.errors import UsageError
+from trcompress.errors import InputFileError, UsageError
 
 if TYPE_CHECKING:
     from trcompress.artifact.file import Artifact
@@ -30,6 +30,16 @@ def run_compress(checkpoint: Path, given: dict[str, Any]) -> None:
     else:
         write_artifact(out, artifact, overwrite=given["overwrite"], sidecar=given["sidecar"])
     print_whole(whole, given["format_"], out)
+
+
+def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
+    """Show the ladder that `compress` would walk; nothing is written."""
+    if not given["calibrate"]:
+        raise UsageError("a budget for the whole file needs `calibrate`: inputs to measure damage on")
+    _, whole = compress_whole(checkpoint, given | {"readout": "final", "stacks": None, "factory": None})
+    print_whole(whole, given["format_"])
+    if not whole.reached:
+        raise UsageError(_not_reached(whole))
 
 
 def compress_whole(checkpoint: Path, given: dict[str, Any]) -> tuple[Artifact, Whole]:
@@ -110,13 +120,20 @@ def whole_json(whole: Whole, out: Path | None) -> dict[str, Any]:
 
 def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
     from trcompress.cli.options import reading
-    from trcompress.cli.task_options import open_data, read_wiring
+    from trcompress.cli.task_options import open_data, read_data_options, read_wiring
     from trcompress.network.model_file import open_model
-    from trcompress.passes.runnable import runnable_classifier
+    from trcompress.passes.runnable import runnable_classifier, runnable_stacks
 
     file = open_model(checkpoint, **reading(given))
-    data = open_data(given | {"data": given["calibrate"], "max_bad_clips": None})
-    return runnable_classifier(file, data, read_wiring(given), seed=given["seed"])
+    wiring = read_wiring(given)
+    try:
+        data = open_data(given | {"data": given["calibrate"], "max_bad_clips": None})
+        return runnable_classifier(file, data, wiring, seed=given["seed"])
+    except (InputFileError, UsageError):  # not a classifier of labelled sequences
+        if wiring.model or file.artifact is not None:
+            raise
+        named = {"head": given["head"], "data_options": read_data_options(given["data_options"])}
+        return runnable_stacks(file, given["calibrate"], **named, seed=given["seed"])
 
 
 def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> None:

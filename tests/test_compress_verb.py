@@ -102,7 +102,7 @@ def test_faults_are_told_before_anything_is_written(task: tuple[Path, Path], tmp
     for words, message in (
         ((), "--target-size or --target-ratio-model"),
         (("--target-size", "0.9KB"), "the budget cannot be met"),
-        (("--target-size", "many"), "must be a size such as 500KB"),
+        (("--target-size", "many"), "a size must be such as 500KB"),
         (("--target-size", "9KB", "--passes", "magic"), "must be some of fold, rings, units, rounding"),
     ):
         found = run(*given, *words)
@@ -133,3 +133,13 @@ def test_json_of_the_ladder_is_whole(task: tuple[Path, Path], tmp_path: Path) ->
     found = run(*words, "--format", "json")
     document = json.loads(found.stdout)
     assert {"ladder", "tensors", "damage", "measure", "structure", "passes", "file_bytes"} <= set(document)
+
+
+def test_plan_shows_the_ladder_and_writes_nothing(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    words = ("plan", dense, "--target-size", "12KB", "--calibrate", data, "--format", "json")
+    found = run(*words, cwd=tmp_path)
+    assert found.code == 0, found.stderr
+    assert found.json["file_bytes"] <= 12_000
+    assert found.json["ladder"]
+    assert not list(tmp_path.iterdir())

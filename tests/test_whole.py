@@ -98,3 +98,20 @@ def test_faults_are_named() -> None:
         fitted(14_000, passes=("roundings",))
     with pytest.raises(InputFileError, match="at least one batch"):
         whole_(speller(), [], target_bytes=14_000)
+
+
+def test_one_call_in_python_takes_sizes_as_people_write_them() -> None:
+    model = speller()
+    found = trcompress.compress_(model, target_size="24KB", calibrate=batches(), outputs="scores")
+    assert found.reached
+    assert found.nbytes <= 24_000
+    assert found.model is model
+    ratio = trcompress.compress_(speller(), target_ratio_model=5, calibrate=batches(), outputs="scores")
+    assert ratio.reached
+    assert ratio.nbytes * 5 <= sum(one.nbytes for one in speller().state_dict().values())
+    with pytest.raises(UsageError, match="need `calibrate`"):
+        trcompress.compress_(speller(), target_size=9000)
+    with pytest.raises(UsageError, match="give one"):
+        trcompress.compress_(speller(), target_size=9000, target_ratio_model=3, calibrate=batches())
+    with pytest.raises(UsageError, match="such as 500KB"):
+        trcompress.compress_(speller(), target_size="nine", calibrate=batches())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,13 @@ from trcompress.passes.budgeted import Compared, budgeted, search_plan
 from trcompress.passes.compressed import Compressed, Replacement
 from trcompress.passes.live import LiveWeights, find_weights, local_name
 from trcompress.passes.ring_module import ring_module, tie_cores_
+from trcompress.passes.whole import PASSES, STORED_AS, Whole, fit_
 from trcompress.search.network_search import NetworkSearch
 from trcompress.util.progress import Progress
 from trcompress.version import __version__
 
 
+@overload
 def compress_(
     model: nn.Module,
     plan: Plan | NetworkSearch | None = None,
@@ -44,7 +46,54 @@ def compress_(
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
-) -> Compressed:
+) -> Compressed: ...
+
+
+@overload
+def compress_(
+    model: nn.Module,
+    *,
+    target_size: int | str | None = None,
+    target_ratio_model: float | None = None,
+    calibrate: Iterable[Any],
+    forward: Forward | None = None,
+    outputs: Compared = None,
+    passes: Sequence[str] = PASSES,
+    storage: Sequence[str] = STORED_AS,
+    matrices: Sequence[str] = ("ih",),
+    packed: bool = False,
+    trained: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Whole: ...
+
+
+def compress_(
+    model: nn.Module,
+    plan: Plan | NetworkSearch | None = None,
+    *,
+    target_ratio: float | None = None,
+    max_error: float | None = None,
+    max_params: int | None = None,
+    target_size: int | str | None = None,
+    target_ratio_model: float | None = None,
+    calibrate: Iterable[Any] | None = None,
+    refine: int = 0,
+    forward: Forward | None = None,
+    outputs: Compared = None,
+    layers: str = "*",
+    effort: str = "normal",
+    per_weight: bool = False,
+    passes: Sequence[str] = PASSES,
+    storage: Sequence[str] = STORED_AS,
+    matrices: Sequence[str] = ("ih",),
+    packed: bool = False,
+    trained: bool = False,
+    init: str = "tr-als",
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Compressed | Whole:
     """Swap the recurrent layers of a model for ring layers, in place.
 
     Replaced are modules that compute what torch.nn's LSTM, GRU, RNN and their cells do: those classes, and classes
@@ -62,6 +111,9 @@ def compress_(
         target_ratio: a goal: Eq. 7 to reach, of all weights together.
         max_error: a goal: largest relative error of each weight.
         max_params: a goal: most input-to-hidden parameters of all weights together.
+        target_size: a goal for the whole file instead, every tensor of it: bytes, or "500KB". Nothing else is then
+            kept as it is on principle: see `trcompress.passes.whole.whole_`. Needs `calibrate`.
+        target_ratio_model: the same, as bytes of the whole model before over after.
         calibrate: batches as a DataLoader gives them, run through once; labels are never read. Cores, and ranks
             under a goal, are then chosen by how little the model's outputs move on batches held out.
         refine: gradient steps at most that then match outputs and hidden states of the dense model; they end when
@@ -72,13 +124,19 @@ def compress_(
         layers: glob over the weights that a goal is for.
         effort: "low", "normal" or "high": how much work goes into the search of a goal.
         per_weight: every weight reaches the goal by itself.
+        passes: for the whole file: which of "fold", "rings", "units", "rounding" are allowed.
+        storage: for the whole file: which of "float16", "bfloat16", "int8", "int4" are allowed.
+        matrices: for the whole file: which may be rings, "ih" and "hh".
+        packed: for the whole file: entropy-code it.
+        trained: for the whole file: it will be trained afterwards, so that units may go first.
         init: how cores are found: "tr-als", "tr-svd" or "random".
         seed: of everything random: the same seed and inputs give the same cores.
         device: where to compute; None: where the weight is.
         progress: called with (what, fraction done).
 
     Returns:
-        What was replaced, a sequence of (name, before, after, weights); printed, it is a table of errors and, with
+        For a goal of the whole file a `Whole`: the ladder walked, the plan of each tensor, `save`, `model`. Else
+        what was replaced, a sequence of (name, before, after, weights); printed, it is a table of errors and, with
         data, of the distance of the outputs. It has `save`, `report` and `parameters`.
 
     Raises:
@@ -97,6 +155,11 @@ def compress_(
         >>> trcompress.compress_(model, target_ratio=2, effort="low").compression_ratio >= 2
         True
     """
+    if target_size is not None or target_ratio_model is not None:
+        goal: dict[str, Any] = {"target_size": target_size, "target_ratio_model": target_ratio_model, "plan": plan}
+        whole: dict[str, Any] = {"passes": passes, "storage": storage, "matrices": matrices, "packed": packed}
+        more: dict[str, Any] = {"forward": forward, "outputs": outputs, "trained": trained, "progress": progress}
+        return fit_(model, calibrate, **goal, **whole, **more, seed=seed)
     if refine and calibrate is None and getattr(plan, "live", None) is None:
         raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")
     live = find_weights(model)

@@ -38,8 +38,8 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
-def divide(batches: Iterable[Any]) -> Inputs:
-    """Keep batches up to `KEPT_BYTES` and hold every fourth out.
+def divide(batches: Iterable[Any], held_out: Iterable[Any] | None = None) -> Inputs:
+    """Keep batches up to `KEPT_BYTES` and hold every fourth out, or those given.
 
     Raises:
         InputFileError: there is none.
@@ -53,6 +53,8 @@ def divide(batches: Iterable[Any]) -> Inputs:
         kept.append(batch)
     if not kept:
         raise InputFileError("the calibration data must hold at least one batch: it gave none")
+    if held_out is not None:
+        return Inputs(kept, list(held_out))
     held = [batch for number, batch in enumerate(kept) if number % HELD_OUT_EVERY == HELD_OUT_AT]
     fitted = [batch for number, batch in enumerate(kept) if number % HELD_OUT_EVERY != HELD_OUT_AT]
     if held:
@@ -71,7 +73,11 @@ class Damage:
     """
 
     def __init__(
-        self, model: nn.Module, held_out: Sequence[Any], forward: Forward, given: str | Select | None = None
+        self,
+        model: nn.Module,
+        held_out: Sequence[Any],
+        forward: Forward,
+        given: str | Outputs | Select | None = None,
     ) -> None:
         self._held_out, self._forward = held_out, forward
         with evaluating(model):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from trcompress.data import DataSet, Split
+from trcompress.network.calibration_data import read_calibration
 from trcompress.network.classifier import Wiring
+from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import ModelFile
 from trcompress.network.read_classifier import read_classifier
 from trcompress.passes.whole_file import RunnableFile, base_artifact
@@ -43,6 +46,39 @@ def runnable_classifier(
     batches = list(_batches(part, seed))
     notes = (*classifier.notes, note)
     return RunnableFile(base_artifact(file), classifier.module, classifier.keys, batches, _run, "scores", notes)
+
+
+def runnable_stacks(
+    file: ModelFile,
+    data: str | Path,
+    *,
+    head: str | None = None,
+    seed: int = 0,
+    data_options: Mapping[str, Any] | None = None,
+) -> RunnableFile:
+    """Build the stacks, embeddings and heads of a file, fed as arrays of a calibration file say.
+
+    Args:
+        file: a dense checkpoint.
+        data: see `read_calibration`.
+        head: key of the linear layer over the last stack; None finds it.
+        seed: which examples are held out.
+        data_options: of `trcompress.data.load_data`.
+
+    Raises:
+        InputFileError, UsageError: the data does not fit the file.
+    """
+    given = read_calibration(data, file, **dict(data_options or {}))
+    network = FileNetwork(file, given, head)
+    fitted, held = given.divide(seed)
+    batches = list(given.batches(fitted[:MOST_SEQUENCES], SEQUENCES))
+    held_out = list(given.batches(held[:MOST_SEQUENCES], SEQUENCES))
+    base, keys = base_artifact(file), network.file_keys
+    return RunnableFile(base, network, keys, batches, _run_stacks, network.outputs, network.notes, held_out)
+
+
+def _run_stacks(module: nn.Module, batch: Any) -> Any:
+    return module(batch)
 
 
 def _batches(part: Split, seed: int) -> Iterable[tuple[Tensor, Tensor | None]]:

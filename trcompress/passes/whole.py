@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
@@ -21,17 +21,21 @@ from trcompress.errors import UsageError, one_of
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
-from trcompress.network.outputs import Select
+from trcompress.network.outputs import Outputs, Select
 from trcompress.passes.budget_search import LONG_FIGURE, BudgetSearch, WholeSize
 from trcompress.passes.damage import Damage, Inputs, divide
 from trcompress.passes.fold import fold_embeddings, merge_biases
 from trcompress.passes.structures import Structures
 from trcompress.passes.walk import Row, Rung, apply_
+from trcompress.util.figures import read_size
 from trcompress.util.progress import Progress
 from trcompress.version import __version__
 
 PASSES = ("fold", "rings", "units", "rounding")
 """What may be done to a network."""
+
+STORED_AS = ("float16", "int8", "int4")
+"""How tensors may be stored unless the user says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,11 @@ def whole_(
     calibrate: Iterable[Any],
     *,
     target_bytes: int,
+    held_out: Iterable[Any] | None = None,
     forward: Forward = default_forward,
-    outputs: str | Select | None = None,
+    outputs: str | Outputs | Select | None = None,
     passes: Sequence[str] = PASSES,
-    storage: Sequence[str] = ("float16", "int8", "int4"),
+    storage: Sequence[str] = STORED_AS,
     packed: bool = False,
     matrices: Sequence[str] = ("ih",),
     trained: bool = False,
@@ -117,6 +122,7 @@ def whole_(
         model: any module; changed in place unless `in_place` is False.
         calibrate: batches of its inputs; labels are not looked at.
         target_bytes: of the whole file.
+        held_out: batches to measure damage on; every fourth of `calibrate` by default.
         forward: `forward(model, batch)`.
         outputs: what is compared: "scores", "values", "states" or a function that selects it.
         passes: which of `PASSES` are allowed.
@@ -142,7 +148,7 @@ def whole_(
     storage = [one_of("storage", one, STORAGE) for one in storage]
     work = model if in_place else deepcopy(model)
     size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
-    inputs = divide(calibrate)
+    inputs = divide(calibrate, held_out)
     shapes = {name: tuple(value.shape) for name, value in work.state_dict().items()}
     damage = Damage(work, inputs.held_out, forward, outputs)
     before = size(work, {}, ())
@@ -179,6 +185,38 @@ def whole_(
         walk.reached,
         inputs.notes,
     )
+
+
+def fit_(
+    model: nn.Module,
+    calibrate: Iterable[Any] | None,
+    *,
+    target_size: int | str | None = None,
+    target_ratio_model: float | None = None,
+    plan: object = None,
+    forward: Forward | None = None,
+    **settings: Any,
+) -> Whole:
+    """Make a network fit a file of a size, or so many times fewer bytes; what `compress_` does with such a goal.
+
+    Raises:
+        UsageError: two goals, a plan beside one, or no data.
+    """
+    if plan is not None or (target_size is None) == (target_ratio_model is None):
+        raise UsageError("a plan, `target_size` and `target_ratio_model` each set the size of the file: give one")
+    if calibrate is None:
+        raise UsageError("`target_size` and `target_ratio_model` need `calibrate`: batches to measure damage on")
+    if target_size is not None:
+        target = read_size(target_size)
+    else:
+        before = sum(one.nbytes for one in distinct_tensors(model))
+        target = int(before / (target_ratio_model or 1))
+    return whole_(model, calibrate, target_bytes=target, forward=forward or default_forward, **settings)
+
+
+def distinct_tensors(model: nn.Module) -> list[Tensor]:
+    """Return every tensor of a network's state, tied ones once."""
+    return list({(one.data_ptr(), one.shape): one for one in model.state_dict().values()}.values())
 
 
 def _fold(model: nn.Module, inputs: Inputs, forward: Forward, packed: bool, records: list[PassRecord]) -> nn.Module:

@@ -18,9 +18,9 @@ from trcompress.model.header import Header, PassRecord, Step, Weight
 from trcompress.model.layer import Layer
 from trcompress.network.batches import Forward
 from trcompress.network.model_file import ModelFile
-from trcompress.network.outputs import Select
+from trcompress.network.outputs import Outputs, Select
 from trcompress.passes.assemble import assemble
-from trcompress.passes.whole import Whole, whole_
+from trcompress.passes.whole import PASSES, Whole, whole_
 from trcompress.version import __version__
 
 
@@ -36,6 +36,7 @@ class RunnableFile:
         forward: `forward(module, batch)`.
         outputs: what is compared.
         notes: what was decided, in words.
+        held_out: inputs to measure damage on; some of `batches` by default.
     """
 
     base: Artifact
@@ -43,8 +44,9 @@ class RunnableFile:
     keys: Mapping[str, str]
     batches: Sequence[Any]
     forward: Forward
-    outputs: str | Select | None
+    outputs: str | Outputs | Select | None
     notes: tuple[str, ...] = ()
+    held_out: Sequence[Any] | None = None
 
     @property
     def tensor_bytes(self) -> int:
@@ -63,11 +65,18 @@ class RunnableFile:
             records: of the passes, by names in the network.
             step: for the lineage.
         """
-        state = {self._key(name): value.detach() for name, value in module.state_dict().items()}
-        replaced = {self._key(name) for name in self.keys}
+        state = {
+            self.key(name): value.detach()
+            for name, value in module.state_dict().items()
+            if name.partition(".core.")[0] in self._names
+        }
+        replaced = {self.key(name) for name in self.keys}
         tensors = {key: one for key, one in self.base.tensors.items() if key not in replaced}
         own = {key: self.base.tensors.get(key, value).dtype for key, value in state.items()}
-        held = {key: replace(one, dtype=own[key]) for name, one in stored.items() for key in (self._key(name),)}
+        keys = {name: self.key(name) for name in stored}
+        held = {
+            keys[name]: replace(one, dtype=own[keys[name]]) for name, one in stored.items() if keys[name] in own
+        }
         tensors |= {key: held[key].expand() if key in held else value.to(own[key]) for key, value in state.items()}
         kept = {key: one for key, one in self.base.stored.items() if key not in replaced}
         header = self._header(module, tensors, records, step)
@@ -77,7 +86,7 @@ class RunnableFile:
         self, module: nn.Module, tensors: Mapping[str, Tensor], records: Sequence[PassRecord], step: Step
     ) -> Header:
         before = self.base.header
-        ours = {self._key(f"{name}.core.0").removesuffix(".core.0"): one for name, one in _core_weights(module)}
+        ours = {self.key(f"{name}.core.0").removesuffix(".core.0"): one for name, one in _core_weights(module)}
         kept = {one.name: one for one in before.weights if one.name not in ours or _same(one, ours[one.name])}
         weights = [*kept.values(), *(_described(key, one) for key, one in ours.items() if key not in kept)]
         changes = {
@@ -85,7 +94,7 @@ class RunnableFile:
             "weights": tuple(weights),
             "shared": tuple(group for group in before.shared if _equal(group, tensors)),
             "lineage": (*before.lineage, step),
-            "passes": (*before.passes, *(self._record(one) for one in records)),
+            "passes": (*before.passes, *(self.record(one) for one in records)),
             "original": {**self._resized(tensors), **before.original},
         }
         return before.model_copy(update=changes)
@@ -109,17 +118,22 @@ class RunnableFile:
             fed = (2 if owner.bidirectional else 1) * (owner.proj_size or owner.hidden_size)
         return replace(layer, input_size=fed, hidden_size=owner.hidden_size)
 
-    def _key(self, name: str) -> str:
+    @property
+    def _names(self) -> set[str]:
+        """Names in the network that the file has tensors for, those of rings without their cores."""
+        return {name.partition(".core.")[0] for name in self.keys}
+
+    def key(self, name: str) -> str:
         """The key in the file of a name in a network that was changed since."""
         if name in self.keys:
             return self.keys[name]
         base, dot, rest = name.partition(".core.")
         return self.keys.get(base, base) + dot + rest
 
-    def _record(self, record: PassRecord) -> PassRecord:
+    def record(self, record: PassRecord) -> PassRecord:
         """The same with the file's names: of a tensor its key, of a module the part of its keys before the dot."""
         if record.name in self.keys or ".core." in record.name:
-            return record.model_copy(update={"name": self._key(record.name)})
+            return record.model_copy(update={"name": self.key(record.name)})
         prefix = f"{record.name}." if record.name else ""
         inside = [key for name, key in self.keys.items() if name.startswith(prefix)]
         name = (inside[0].partition(".core.")[0].rpartition(".")[0] or inside[0]) if inside else record.name
@@ -168,9 +182,14 @@ def compress_file(
         artifact.packed = packed
         return file_bytes(artifact)
 
+    if not all(name in runnable.keys for name in runnable.module.state_dict() if "embeddings." in name):
+        settings["passes"] = [
+            one for one in settings.get("passes", PASSES) if one != "fold"
+        ]  # a table of the data's
     found = whole_(
         runnable.module,
         runnable.batches,
+        held_out=runnable.held_out,
         target_bytes=target_bytes,
         forward=runnable.forward,
         outputs=runnable.outputs,
@@ -182,7 +201,19 @@ def compress_file(
     facts = {"damage": found.damage, "measure": found.measure, "structure": found.structure}
     artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts))
     artifact.packed = packed
-    return artifact, replace(found, notes=(*runnable.notes, *found.notes), bytes_before=runnable.tensor_bytes)
+    return artifact, replace(
+        found,
+        notes=(*runnable.notes, *found.notes),
+        bytes_before=runnable.tensor_bytes,
+        rows=tuple(replace(one, name=runnable.key(one.name)) for one in found.rows),
+        rungs=tuple(replace(one, what=_translated(one.what, runnable)) for one in found.rungs),
+        passes=tuple(runnable.record(one) for one in found.passes),
+    )
+
+
+def _translated(what: str, runnable: RunnableFile) -> str:
+    name, arrow, level = what.partition(" -> ")
+    return runnable.key(name) + arrow + level
 
 
 def _core_weights(module: nn.Module) -> list[tuple[str, CoreWeight]]:

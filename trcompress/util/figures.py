@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from trcompress.errors import UsageError
+
 MISSING = "–"
 """What stands where a figure is not known."""
 
@@ -91,3 +93,27 @@ def spell(value: float | None, spelling: str) -> str:
         ('50.00 %', '–')
     """
     return MISSING if value is None else SPELLINGS[spelling](value)
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def read_size(text: str | int) -> int:
+    """Read a number of bytes as people write it.
+
+    Raises:
+        UsageError: not a number with one of the units B, KB, MB, GB, KiB, MiB, GiB, or below one byte.
+
+    Example:
+        >>> read_size("500KB"), read_size("1.5 MB"), read_size(7900)
+        (500000, 1500000, 7900)
+    """
+    spelled = str(text).strip().upper().replace("_", "")
+    number = spelled.rstrip("BKMGI ")
+    try:
+        found = round(float(number) * UNITS[spelled[len(number) :].strip()])
+    except (ValueError, KeyError, OverflowError):
+        found = 0
+    if found < 1:
+        raise UsageError(f"a size must be such as 500KB, 1.5MB or 7900, at least one byte: got {text!r}")
+    return found
