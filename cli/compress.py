@@ -89,6 +89,8 @@ _WHOLE_OPTIONS = (
 @data_option
 @wiring_options
 @options.out_option("CKPT.small.safetensors")
+@options.drop_option
+@options.allow_nonfinite_option
 @options.reading_options
 @options.seed_option
 @options.overwrite_option

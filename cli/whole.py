@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,11 @@ def run_compress(checkpoint: Path, given: dict[str, Any]) -> None:
         print_whole(whole, given["format_"])
         raise UsageError(_not_reached(whole))
     if given["training_data"]:
-        _train(artifact, out, given)
+        metrics = _train(artifact, out, given)
     else:
         write_artifact(out, artifact, overwrite=given["overwrite"], sidecar=given["sidecar"])
-    print_whole(whole, given["format_"], out)
+        metrics = {}
+    print_whole(whole, given["format_"], out, metrics)
 
 
 def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
@@ -67,15 +68,17 @@ def compress_whole(checkpoint: Path, given: dict[str, Any]) -> tuple[Artifact, W
         )
 
 
-def print_whole(whole: Whole, format_: str, out: Path | None = None) -> None:
-    """Print the ladder and the plan of each tensor."""
+def print_whole(
+    whole: Whole, format_: str, out: Path | None = None, metrics: Mapping[str, Any] | None = None
+) -> None:
+    """Print the ladder and the plan of each tensor; and what training came to."""
     from trcompress.cli.console import out as stdout
     from trcompress.cli.console import print_json, say
     from trcompress.cli.tables import make_table
     from trcompress.util.figures import count, ratio
 
     if format_ == "json":
-        print_json(whole_json(whole, out))
+        print_json(whole_json(whole, out) | {"metrics": dict(metrics or {})})
         return
     rungs = [[count(one.nbytes), f"{one.damage:.3g}", one.what] for one in whole.rungs]
     stdout.print(make_table([">file bytes", ">damage", "!step"], rungs, title=f"ladder ({whole.structure})"))
@@ -95,6 +98,9 @@ def print_whole(whole: Whole, format_: str, out: Path | None = None) -> None:
     size = out.stat().st_size if out else whole.nbytes
     before = f"{count(whole.bytes_before)} bytes of tensors -> {count(size)} bytes of file"
     say(f"{before}: {ratio(whole.bytes_before / size)} of the whole model")
+    if metrics and "accuracy_after" in metrics:
+        before, after = (100 * metrics[f"accuracy_{one}"] for one in ("before", "after"))
+        say(f"trained: accuracy {before:.2f} % before, {after:.2f} % after, on {metrics['measured_on']}")
     if out:
         say(f"written: {out}")
 
@@ -120,29 +126,30 @@ def whole_json(whole: Whole, out: Path | None) -> dict[str, Any]:
 
 def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
     from trcompress.cli.options import reading
-    from trcompress.cli.task_options import open_data, read_data_options, read_wiring
+    from trcompress.cli.task_options import open_data, read_data_options
     from trcompress.network.model_file import open_model
     from trcompress.passes.runnable import runnable_classifier, runnable_stacks
 
-    file = open_model(checkpoint, **reading(given))
-    wiring = read_wiring(given)
+    how = reading(given)
+    file = open_model(checkpoint, **how)
+    wiring = _wiring(given)
     try:
         data = open_data(given | {"data": given["calibrate"], "max_bad_clips": None})
-        return runnable_classifier(file, data, wiring, seed=given["seed"])
+        return runnable_classifier(file, data, wiring, seed=given["seed"], reading=how)
     except (InputFileError, UsageError):  # not a classifier of labelled sequences
         if wiring.model or file.artifact is not None:
             raise
         named = {"head": given["head"], "data_options": read_data_options(given["data_options"])}
-        return runnable_stacks(file, given["calibrate"], **named, seed=given["seed"])
+        return runnable_stacks(file, given["calibrate"], **named, seed=given["seed"], reading=how)
 
 
-def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> None:
+def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Train the rounded network on data with labels, and write the best."""
     from tempfile import TemporaryDirectory
 
     from trcompress.artifact.write import write_artifact
     from trcompress.cli.options import command_line
-    from trcompress.cli.task_options import open_data, read_wiring
+    from trcompress.cli.task_options import open_data
     from trcompress.training.finetune import finetune
     from trcompress.training.settings import FinetuneSettings
 
@@ -150,15 +157,23 @@ def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> None:
     settings = FinetuneSettings(epochs=given["epochs"], lr=given["lr"], seed=given["seed"])
     with TemporaryDirectory(dir=out.absolute().parent) as folder:
         start = write_artifact(Path(folder) / "start.safetensors", artifact)
-        finetune(
+        trained = finetune(
             start,
             data,
             out,
             settings=settings,
-            wiring=read_wiring(given),
+            wiring=_wiring(given),
             overwrite=given["overwrite"],
             command=command_line(),
         )
+    return trained.metrics
+
+
+def _wiring(given: dict[str, Any]) -> Any:
+    from trcompress.cli.task_options import read_wiring
+
+    of_the_file = ("drop", "allow_nonfinite")  # which tensors arrive is not how they form a network
+    return read_wiring({name: value for name, value in given.items() if name not in of_the_file})
 
 
 def _files(given: dict[str, Any]) -> Sequence[Path]:

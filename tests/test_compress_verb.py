@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command import run
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trcompress import read_artifact
@@ -70,6 +70,7 @@ def test_fewer_units_are_trained_aware_of_the_rounding(task: tuple[Path, Path], 
     words = ("compress", str(dense), "--target-size", "4KB", "--calibrate", str(data), "--finetune", str(data))
     found = run(*words, "--epochs", "6", "-o", str(out))
     assert found.code == 0, found.stderr
+    assert "trained: accuracy" in found.stdout
     artifact = read_artifact(out)
     assert out.stat().st_size <= 4_000
     assert artifact.header.layers[0].hidden_size < 32
@@ -143,3 +144,14 @@ def test_plan_shows_the_ladder_and_writes_nothing(task: tuple[Path, Path], tmp_p
     assert found.json["file_bytes"] <= 12_000
     assert found.json["ladder"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_understood_is_refused_by_name(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    state = load_file(dense) | {"rnn.peephole": torch.ones(32)}
+    torch.save(state, tmp_path / "odd.pt")
+    words = ("compress", tmp_path / "odd.pt", "--target-size", "12KB", "--calibrate", data, "-o", tmp_path / "o")
+    found = run(*words)
+    assert found.code == 3
+    assert "rnn.peephole" in found.stderr
+    assert not (tmp_path / "o").exists()

@@ -25,7 +25,12 @@ SEQUENCES = 64
 
 
 def runnable_classifier(
-    file: ModelFile, data: DataSet, wiring: Wiring | None = None, *, seed: int = 0
+    file: ModelFile,
+    data: DataSet,
+    wiring: Wiring | None = None,
+    *,
+    seed: int = 0,
+    reading: Mapping[str, Any] | None = None,
 ) -> RunnableFile:
     """Build a file's classifier, with the training part of a data set as its inputs.
 
@@ -36,6 +41,7 @@ def runnable_classifier(
         data: the inputs.
         wiring: how the file's parts form a classifier, where the file does not tell.
         seed: which sequences are read.
+        reading: how the file was read; see `read_checkpoint`.
 
     Raises:
         InputFileError, UsageError: the file holds no classifier for the data.
@@ -45,7 +51,8 @@ def runnable_classifier(
     note = f"calibrated on the {part.name} part of {data.name}"
     batches = list(_batches(part, seed))
     notes = (*classifier.notes, note)
-    return RunnableFile(base_artifact(file), classifier.module, classifier.keys, batches, _run, "scores", notes)
+    base = base_artifact(file, reading)
+    return RunnableFile(base, classifier.module, classifier.keys, batches, _run, "scores", notes)
 
 
 def runnable_stacks(
@@ -55,6 +62,7 @@ def runnable_stacks(
     head: str | None = None,
     seed: int = 0,
     data_options: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> RunnableFile:
     """Build the stacks, embeddings and heads of a file, fed as arrays of a calibration file say.
 
@@ -64,6 +72,7 @@ def runnable_stacks(
         head: key of the linear layer over the last stack; None finds it.
         seed: which examples are held out.
         data_options: of `trcompress.data.load_data`.
+        reading: how the file was read; see `read_checkpoint`.
 
     Raises:
         InputFileError, UsageError: the data does not fit the file.
@@ -73,7 +82,7 @@ def runnable_stacks(
     fitted, held = given.divide(seed)
     batches = list(given.batches(fitted[:MOST_SEQUENCES], SEQUENCES))
     held_out = list(given.batches(held[:MOST_SEQUENCES], SEQUENCES))
-    base, keys = base_artifact(file), network.file_keys
+    base, keys = base_artifact(file, reading), network.file_keys
     return RunnableFile(base, network, keys, batches, _run_stacks, network.outputs, network.notes, held_out)
 
 

@@ -140,12 +140,22 @@ class RunnableFile:
         return record.model_copy(update={"name": name})
 
 
-def base_artifact(file: ModelFile) -> Artifact:
-    """See a checkpoint as an artifact in which nothing is compressed yet; an artifact as it is."""
+def base_artifact(file: ModelFile, reading: Mapping[str, Any] | None = None) -> Artifact:
+    """See a checkpoint as an artifact in which nothing is compressed yet; an artifact as it is.
+
+    Args:
+        file: either.
+        reading: how to read a checkpoint; see `read_checkpoint`.
+
+    Raises:
+        InputFileError: the checkpoint is not understood, or a tensor cannot be kept or holds NaN or Inf.
+    """
     if file.artifact is not None:
         return file.artifact
+    checkpoint = read_checkpoint(file.path, **dict(reading or {}))
+    checkpoint.check_compressible()
     step = Step(verb="read", command="", version=__version__)
-    base = assemble(read_checkpoint(file.path), (), step)
+    base = assemble(checkpoint, (), step)
     return replace(base, header=base.header.model_copy(update={"lineage": ()}))
 
 
