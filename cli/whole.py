@@ -156,7 +156,7 @@ def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> dict[str, An
     data = open_data(given | {"data": given["training_data"], "max_bad_clips": None})
     settings = FinetuneSettings(epochs=given["epochs"], lr=given["lr"], seed=given["seed"])
     with TemporaryDirectory(dir=out.absolute().parent) as folder:
-        start = write_artifact(Path(folder) / "start.safetensors", artifact)
+        start = write_artifact(Path(folder) / "start.safetensors", artifact, sidecar=given["sidecar"])
         trained = finetune(
             start,
             data,

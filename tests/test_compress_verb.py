@@ -68,8 +68,13 @@ def test_fewer_units_are_trained_aware_of_the_rounding(task: tuple[Path, Path], 
     dense, data = task
     out = tmp_path / "tiny.safetensors"
     words = ("compress", str(dense), "--target-size", "4KB", "--calibrate", str(data), "--finetune", str(data))
-    found = run(*words, "--epochs", "6", "-o", str(out))
+    found = run(*words, "--epochs", "6", "-o", str(out), "--sidecar")
     assert found.code == 0, found.stderr
+    shown = run("report", out, "--baseline", dense, "--format", "json").json
+    assert [one["verb"] for one in shown["lineage"]] == ["compress", "finetune"]
+    assert shown["parameters_before"] == sum(one.numel() for one in load_file(dense).values())
+    timed = run("bench", out, "--baseline", dense, "--batch", "2", "--steps", "2", "--seconds", "0.01")
+    assert timed.code == 0, timed.stderr
     assert "trained: accuracy" in found.stdout
     artifact = read_artifact(out)
     assert out.stat().st_size <= 4_000

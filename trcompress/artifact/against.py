@@ -54,10 +54,10 @@ def measure_against(artifact: Artifact, baseline: str | Path | Checkpoint) -> Ag
         dense = checkpoint.tensor(name)
         weight_bytes[name] = dense.nbytes
         rebuilt = plan.to_dense([core.double() for core in artifact.cores(name)])
-        if dense.shape != rebuilt.shape:
+        if artifact.header.original.get(name, tuple(rebuilt.shape)) != tuple(dense.shape):
             raise InputFileError(
-                f"{baseline} is not the dense model of this artifact: its {name} is {tuple(dense.shape)}, the "
-                f"artifact's {tuple(rebuilt.shape)}; name the checkpoint that was compressed"
+                f"{checkpoint.path} is not the dense model of this artifact: its {name} is {tuple(dense.shape)}, "
+                f"the artifact's {tuple(rebuilt.shape)}; name the checkpoint that was compressed"
             )
         errors[name] = _relative_error(dense.double(), rebuilt)
     source = artifact.header.source

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.artifact.file import Artifact
+from trcompress.artifact.sidecar import sidecar_path
 from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.errors import UsageError
@@ -180,7 +181,8 @@ def finetune(
         if crew.writes:
             step = _step(settings, identity, command)
             trained = _updated(file.artifact, student, step, metrics)
-            write_artifact(outputs.model, replace(trained, stored=stored), overwrite=True)
+            history = sidecar_path(artifact).exists()
+            write_artifact(outputs.model, replace(trained, stored=stored), overwrite=True, sidecar=history)
         return close(job, state, metrics, evaluations)
 
 
