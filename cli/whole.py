@@ -37,7 +37,7 @@ def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
     """Show the ladder that `compress` would walk; nothing is written."""
     if not given["calibrate"]:
         raise UsageError("a budget for the whole file needs `calibrate`: inputs to measure damage on")
-    _, whole = compress_whole(checkpoint, given | {"readout": "final", "stacks": None, "factory": None})
+    _, whole = compress_whole(checkpoint, given | {"readout": "final", "stacks": None})
     print_whole(whole, given["format_"])
     if not whole.reached:
         raise UsageError(_not_reached(whole))
