@@ -128,19 +128,21 @@ def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
     from trcompress.cli.options import reading
     from trcompress.cli.task_options import open_data, read_data_options
     from trcompress.network.model_file import open_model
-    from trcompress.passes.runnable import runnable_classifier, runnable_stacks
+    from trcompress.passes.runnable import runnable_classifier, runnable_model, runnable_stacks
 
     how = reading(given)
     file = open_model(checkpoint, **how)
     wiring = _wiring(given)
+    fed = {"data_options": read_data_options(given["data_options"]), "reading": how}
+    if given["factory"]:
+        return runnable_model(file, given["factory"], given["calibrate"], **fed)
     try:
         data = open_data(given | {"data": given["calibrate"], "max_bad_clips": None})
         return runnable_classifier(file, data, wiring, seed=given["seed"], reading=how)
     except (InputFileError, UsageError):  # not a classifier of labelled sequences
-        if wiring.model or file.artifact is not None:
+        if file.artifact is not None:
             raise
-        named = {"head": given["head"], "data_options": read_data_options(given["data_options"])}
-        return runnable_stacks(file, given["calibrate"], **named, seed=given["seed"], reading=how)
+        return runnable_stacks(file, given["calibrate"], head=given["head"], seed=given["seed"], **fed)
 
 
 def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> dict[str, Any]:

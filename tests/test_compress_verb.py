@@ -10,7 +10,7 @@ from command import run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trcompress import read_artifact
+from trcompress import load_, read_artifact
 from trcompress.artifact.storage import Stored
 
 
@@ -160,3 +160,41 @@ def test_a_file_that_is_not_understood_is_refused_by_name(task: tuple[Path, Path
     assert found.code == 3
     assert "rnn.peephole" in found.stderr
     assert not (tmp_path / "o").exists()
+
+
+OWN_CODE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv1d(40, 40, 1)
+        self.rnn = nn.LSTM(40, 32, batch_first=True)
+        self.fc = nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.fc(self.rnn(self.mix(x.transpose(1, 2)).transpose(1, 2))[1][0][-1])
+
+
+def batches():
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(16, 6, 40, generator=draw) for _ in range(8)]
+"""
+
+
+def test_the_users_own_network_on_batches_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_whole_net.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    from importlib import import_module
+
+    own = import_module("own_whole_net")
+    torch.manual_seed(0)
+    save_file(own.Net().state_dict(), tmp_path / "own.safetensors")
+    words = ("compress", tmp_path / "own.safetensors", "--target-size", "16KB", "-o", tmp_path / "small")
+    found = run(*words, "--model", "own_whole_net:Net", "--calibrate", "own_whole_net:batches")
+    assert found.code == 0, found.stderr
+    assert (tmp_path / "small").stat().st_size <= 16_000
+    model = load_(tmp_path / "small", own.Net())
+    assert model(own.batches()[0]).shape == (16, 3)

@@ -57,7 +57,7 @@ def live_network(
         settings: dict[str, Any] = {"head": head, "readout": readout, "outputs": outputs, "seed": seed}
         return file_network(checkpoint, data, **settings, data_options=data_options)
     module = load_user_model(of_checkpoint(checkpoint, checkpoint.path), model).eval()
-    batches, forward = _batches(data, dict(data_options or {}))
+    batches, forward = user_batches(data, dict(data_options or {}))
     told = _Told(batches, str(data))
     live = LiveNetwork.of(module, told, forward=_telling(forward, model), outputs=outputs, seed=seed)
     return replace(live, origin={"data": str(data), "model": model})
@@ -96,7 +96,10 @@ class _Rows:
             yield {"x": x, "lengths": lengths, **part.more(rows)}
 
 
-def _batches(data: str | Path, options: dict[str, Any]) -> tuple[Iterable[Any], Callable[[nn.Module, Any], Any]]:
+def user_batches(
+    data: str | Path, options: dict[str, Any]
+) -> tuple[Iterable[Any], Callable[[nn.Module, Any], Any]]:
+    """Open batches for a user's network, of a data file or of a loader of theirs, and say how it is run on them."""
     if kind_of(data) == "factory":
         options.pop("allow_code", None)
         loader = find_function(str(data), "a loader of batches")

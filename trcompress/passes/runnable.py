@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from trcompress.calibration.user_network import user_batches
 from trcompress.data import DataSet, Split
 from trcompress.network.calibration_data import read_calibration
 from trcompress.network.classifier import Wiring
 from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import ModelFile
 from trcompress.network.read_classifier import read_classifier
+from trcompress.network.user_model import load_user_model
 from trcompress.passes.whole_file import RunnableFile, base_artifact
 
 MOST_SEQUENCES = 1_024
@@ -53,6 +56,34 @@ def runnable_classifier(
     notes = (*classifier.notes, note)
     base = base_artifact(file, reading)
     return RunnableFile(base, classifier.module, classifier.keys, batches, _run, "scores", notes)
+
+
+def runnable_model(
+    file: ModelFile,
+    spec: str,
+    data: str | Path,
+    *,
+    data_options: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+) -> RunnableFile:
+    """Build the user's own network with a file's tensors, on a data file or on batches of their own loader.
+
+    Args:
+        file: a checkpoint or an artifact.
+        spec: "package.module:factory" of the network; runs the user's code.
+        data: a data file, or "package.module:loader".
+        data_options: of `trcompress.data.load_data`, or of the loader.
+        reading: how the file was read; see `read_checkpoint`.
+
+    Raises:
+        InputFileError, UsageError: the file's tensors or the data are not the network's.
+    """
+    module = load_user_model(file, spec)
+    batches, forward = user_batches(data, dict(data_options or {}))
+    keys = {name: name for name in module.state_dict()}
+    kept = list(islice(batches, MOST_SEQUENCES))
+    base, notes = base_artifact(file, reading), (f"the network of {spec}",)
+    return RunnableFile(base, module, keys, kept, forward, None, notes)
 
 
 def runnable_stacks(
