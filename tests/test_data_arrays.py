@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_untrusted import ARCHIVES
 
 from trcompress.data import from_arrays, load_data
 from trcompress.data.array_file import read_arrays
@@ -270,3 +271,13 @@ def test_writing_leaves_nothing_when_it_fails(tmp_path):
     with pytest.raises(OutputFileError, match="No space left"):
         write_arrays(tmp_path / "d.npz", {"x": Rows((2, 4), "float32", rows())}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", list(ARCHIVES))
+def test_forged_archives_are_refused_before_they_cost_memory(tmp_path, name):
+    path = tmp_path / "forged.npz"
+    ARCHIVES[name](path)
+    with pytest.raises(InputFileError) as refused:
+        load_data(path)
+    if name == "directory of a gigabyte":
+        assert "directory asks for" in str(refused.value)

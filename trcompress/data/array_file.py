@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.archive import Archive
 from trcompress.checkpoint.npz_file import array_header
 from trcompress.errors import InputFileError, UnsafeFileError
 
@@ -56,8 +56,6 @@ def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
         return read(path, max_bytes)
     except InputFileError:
         raise
-    except DamageError as error:
-        raise InputFileError(f"{path} is damaged: {error}; write it again") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputFileError(f"{path} is damaged or not a {path.suffix} file: {reason}; write it again") from error
@@ -66,6 +64,8 @@ def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
 def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     budget = max_bytes
+    with Archive(path):  # its directory is bounded, its sizes can be true, no name stands twice
+        pass
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
