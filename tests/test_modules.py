@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from command import run
+from safetensors import safe_open
 from safetensors.torch import save_file
 from test_untrusted import ARCHIVES, PICKLES, named, pickled_zip
 from torch import nn
@@ -41,6 +42,8 @@ def look(path):
     run("inspect", path)
     run("inspect", path, "--skip-objects", "--format", "json")
     run("report", path)
+    run("expand", path, "-o", path.with_suffix(".expanded"), "--overwrite")
+    path.with_suffix(".expanded").unlink(missing_ok=True)
     run("evaluate", shelf / "whole.safetensors", "--data", path)
     run("recipe", "validate", path)
 for path in sorted(shelf.iterdir()):
@@ -78,7 +81,22 @@ def hostile(tmp_path_factory):
         (folder / f"recipe-{number}.toml").write_text(f'kind = "{name}"\nname = "{name}:main"\n')
         header = {"trcompress": f'{{"version": 1, "layers": [{{"kind": "{name}"}}], "weights": []}}'}
         save_file({"weight_ih_l0": torch.zeros(4, 4)}, folder / f"artifact-{number}.safetensors", metadata=header)
+    _artifacts_of_odd_types(folder)
     return folder
+
+
+def _artifacts_of_odd_types(folder):
+    """Whole artifacts, but for the type that their header gives the weight."""
+    save_file(nn.LSTM(4, 3).state_dict(), folder / "dense.safetensors")
+    path = folder / "whole-ring.safetensors"
+    assert run("decompose", folder / "dense.safetensors", "--shape", "2x2:3", "--ranks", 1, "-o", path).code == 0
+    with safe_open(path, framework="pt") as stream:
+        metadata, tensors = stream.metadata(), {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+    for number, name in enumerate(LAZY):
+        header = metadata["trcompress"].replace('"dtype":"float32"', f'"dtype":"{name}"')
+        assert header != metadata["trcompress"]
+        changed = metadata | {"trcompress": header}
+        save_file(tensors, folder / f"odd-{number}.safetensors", metadata=changed)
 
 
 def test_no_module_is_added_by_what_a_file_names(hostile, tmp_path):

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact, read_artifact
-from trcompress.errors import OutputFileError, UsageError
+from trcompress.artifact.storage import DTYPES
+from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.util.files import atomic_path, check_output
 
 _ARGUMENTS = {
@@ -94,7 +95,8 @@ def dense_tensors(artifact: Artifact) -> dict[str, Tensor]:
     """Return every tensor of the dense model by key; what is tied is one tensor."""
     plans, dtypes = artifact.weight_plans(), {one.name: one.dtype for one in artifact.header.weights}
     for told in artifact.reading("dense_dtypes"):
-        dtypes |= {key: dtype for key, dtype in told.items() if key in dtypes}
+        if isinstance(told, dict):
+            dtypes |= {key: dtype for key, dtype in told.items() if key in dtypes}
     cores = {f"{name}.core.{k}" for name, plan in plans.items() for k in range(len(plan.core_shapes))}
     tensors = {key: tensor.detach() for key, tensor in artifact.tensors.items() if key not in cores}
     rebuilt: dict[int, Tensor] = {}
@@ -102,9 +104,19 @@ def dense_tensors(artifact: Artifact) -> dict[str, Tensor]:
         parts = artifact.cores(name)
         if id(parts[0]) not in rebuilt:
             dense = plan.to_dense([core.detach().double() for core in parts])
-            rebuilt[id(parts[0])] = dense.to(getattr(torch, dtypes[name])).contiguous()
+            rebuilt[id(parts[0])] = dense.to(_dtype(name, dtypes[name])).contiguous()
         tensors[name] = rebuilt[id(parts[0])]
     return tensors
+
+
+def _dtype(name: str, told: object) -> torch.dtype:
+    """Look a dtype up by the name that the file gives it, in a closed table."""
+    known = DTYPES.get(told) if isinstance(told, str) else None
+    if known is None:
+        raise InputFileError(
+            f"damaged artifact: {name} was {str(told)[:80]!r}, one of {', '.join(DTYPES)} expected"
+        )
+    return known
 
 
 def _places(artifact: Artifact, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[str, ...], str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -79,7 +80,9 @@ def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
                 raise InputFileError(f"{path}: {name} is damaged: {info.file_size - skip:,} bytes, not {size:,}")
             if info.compress_type == zipfile.ZIP_STORED and size > _SMALL_BYTES:
                 offset = _member_offset(path, info) + skip
-                arrays[name] = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+                arrays[name] = _sound_text(
+                    np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C"), name
+                )
                 continue
             budget -= size
             if budget < 0:
@@ -88,8 +91,17 @@ def _read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
                     "save it with numpy.savez or as .safetensors, which are mapped, or raise max_bytes"
                 )
             with archive.open(info) as stream:
-                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                arrays[name] = _sound_text(np.lib.format.read_array(stream, allow_pickle=False), name)
     return arrays
+
+
+def _sound_text(array: np.ndarray, name: str) -> np.ndarray:
+    """Return an array, of text only if all its characters exist; NumPy makes strings of any number."""
+    if array.dtype.kind == "U" and array.size:
+        points = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+        if points.max(initial=0) > sys.maxunicode:
+            raise ValueError(f"{name} holds characters that do not exist")
+    return array
 
 
 def _npy_header(stream: IO[bytes], name: str, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
