@@ -20,7 +20,7 @@ def print_bench(found: BenchReport) -> None:
     out.print(bold(found.artifact), f"beside {found.baseline}", markup=False)
     out.print(
         f"  {machine['cpu']}, {found.threads} threads, device {found.device}, torch {machine['torch']}; "
-        f"{count(found.steps)} steps a sequence; medians of interleaved rounds; train: a training step",
+        f"{count(found.steps)} steps a sequence; medians of interleaved rounds in ms; train: a training step",
         markup=False,
     )
     out.print(_times(found))
@@ -43,7 +43,7 @@ def _times(found: BenchReport) -> Table:
         ]
         for one in found.timings
     ]
-    columns = ["stack", "", ">batch", ">dense ms", ">ring ms", ">faster", ">peak, dense/ring", "form"]
+    columns = ["stack", "", ">batch", ">dense", ">ring", ">faster", ">peak, dense/ring", "form"]
     return make_table(columns, rows)
 
 

@@ -14,6 +14,9 @@ from trcompress.util.text import visible
 NARROW = 8
 """Letters that a column of texts may be folded to, to keep figures in one piece."""
 
+GAP = 3
+"""Blanks between two columns."""
+
 
 def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", caption: str = ""
@@ -43,26 +46,32 @@ def make_table(
         show_header=any(columns),
     )
     cells = [[cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row] for row in rows]
-    whole = _figures_fit(columns, cells)
-    for column in columns:
+    widths = _widths(columns, cells)
+    whole = _figures_fit(columns, widths)
+    for column, width in zip(columns, widths, strict=True):
         mark = column[:1] if column[:1] in (">", "!") else ""
         table.add_column(
             Text(visible(column.removeprefix(mark))),
             justify="right" if mark == ">" else "left",
             overflow="fold",
             no_wrap=bool(mark) and whole,
+            min_width=min(width, NARROW) if whole else None,
         )
     for row in cells:
         table.add_row(*row)
     return table
 
 
-def _figures_fit(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> bool:
-    """Whether all figures fit unfolded beside texts that are folded to a few letters."""
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> list[int]:
+    """Letters that each column would take unfolded."""
+    return [max([len(column) - 1, *(row[k].cell_len for row in rows)]) for k, column in enumerate(columns)]
+
+
+def _figures_fit(columns: Sequence[str], widths: Sequence[int]) -> bool:
+    """Return whether all figures fit unfolded beside texts that are folded to a few letters."""
     marked = [column[:1] in (">", "!") for column in columns]
-    widths = [max([len(column) - 1, *(row[k].cell_len for row in rows)]) for k, column in enumerate(columns)]
     taken = sum(width if figures else min(width, NARROW) for figures, width in zip(marked, widths, strict=True))
-    return taken + 2 * len(columns) <= out.size.width
+    return taken + GAP * (len(columns) - 1) <= out.size.width
 
 
 def bold(text: object) -> Text:

@@ -187,7 +187,7 @@ def test_tied_tensors_stay_tied(tmp_path, tune):
     state = network.state_dict() | {"twin.weight": network.classify.weight}
     torch.save(state, tmp_path / "tied.pt")
     ring = small_task.write_ring(tmp_path / "tied.pt", tmp_path / "tied.safetensors")
-    tensors = load_file(tune(ring=ring).out)
+    tensors = read_artifact(tune(ring=ring).out).tensors
     assert torch.equal(tensors["twin.weight"], tensors["classify.weight"])
     assert not torch.equal(tensors["twin.weight"], network.classify.weight)
 

@@ -457,7 +457,7 @@ def test_objects_and_names_beside_the_weights_can_be_skipped(case, foreign, tmp_
     for verb, words in {
         "inspect": (),
         "decompose": (*RINGS, "-o", tmp_path / "out.safetensors"),
-        "plan": ("--max-params", "4000", "--time-budget", "0.5"),
+        "plan": ("--max-params", "4000", "--effort", "low"),
     }.items():
         assert run(verb, path, *words, "--skip-objects").code == 0
     assert_same(read_checkpoint(path, skip_objects=True))
