@@ -889,3 +889,43 @@ def test_forged_sizes_are_named(forged):
         "objects": "refused as unsafe: weight_ih_l0 hold Python objects",
     }.items():
         assert words in forged[name][1], forged[name][1]
+
+
+# What a file nests is never walked into for a message, and views are counted by what they would take.
+
+
+def doubling(depth: int) -> bytes:
+    """Push a list that holds another twice, `depth` times: short in the file, endless in `str`."""
+    lists = b"".join(b"q%c]q%c(h%ch%ce" % (k, k + 1, k, k) for k in range(depth))
+    return b"(]" + lists + b"1h%c" % depth
+
+
+@pytest.mark.parametrize("place", ["key", "dtype"])
+def test_values_that_are_endless_as_text_cost_nothing(place, tmp_path):
+    nested = doubling(90)
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    blob = {
+        "key": b"\x80\x02}(cfoo\nBar\n)\x81}X\x01\x00\x00\x00a" + nested + b"sb" + b"]u.",
+        "dtype": b"\x80\x03" + array + b"(K\x01K\x01\x85cnumpy\ndtype\n" + nested + b"\x85RI00\nC\x00tb.",
+    }[place]
+    (tmp_path / "a.pkl").write_bytes(blob)
+    with pytest.raises(InputFileError, match="no recurrent layer") as refused:
+        read_checkpoint(tmp_path / "a.pkl", skip_objects=True)
+    assert len(str(refused.value)) < 2_000
+
+
+def test_whole_numbers_of_many_digits_are_told_by_their_size(tmp_path):
+    torch.save({"model": STATE, "huge": 1 << 100_000, "epoch": 3}, tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.ignored["huge"] == "the value a whole number of 100,001 bits"
+
+
+def test_views_count_by_what_they_take(tmp_path):
+    one = torch.zeros(1)
+    views = {f"v{k}": one.expand(1000 + k, 1000) for k in range(48)}
+    torch.save(STATE | views, tmp_path / "model.pt")
+    checkpoint = read_checkpoint(tmp_path / "model.pt")  # 196 MB: within what is free
+    assert len(checkpoint.shapes) == len(STATE) + 48
+    torch.save(STATE | views | {f"w{k}": one.expand(1000, 1000 + k) for k in range(1, 48)}, tmp_path / "model.pt")
+    with pytest.raises(InputFileError, match=r"its tensors are views that take .* bytes of .* stored"):
+        read_checkpoint(tmp_path / "model.pt")

@@ -15,7 +15,7 @@ from torch import Tensor
 from trcompress.checkpoint.archive import Archive
 from trcompress.checkpoint.content import FileContent
 from trcompress.checkpoint.inert import Global, Instance
-from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.limits import DamageError, shown
 from trcompress.checkpoint.meanings import torch_dtype
 from trcompress.checkpoint.pickles import PickleReader
 from trcompress.checkpoint.safety import refuse_unsafe
@@ -24,6 +24,7 @@ from trcompress.checkpoint.torch_zip import pickle_entry, read_torch_zip
 
 METADATA = ".metadata"
 _MAX_CHUNKS = 1_000_000
+_LONGEST_NAME = 2_000
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def read_distributed(folder: Path) -> FileContent:
     places = _places(stored)
     root: dict[Any, Any] = {}
     for name, about in described.items():
-        value = _value(folder, str(name), about, places.get(str(name), {}))
-        _put(root, planned.get(name), str(name), value)
+        text = shown(name, _LONGEST_NAME)
+        _put(root, planned.get(name), text, _value(folder, text, about, places.get(text, {})))
     files = sorted({place.file for chunks in places.values() for place in chunks.values()})
     notes = (f"a distributed checkpoint: {len(files)} files read as one",)
     return FileContent(
@@ -90,7 +91,7 @@ def _places(stored: dict[Any, Any]) -> dict[str, dict[tuple[int, ...], _Place]]:
             raise DamageError(f"its {METADATA} names a file that is no plain name beside it: {file!r:.100}")
         begins = _numbers(index.state.get("offset") or ())
         offset, length = _numbers(numbers)
-        places.setdefault(str(index.state.get("fqn")), {})[begins] = _Place(file, offset, length)
+        places.setdefault(shown(index.state.get("fqn"), _LONGEST_NAME), {})[begins] = _Place(file, offset, length)
     return places
 
 
@@ -168,7 +169,7 @@ def _put(root: dict[Any, Any], path: Any, name: str, value: Any) -> None:
     keys = path if isinstance(path, tuple) and 0 < len(path) <= 100 else (name,)
     node = root
     for key in keys[:-1]:
-        node = node.setdefault(str(key), {})
+        node = node.setdefault(shown(key, _LONGEST_NAME), {})
         if not isinstance(node, dict):
             raise DamageError(f"its {METADATA} puts {name!r:.100} inside something that is no dict")
-    node[str(keys[-1])] = value
+    node[shown(keys[-1], _LONGEST_NAME)] = value

@@ -31,6 +31,9 @@ class Instance:
     elements: list[Any] = field(default_factory=list)
     raw_state: Any = None
 
+    def __repr__(self) -> str:  # never its contents: what a file nests may be endless
+        return f"<{self.origin.module[:100]}.{self.origin.name[:100]}>"
+
 
 Meaning = Callable[[tuple[Any, ...]], Any]
 

@@ -41,6 +41,27 @@ class LimitedStream:
         return data
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value of an untrusted file in at most `most` characters, without walking into it.
+
+    A list that holds another twice, and that one another twice, is short in a file and endless in `str`.
+
+    Example:
+        >>> shown("weight"), shown([[1]]), shown(10**5000)
+        ('weight', 'a list', 'a whole number of 16,610 bits')
+    """
+    if isinstance(value, str):
+        return value[:most]
+    if isinstance(value, int) and not isinstance(value, bool):
+        small = value.bit_length() <= 3 * most
+        return str(value) if small else f"a whole number of {value.bit_length():,} bits"
+    if isinstance(value, bool | float | complex) or value is None:
+        return str(value)
+    if isinstance(value, bytes):
+        return repr(value[:most])[:most]
+    return str(value)[:most] if type(value).__name__ == "Global" else f"a {type(value).__name__}"
+
+
 def in_short(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     lines = str(error).splitlines()

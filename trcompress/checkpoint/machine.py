@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, Pickle, is_module, plain_key
-from trcompress.checkpoint.limits import DamageError, LimitedStream, in_short
+from trcompress.checkpoint.limits import DamageError, LimitedStream, in_short, shown
 from trcompress.checkpoint.references import makes_type_hint, torch_attribute
 
 MAX_STEPS = 6_000_000
@@ -224,7 +224,7 @@ class PickleMachine:
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         if all(part is None or isinstance(part, dict) for part in parts):
             for part in parts:
-                target.state.update({str(key): value for key, value in (part or {}).items()})
+                target.state.update({shown(key, 2_000): value for key, value in (part or {}).items()})
             if is_module(target):
                 self.found.modules.append(target)
         else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, plain_key
-from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.limits import DamageError, shown
 from trcompress.checkpoint.stored import DerivedTensor, RawStorage, StoredTensor, UnreadableTensor
 
 STORAGE_DTYPES = {
@@ -48,7 +48,7 @@ def storage_dtype(kind: Any) -> torch.dtype:
     """Return the dtype that a storage class names, wherever it lived."""
     known = isinstance(kind, Global) and kind.module in ("torch", "torch.cuda", "torch.storage")
     if not known or kind.name not in STORAGE_DTYPES:
-        raise DamageError(f"its pickle names a storage of unknown type {kind!s:.80}")
+        raise DamageError(f"its pickle names a storage of unknown type {shown(kind)}")
     return STORAGE_DTYPES[kind.name]
 
 
@@ -88,7 +88,7 @@ def _tensor_v3(args: tuple[Any, ...]) -> Any:
     named = args[6]
     dtype = torch_dtype(named)
     if dtype is None:
-        raise DamageError(f"its pickle names an unknown dtype {str(named)[:80]!r}")
+        raise DamageError(f"its pickle names an unknown dtype {shown(named)!r}")
     return _tensor(args, dtype, args[7] if len(args) > 7 else None)
 
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from trcompress.checkpoint.inert import Global, Instance
-from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.limits import DamageError, shown
 from trcompress.checkpoint.npz_file import DTYPES
 from trcompress.checkpoint.stored import MemoryBytes, RawStorage, StoredTensor, UnreadableTensor, contiguous_stride
 
@@ -75,7 +75,7 @@ def _code(dtype: Any) -> tuple[str, bool]:
     """`f4` and whether it is big-endian; "O" for objects, "?" where it is no plain type."""
     if not isinstance(dtype, Instance) or dtype.origin != _DTYPE or not dtype.args:
         return "?", False
-    code = str(dtype.args[0])
+    code = shown(dtype.args[0], 20)
     state = dtype.raw_state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
     if isinstance(state, tuple) and len(state) > 3 and (state[2] is not None or state[3] is not None):

@@ -19,7 +19,7 @@ from trcompress.checkpoint.npz_file import OBJECT_ARRAY
 from trcompress.checkpoint.reading import read_content
 from trcompress.checkpoint.recurrent import find_layers
 from trcompress.checkpoint.statedicts import ModuleHint, survey
-from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
+from trcompress.checkpoint.stored import AnyTensor, StoredTensor, UnreadableTensor
 from trcompress.checkpoint.unwrap import Weights, unwrap
 from trcompress.errors import InputFileError, UnsafeFileError, UsageError
 from trcompress.model.layer import Layer
@@ -86,6 +86,9 @@ _QUANTIZED = re.compile(r"_packed_(params|weight)|_all_weight_values|\b[ih]gates
 _KERAS = re.compile(r"recurrent_kernel|kernel:0")
 
 
+_FREE_BYTES = 200_000_000
+
+
 class _Wishes(NamedTuple):
     """Keys and globs of a user who knows better."""
 
@@ -101,6 +104,7 @@ def _checkpoint(
     wishes: _Wishes,
 ) -> Checkpoint:
     _refuse_objects(weights.tensors)
+    _check_expansion(weights.tensors)
     plain, parts, fold_notes = fold(weights.tensors)
     layouts = known_layouts(plain)
     folded, fold_notes = layouts.tensors, (*fold_notes, *layouts.notes)
@@ -163,6 +167,19 @@ def _check_dropped(dropped: Sequence[str], layers: Sequence[Layer]) -> None:
                 f"only whole layers can be left out: {key!r} is part of the recurrent layer {name.stack!r}, whose "
                 "other tensors would stay; give `drop` a glob for them all"
             )
+
+
+def _check_expansion(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None:
+    """Count views by what they take when they are written: a file of a few bytes may show terabytes.
+
+    Raises:
+        DamageError: they take far more than what is stored.
+    """
+    views = {one.identity: one for one in tensors.values() if isinstance(one, StoredTensor)}
+    stored = sum({id(one.storage): one.storage.nbytes for one in views.values()}.values())
+    taken = sum(one.numel * one.dtype.itemsize for one in views.values())
+    if taken > 4 * stored + _FREE_BYTES:
+        raise DamageError(f"its tensors are views that take {taken:,} bytes of {stored:,} stored: no model's")
 
 
 def _refuse_objects(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.checkpoint.content import FileContent
-from trcompress.checkpoint.limits import DamageError, in_short
+from trcompress.checkpoint.limits import DamageError, in_short, shown
 from trcompress.errors import InputFileError
 
 INDEX_ENDING = ".index.json"
@@ -134,4 +134,4 @@ def _own(part: FileContent, listed: set[str], before: dict[str, Any]) -> dict[st
     twice = sorted(before.keys() & part.root.keys())
     if twice:
         raise InputFileError(f"two parts of the checkpoint hold {twice[0]!r}: fetch the parts again")
-    return {str(key): value for key, value in part.root.items()}
+    return {shown(key, 2_000): value for key, value in part.root.items()}

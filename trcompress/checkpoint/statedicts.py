@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trcompress.checkpoint.inert import Global, Instance, is_module
-from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.limits import DamageError, shown
 from trcompress.checkpoint.numpy_values import array_in, objects_in
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
 from trcompress.model.kinds import KINDS
@@ -16,6 +16,7 @@ MAX_DEPTH = 100
 MAX_NODES = 2_000_000
 _LONG_LIST = 1_000
 _MANY = 12
+_LONGEST_NAME = 2_000
 _PLAIN = (str, bytes, int, float, complex, type(None), Global)
 _OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
 _MODES = {mode: kind.name for kind in KINDS.values() for mode in kind.modes}
@@ -125,7 +126,7 @@ class _Walk:
 
     def _children(self, node: Any, path: tuple[str, ...]) -> bool:
         children = {name: child for name, child in _children_of(node).items() if not isinstance(child, _PLAIN)}
-        held = {name for name, child in children.items() if self.visit(child, (*path, str(name)[:200]))}
+        held = {name for name, child in children.items() if self.visit(child, (*path, shown(name, 200)))}
         if held:
             self._ignore_rest({name: child for name, child in _children_of(node).items() if name not in held}, path)
         return bool(held)
@@ -136,7 +137,7 @@ class _Walk:
             self.found.ignored[".".join(path) or "the root"] = f"{len(rest):,} entries without tensors"
             return
         for name, child in rest.items():
-            self.found.ignored[".".join((*path, str(name)[:200]))] = _describe(child)
+            self.found.ignored[".".join((*path, shown(name, 200)))] = _describe(child)
 
     def _group(self, path: tuple[str, ...]) -> StateDict:
         if path not in self._groups:
@@ -180,9 +181,11 @@ def _parts_of(node: Instance) -> tuple[dict[str, Any], dict[str, Instance]]:
         held = node.state.get(kind)
         for name, value in (held if isinstance(held, dict) else {}).items():
             if _is_tensor(value) and not (kind == "_buffers" and name in fleeting):
-                tensors[str(name)] = value
+                tensors[shown(name, _LONGEST_NAME)] = value
     children = node.state["_modules"].items()
-    return tensors, {str(name): child for name, child in children if is_module(child) or _is_scripted(child)}
+    return tensors, {
+        shown(name, _LONGEST_NAME): child for name, child in children if is_module(child) or _is_scripted(child)
+    }
 
 
 def _hint(node: Instance) -> ModuleHint | None:
@@ -233,11 +236,11 @@ def _tensor_count(node: Any) -> int:
 def _describe(node: Any) -> str:
     """A value in a few words, for the list of what was ignored."""
     if isinstance(node, bool | int | float) or node is None:
-        return f"the value {node!s:.40}"
+        return f"the value {shown(node, 40)}"
     if isinstance(node, str | bytes):
         return f"text ({len(node):,} characters)"
     if isinstance(node, dict | list | tuple):
         return f"a {type(node).__name__} of {len(node):,} entries without tensors"
     if isinstance(node, Instance):
-        return f"an object of {node.origin!s:.80}"
-    return f"a reference to {node!s:.80}"
+        return f"an object of {shown(node.origin)}"
+    return f"a reference to {shown(node)}"
