@@ -15,7 +15,7 @@ from trcompress.calibration.solve import plain_error
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight
 from trcompress.errors import UsageError
-from trcompress.formats import TensorRing
+from trcompress.formats import is_ring
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.progress import Progress, part_of
 
@@ -76,7 +76,7 @@ def calibrate(
             for plan in plans
             if plan.name == name
         ]
-        if live.feeds(name) and isinstance(plain[0].plan.structure, TensorRing):
+        if live.feeds(name) and is_ring(plain[0].plan.structure):
             choices.append(choose(live, plain, sources[name], tell=tell))
         else:
             unfed.append(replace(plain[0], notes=(*plain[0].notes, "not calibrated: nothing is known to feed it")))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from trcompress.errors import ShapeError
 from trcompress.formats.base import Format
@@ -164,6 +164,11 @@ def carried_ranks(ranks: Sequence[int], in_modes: Sequence[int], out_modes: Sequ
             right = (k + 1) % len(modes)
             bonds[k] = min(bonds[k], n * bonds[right])
     return (*bonds, bonds[0])
+
+
+def is_ring(structure: Format) -> TypeGuard[TensorRing]:
+    """Return True where a structure is a tensor ring."""
+    return isinstance(structure, TensorRing)
 
 
 def as_ring(structure: Format, rule: str) -> TensorRing:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from trcompress.errors import ShapeError, UsageError, one_of
-from trcompress.formats import FORMATS, TensorRing
+from trcompress.formats import FORMATS, TensorRing, is_ring
 from trcompress.formats.tensor_ring import carried_ranks
 from trcompress.model.grammar import Ranks, Shape, format_shape, parse_ranks, parse_shape
 from trcompress.model.matrix import Matrix, glob_matches
@@ -148,7 +148,7 @@ class Rule:
             ShapeError: they are above it, and the rule is `exact`.
         """
         structure = weight.structure
-        if not isinstance(structure, TensorRing):
+        if not is_ring(structure):
             return weight
         ranks = carried_ranks(structure.ranks, structure.in_modes, structure.out_modes)
         if ranks == structure.ranks:

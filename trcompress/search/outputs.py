@@ -11,7 +11,7 @@ from trcompress.calibration.select import Candidate, choose, joint_distance, lea
 from trcompress.calibration.solve import contains
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import decompose_weight
-from trcompress.formats import TensorRing
+from trcompress.formats import is_ring
 from trcompress.search.weight_search import PlanRow, WeightSearch
 from trcompress.util.progress import Progress
 
@@ -111,9 +111,7 @@ def _with_contained(row: PlanRow, one: Candidate, measured: dict[int, tuple[Plan
     inside = [
         other.difference
         for other, _ in measured.values()
-        if isinstance(ring, TensorRing)
-        and isinstance(other.weight.structure, TensorRing)
-        and contains(ring, other.weight.structure)
+        if is_ring(ring) and is_ring(other.weight.structure) and contains(ring, other.weight.structure)
     ]
     return replace(row, difference=min(inf if one is None else one for one in [row.difference, *inside]))
 
