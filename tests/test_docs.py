@@ -9,7 +9,9 @@ import pytest
 from command import run
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "reading.md")
+ELSEWHERE = {"reading.md", "your-code.md"}
+"""Without code, and run by test_your_code.py."""
+PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if path.name not in ELSEWHERE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
 
 
