@@ -13,7 +13,7 @@ from test_tree import MODULES
 import trcompress
 from trcompress.training.settings import FinetuneSettings
 
-VERBS = ("plan", "decompose", "finetune", "evaluate", "bench", "report", "expand")
+VERBS = ("plan", "decompose", "compress", "finetune", "evaluate", "bench", "report", "expand")
 ROOT = Path(trcompress.__file__).parent
 
 
@@ -67,7 +67,7 @@ found: trcompress.NetworkSearch = trcompress.plan("model.pt", target_ratio=8)
 artifact = trcompress.decompose("model.pt", found.plan, "model.tr.safetensors", overwrite=True)
 weights: dict[str, torch.Tensor] = artifact.tensors
 tuned = trcompress.finetune("model.tr.safetensors", "data.npz", teacher="model.pt", epochs=3)
-accuracy: float = trcompress.evaluate(tuned.out, "data.npz").accuracy
+accuracy: float = trcompress.evaluate(tuned.out, "data.npz").right
 ratio: float = trcompress.report(tuned.out).compression_ratio
 faster: float = trcompress.bench(tuned.out, "model.pt").timings[0].speedup
 model = torch.nn.Sequential(torch.nn.LSTM(12, 8))
@@ -78,7 +78,7 @@ BAD = {
     "trcompress.nonsense": 'Module has no attribute "nonsense"',
     "trcompress.plan('model.pt', target_ration=8)": 'Unexpected keyword argument "target_ration"',
     "trcompress.finetune('a', 'b', epochs='three')": 'incompatible type "str"',
-    "trcompress.evaluate('a', 'b').accuracy.upper()": '"float" has no attribute "upper"',
+    "trcompress.evaluate('a', 'b').right.upper()": '"float" has no attribute "upper"',
 }
 
 
@@ -129,3 +129,18 @@ def test_a_layer_shows_its_sizes_as_torch_nn_does(name):
     dense = getattr(torch.nn, f"{name}Cell")(12, 8, bias=False)
     assert repr(cell).splitlines()[1].strip() == repr(dense).partition("(")[2].rpartition(")")[0]
     assert len(repr(ring).splitlines()) == 5
+
+
+def test_compress_meets_a_budget_for_the_whole_file(tmp_path):
+    import small_task
+
+    files = small_task.write_files(tmp_path)
+    out = tmp_path / "small.safetensors"
+    made = trcompress.compress(
+        files["dense"], out, calibrate=files["data"], target_ratio_model=3, passes=["rounding"]
+    )
+    assert made.path == out
+    assert out.stat().st_size < files["dense"].stat().st_size / 1.5
+    assert trcompress.evaluate(out, files["data"]).accuracy > 0.5
+    with pytest.raises(trcompress.TrcompressError, match="give one budget"):
+        trcompress.compress(files["dense"], calibrate=files["data"])

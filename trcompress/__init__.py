@@ -14,6 +14,7 @@ from trcompress.version import __version__
 _PUBLIC = {
     "plan": "trcompress.search.plan",
     "decompose": "trcompress.passes.decompose",
+    "compress": "trcompress.passes.compress_checkpoint",
     "finetune": "trcompress.training.finetune",
     "evaluate": "trcompress.training.evaluate",
     "bench": "trcompress.timing.bench",

@@ -30,6 +30,7 @@ from trcompress.model.plan import Rule as Rule
 from trcompress.network.classifier import Wiring as Wiring
 from trcompress.passes.budgeted import search_plan as search_plan
 from trcompress.passes.compress import compress_ as compress_
+from trcompress.passes.compress_checkpoint import compress as compress
 from trcompress.passes.decompose import decompose as decompose
 from trcompress.search import NetworkSearch as NetworkSearch
 from trcompress.search.plan import plan as plan

@@ -1,0 +1,91 @@
+"""`trcompress.compress`: a file whose whole size meets a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trcompress.artifact.file import Artifact
+from trcompress.artifact.write import write_artifact
+from trcompress.data import DataSet, load_data
+from trcompress.errors import UsageError
+from trcompress.network.classifier import Wiring
+from trcompress.network.model_file import open_model
+from trcompress.passes.runnable import runnable_classifier
+from trcompress.passes.whole_file import compress_file
+from trcompress.util.files import check_output
+from trcompress.util.progress import Progress
+
+PASSES = ("fold", "rings", "units", "rounding")
+STORAGE = ("float16", "int8", "int4")
+
+
+def compress(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    *,
+    calibrate: str | Path | DataSet,
+    target_size: int | None = None,
+    target_ratio_model: float | None = None,
+    passes: Sequence[str] = PASSES,
+    storage: Sequence[str] = STORAGE,
+    matrices: Sequence[str] = ("ih",),
+    pack: bool = False,
+    wiring: Wiring | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    sidecar: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Artifact:
+    """Make a whole file as small as asked, with the least damage to what the network gives.
+
+    Args:
+        checkpoint: a dense checkpoint, or an artifact.
+        out: where to write the artifact; None keeps it in memory.
+        calibrate: inputs of the network; labels are not looked at.
+        target_size: bytes that the file may have.
+        target_ratio_model: so many times fewer bytes than the model's tensors have, instead.
+        passes: what may be done: "fold", "rings", "units", "rounding".
+        storage: how tensors may be stored: "float16", "bfloat16", "int8", "int4".
+        matrices: which may get a lower rank: "ih", "hh".
+        pack: entropy-code what is stored in few bits.
+        wiring: how the file's parts form a network, where the file does not tell.
+        data_options: how to read `calibrate`.
+        seed: of everything random.
+        overwrite: replace `out`.
+        sidecar: write the history of a small file beside it.
+        command: how the user asked for this, kept in the lineage.
+        progress: called with (what, fraction done).
+
+    Raises:
+        UsageError: not exactly one budget, or one that cannot be met.
+        InputFileError: a file cannot be read, or they do not fit each other.
+        OutputFileError: `out` exists or cannot be written.
+
+    Example:
+        >>> compress("model.pt", "small.safetensors", calibrate="data.npz", target_size=500_000)  # doctest: +SKIP
+        Artifact(...)
+    """
+    if (target_size is None) == (target_ratio_model is None):
+        raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
+    if out is not None:
+        check_output(out, overwrite=overwrite, keep=(checkpoint, calibrate))
+    wiring = wiring or Wiring()
+    data = calibrate if isinstance(calibrate, DataSet) else load_data(calibrate, **dict(data_options or {}))
+    runnable = runnable_classifier(open_model(checkpoint, **wiring.reading), data, wiring, seed=seed)
+    target = target_size if target_size is not None else int(runnable.tensor_bytes / (target_ratio_model or 1))
+    given: dict[str, Any] = {"passes": tuple(passes), "storage": tuple(storage), "matrices": tuple(matrices)}
+    artifact, whole = compress_file(
+        runnable, target_bytes=target, command=command, seed=seed, packed=pack, progress=progress, **given
+    )
+    if not whole.reached:
+        raise UsageError(
+            f"the budget cannot be met: {whole.nbytes:,} bytes is the least that the allowed passes reach; "
+            "allow a larger `target_size`, more `passes`, or entropy coding with `pack=True`"
+        )
+    if out is not None:
+        artifact.path = write_artifact(out, artifact, overwrite=overwrite, sidecar=sidecar)
+    return artifact
