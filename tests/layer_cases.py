@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +55,10 @@ class Case:
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw: Any, dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64)) -> Case:
     """Draw a layer, its input in one of torch.nn's forms, and maybe an initial state."""
     torch.manual_seed(draw(st.integers(0, 1000)))
-    layer = draw(layers())
+    layer = draw(layers(dtypes))
     x = draw(inputs(layer)).requires_grad_(draw(st.booleans()))
     packed = draw(st.booleans()) and x.dim() == 3
     batch = None if x.dim() == 2 else x.shape[0 if layer.batch_first else 1]
@@ -69,7 +70,7 @@ def cases(draw: Any) -> Case:
 
 
 @st.composite
-def layers(draw: Any) -> Any:
+def layers(draw: Any, dtypes: Sequence[torch.dtype]) -> Any:
     """Draw a layer of 24 inputs and 6 hidden units."""
     kind = draw(st.sampled_from([*RINGS]))
     options: dict[str, Any] = {
@@ -77,7 +78,7 @@ def layers(draw: Any) -> Any:
         "bias": draw(st.booleans()),
         "batch_first": draw(st.booleans()),
         "bidirectional": draw(st.booleans()),
-        "dtype": draw(st.sampled_from([torch.float32, torch.float64])),
+        "dtype": draw(st.sampled_from(dtypes)),
         "gates": draw(st.sampled_from(["fused", "per-gate"])),
     } | RINGS[kind]
     make = TRRNN if kind == "relu" else kind

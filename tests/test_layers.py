@@ -39,6 +39,13 @@ def test_equals_torch(case):
     compare(case)
 
 
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cases((torch.float64,)))
+def test_equals_torch_in_many_configurations(case):
+    compare(case)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("ring_type", "dense_type"), PAIRS)
 def test_full_ring_is_the_trained_layer(ring_type, dense_type, strategy):

@@ -413,7 +413,8 @@ def test_faults_of_construction():
         TRLSTM(12, 8, shape="3x3:2x4", ranks=2)
     with pytest.raises(UsageError, match="gates must be one of fused, per-gate: got 'none'"):
         TRLSTM(12, 8, shape="3x4:2x4", ranks=2, gates="none")
-    with pytest.raises(UsageError, match=r"must name weights of the layer \(weight_ih_l0\): got 'weight_ih_l1'"):
+    names = r"\(weight_ih_l0, weight_hh_l0\)"
+    with pytest.raises(UsageError, match=rf"must name weights of the layer {names}: got 'weight_ih_l1'"):
         TRLSTM(12, 8, weights={"weight_ih_l1": small().weight_ih_l0.plan})
     with pytest.raises(ShapeError, match=r"\(24, 4, 8\): got \(12, 4, 8\)"):
         TRLSTM(24, 8, weights={"weight_ih_l0": small().weight_ih_l0.plan})

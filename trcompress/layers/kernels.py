@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import _VF, Tensor
@@ -15,13 +15,23 @@ SEQUENCE: dict[str, Callable[..., Any]] = {mode: getattr(_VF, mode.lower()) for 
 CELL: dict[str, Callable[..., Any]] = {mode: getattr(_VF, f"{mode.lower()}_cell") for mode in MODES}
 
 
+class Settings(NamedTuple):
+    """What a kernel is told, in the order of its arguments."""
+
+    bias: bool
+    layers: int
+    dropout: float
+    training: bool
+    bidirectional: bool
+
+
 def run(
     mode: str,
     x: Tensor,
     batch_sizes: Tensor | None,
     hx: Any,
     weights: Sequence[Tensor],
-    settings: tuple[bool, int, float, bool, bool],
+    settings: Settings,
 ) -> tuple[Tensor, ...]:
     """Run one or more stacked layers over all time steps in one call.
 
@@ -31,7 +41,7 @@ def run(
         batch_sizes: of a PackedSequence, or None.
         hx: initial state; a pair for the LSTM.
         weights: flat list in torch.nn's order.
-        settings: (bias, layers, dropout, training, bidirectional).
+        settings: of the kernel.
 
     Returns:
         (output, h_n) and, for the LSTM, c_n.
@@ -47,12 +57,14 @@ def run(
     return kernel(x, batch_sizes, hx, weights, *settings)
 
 
-def zero_state(mode: str, sizes: tuple[int, int, int], proj_size: int, like: Tensor) -> Any:
+def zero_state(
+    mode: str, sizes: tuple[int, int, int], proj_size: int, dtype: torch.dtype, device: torch.device
+) -> Any:
     """Return zeros for an omitted initial state: (layers * directions, B, H), with the projected size for h."""
-    cell = torch.zeros(sizes, dtype=like.dtype, device=like.device)
+    cell = torch.zeros(sizes, dtype=dtype, device=device)
     if mode not in TWO_STATES:
         return cell
-    hidden = torch.zeros((*sizes[:2], proj_size), dtype=like.dtype, device=like.device) if proj_size else cell
+    hidden = torch.zeros((*sizes[:2], proj_size), dtype=dtype, device=device) if proj_size else cell
     return hidden, cell
 
 

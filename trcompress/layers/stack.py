@@ -15,8 +15,10 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Form, Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
+from trcompress.layers.kernels import Settings
 from trcompress.layers.resolve import layers_of, refuse_unknown_options, resolve
 from trcompress.layers.strategy import Evaluated
+from trcompress.layers.variable_length import groups_for, run
 from trcompress.model.weight_plan import WeightPlan
 
 
@@ -120,8 +122,6 @@ class RingStack(Evaluated):
     def _stack(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, batch_first: bool) -> tuple[Tensor, Any]:
         """Run the layers; one kernel call takes all layers up to the next that a bottleneck feeds."""
         rows = x.numel() // x.shape[-1]
-        if hx is None:
-            hx = self._zero_state(x, int(batch_sizes[0]) if batch_sizes is not None else x.shape[not batch_first])
         forms = [self._forms(layer, rows, x) for layer in range(self.num_layers)]
         starts = [0, *(layer for layer in range(1, self.num_layers) if forms[layer])]
         finals = []
@@ -130,7 +130,7 @@ class RingStack(Evaluated):
                 x = nn.functional.dropout(x, self.dropout, self.training)
             x, weights = self._kernel_inputs(x, start, stop, forms[start])
             x = x.transpose(0, 1) if batch_first and start == 0 else x
-            x, *states = self._kernel(x, batch_sizes, self._states(hx, start, stop), weights)
+            x, *states = self._kernel(x, batch_sizes, self._states(hx, start, stop), weights, stop - start)
             finals.append(states)
         states = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*finals, strict=True)]
         return x, tuple(states) if self.mode == "LSTM" else states[0]
@@ -160,17 +160,20 @@ class RingStack(Evaluated):
                 weights += [weight, *(dense_of(self._get(name), self._strategy) for name in rest)]
         return x, weights
 
-    def _kernel(self, x: Tensor, batch_sizes: Tensor | None, hx: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
+    def _kernel(
+        self, x: Tensor, batch_sizes: Tensor | None, hx: Any, weights: list[Tensor], layers: int
+    ) -> tuple[Tensor, ...]:
         """Run PyTorch's kernel; x (T, B, K), or (values, K) with `batch_sizes`."""
-        states = hx[0] if self.mode == "LSTM" else hx
-        layers = states.shape[0] // (2 if self.bidirectional else 1)
-        settings = (self.bias, layers, self.dropout, self.training, self.bidirectional)
+        settings = Settings(self.bias, layers, self.dropout, self.training, self.bidirectional)
+        if batch_sizes is not None:
+            groups = groups_for(self.mode, x, batch_sizes, self.hidden_size, self.proj_size, self.training)
+            if groups is not None:
+                return run(x, groups, hx, weights, settings)
+        if hx is None:
+            batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+            sizes = (layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
+            hx = kernels.zero_state(self.mode, sizes, self.proj_size, self.dtype, x.device)
         return kernels.run(self.mode, x, batch_sizes, hx, weights, settings)
-
-    def _zero_state(self, x: Tensor, batch: int) -> Any:
-        """Return zeros for an omitted initial state, in the type of the layer's input."""
-        rows = self.num_layers * (2 if self.bidirectional else 1)
-        return kernels.zero_state(self.mode, (rows, batch, self.hidden_size), self.proj_size, x)
 
     def _states(self, hx: Any, start: int, stop: int) -> Any:
         """Return the initial states of layers start..stop-1."""

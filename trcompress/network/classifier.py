@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from trcompress.errors import UsageError, one_of
 from trcompress.layers import dense_class
+from trcompress.layers.padded_lstm import use_padded_kernel
 from trcompress.model.kinds import KINDS
 
 READOUTS = ("final", "last-step", "mean", "every")
@@ -108,7 +109,8 @@ class Chain(nn.Module):
     ) -> None:
         super().__init__()
         self._dropout, self._readout = nn.Dropout(dropout), readout
-        modules: dict[str, nn.Module] = {**stacks, head_path: head}
+        modules: dict[str, nn.Module] = {path: use_padded_kernel(one) for path, one in stacks.items()}
+        modules[head_path] = head
         if embedding is not None:
             modules[embedding[0]] = embedding[1]
         placed = {path: _place(self, path, modules[path]) for path in sorted(modules, key=len)}
