@@ -2,13 +2,15 @@
 
 Run: python benchmarks/layers.py [--batch 16] [--steps 6] [--threads 2] [--device cpu] [--out FILE]
 
-Prints medians measured in turn in one run, their ratios, and how near the ring is to its limit: reading the input
-once and the recurrent kernel alone. Peak memory is of a fresh process per contender that trains one step.
+Prints medians of one run, each contender hot in its own turn; how near the ring is to its limit, its own products
+with x at their best layout and PyTorch's kernel; and what each piece of speed machinery buys over the plain way.
+Peak memory is of a fresh process per contender that trains one step.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shlex
 import subprocess
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 from peers import CONTENDERS, HIDDEN, INPUTS, install
+from plain_ring import PlainRing
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -26,11 +29,14 @@ from torch import nn
 from trcompress.util.files import write_text
 from trcompress.util.hardware import this_machine
 from trcompress.util.memory import peak_extra_bytes, saved_bytes, status_bytes
-from trcompress.util.timing import side_by_side
+from trcompress.util.timing import in_turns
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench-layers.json"
 OURS, DENSE, TEDNET = "TRLSTM", "torch.nn.LSTM", "TedNet TRLSTM"
-READ, KERNEL, BOTTLENECK = "read x once", "kernel alone", 50
+PRODUCTS, KERNEL, PLAIN = "products with x", "kernel alone", "plain layer"
+SUFFIX, COLUMNS, WIDTH = 7200, 32, 64  # of the ring's form: x (N * 8, 7200) @ S, then K = 50 in 64 columns
+LIMITS = {"forward": 1.6, "forward + backward": 2.2}
+MOST_OF_PLAIN = 1.15
 GOALS = {"forward": {DENSE: 42, TEDNET: 75}, "forward + backward": {DENSE: 60, TEDNET: 115}}
 console = Console(width=120, highlight=False)
 
@@ -49,18 +55,39 @@ def forward(model: nn.Module, x: torch.Tensor) -> Any:
 
 def times(models: dict[str, nn.Module], x: torch.Tensor, seconds: float) -> dict[str, dict[str, float]]:
     """Medians of forward and of forward + backward, and of what no ring layer can avoid."""
-    kernel = nn.LSTM(BOTTLENECK, HIDDEN, device=x.device)
-    z = torch.randn(*x.shape[:2], BOTTLENECK, device=x.device, requires_grad=True)
-    limits: dict[str, Callable[[], Any]] = {READ: x.sum, KERNEL: lambda: forward(kernel, z)}
+    kernel = nn.LSTM(WIDTH, HIDDEN, device=x.device)
+    z = torch.randn(*x.shape[:2], WIDTH, device=x.device, requires_grad=True)
+    rows, S = x.view(-1, SUFFIX), torch.randn(SUFFIX, COLUMNS, device=x.device)
+    grad = torch.randn(rows.shape[0], COLUMNS, device=x.device)
+    limits: dict[str, Callable[[], Any]] = {PRODUCTS: lambda: rows @ S, KERNEL: lambda: forward(kernel, z)}
+    models = models | {PLAIN: PlainRing(models[OURS])}
     calls = {name: lambda model=model: forward(model, x) for name, model in models.items()}
     for model in (kernel, *models.values()):
         model.eval()
-    found = {"forward": side_by_side(limits | calls, x.device, seconds)}
+    found = {"forward": in_turns(limits | calls, x.device, seconds)}
     for model in (kernel, *models.values()):
         model.train()
-    limits[KERNEL] = lambda: step(kernel, z)
+    limits = {PRODUCTS: lambda: (rows @ S, rows.t() @ grad), KERNEL: lambda: step(kernel, z)}
     calls = {name: lambda model=model: step(model, x) for name, model in models.items()}
-    found["forward + backward"] = side_by_side(limits | calls, x.device, seconds)
+    found["forward + backward"] = in_turns(limits | calls, x.device, seconds)
+    return found
+
+
+def buys(layer: Any, x: torch.Tensor, seconds: float) -> dict[str, dict[str, float]]:
+    """What each piece of speed machinery saves: milliseconds without it and with it."""
+    layer.eval()
+    layer.strategy = "auto"
+    forward(layer, x[:1, :1])
+    kept = {
+        "without": lambda: (layer.weight_ih_l0.forget(), forward(layer, x[:1, :1])),
+        "with": lambda: forward(layer, x[:1, :1]),
+    }
+    found = {"matrices kept without gradients, one step of one sequence": in_turns(kept, x.device, seconds)}
+    layer.train()
+    merged = copy.deepcopy(layer)
+    merged.strategy = "merged"
+    cut = {"without": lambda: step(merged, x), "with": lambda: step(layer, x)}
+    found["the cut of the input cores, training step"] = in_turns(cut, x.device, seconds)
     return found
 
 
@@ -103,9 +130,11 @@ def show_times(report: dict[str, Any]) -> None:
             goal = GOALS[what].get(name)
             table.add_row(name, f"{value:,.3f}", f"{value / medians[OURS]:,.2f}", f">= {goal}" if goal else "")
         console.print(table)
-        floor = medians[READ] + medians[KERNEL]
+        floor = medians[PRODUCTS] + medians[KERNEL]
         console.print(
-            f"limit = {READ} + {KERNEL} = {floor:.3f} ms; TRLSTM takes {medians[OURS] / floor:.2f} times that\n"
+            f"limit = {PRODUCTS} + {KERNEL} = {floor:.3f} ms; TRLSTM takes {medians[OURS] / floor:.2f} times that "
+            f"(at most {LIMITS[what]}), {medians[OURS] / medians[PLAIN]:.2f} times the plain layer "
+            f"(at most {MOST_OF_PLAIN})\n"
         )
 
 
@@ -129,13 +158,20 @@ def show_memory(report: dict[str, Any]) -> None:
     console.print(f"evaluated as {report['chosen']}")
 
 
+def show_buys(report: dict[str, Any]) -> None:
+    """Print what each piece of speed machinery saves over the plain way."""
+    for what, ms in report["buys"].items():
+        console.print(f"{what}: {ms['without']:.2f} -> {ms['with']:.2f} ms, {ms['without'] / ms['with']:.2f} times")
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything in this process, and one child per contender for peak memory."""
     x = torch.randn(options.steps, options.batch, INPUTS, device=options.device)
     models = {name: build().to(options.device) for name, build in CONTENDERS.items()}
-    kernel = nn.LSTM(BOTTLENECK, HIDDEN, device=x.device)
-    z = torch.randn(*x.shape[:2], BOTTLENECK, device=x.device, requires_grad=True)
+    kernel = nn.LSTM(WIDTH, HIDDEN, device=x.device)
+    z = torch.randn(*x.shape[:2], WIDTH, device=x.device, requires_grad=True)
     found = {"median_ms": times(models, x, options.seconds), "chosen": models[OURS].strategy.chosen}
+    found["buys"] = buys(models[OURS], x, options.seconds / 4)
     found["saved_bytes"] = {
         name: saved_bytes(lambda model=model: model(x), [x, *model.parameters()]) for name, model in models.items()
     } | {KERNEL: saved_bytes(lambda: kernel(z), [z, *kernel.parameters()])}
@@ -165,6 +201,7 @@ def main() -> None:
     about = {"command": command, "machine": this_machine().model_dump(mode="json")}
     report = about | given | measure(options)
     show_times(report)
+    show_buys(report)
     if report["memory"]:
         show_memory(report)
     options.out.parent.mkdir(parents=True, exist_ok=True)
