@@ -24,6 +24,7 @@ from trcompress.calibration.select import Candidate, rank
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
 from trcompress.calibration.share import cost, share_ranks
 from trcompress.calibration.solve import contains, solve
+from trcompress.calibration.token_weights import token_factors, token_sensitivity, weighted_factors
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition import InMemoryMatrix, Metric
 from trcompress.decomposition.factors import metric_factors
@@ -213,6 +214,35 @@ def test_corrected_bias_keeps_the_mean_of_the_gates():
     assert torch.allclose(moved.mean(0), (x @ dense.T).mean(0), atol=1e-9)
 
 
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(st.integers(3, 9), st.integers(3, 9), st.integers(1, 3), st.integers(0, 99))
+def test_entries_that_weigh_alike_are_met_as_by_the_svd_and_others_better(rows, columns, rank, seed):
+    torch.manual_seed(seed)
+    target, weights = torch.randn(rows, columns).double(), torch.rand(rows, columns).double() + 0.01
+    left, right = weighted_factors(target, torch.ones_like(target), rank)
+    best = torch.linalg.svdvals(target)[rank:].square().sum()
+    assert float((target - left @ right).square().sum()) == pytest.approx(float(best), abs=1e-6)
+    u, s, vh = torch.linalg.svd(target, full_matrices=False)
+    plain = (u[:, :rank] * s[:rank]) @ vh[:rank]
+    left, right = weighted_factors(target, weights, rank)
+    found = float((weights * (target - left @ right).square()).sum())
+    assert found <= float((weights * (target - plain).square()).sum()) + 1e-9
+
+
+def test_tokens_are_told_apart_by_what_the_outputs_answer():
+    torch.manual_seed(0)
+    table, dense = torch.randn(6, 9), torch.randn(9, 8).double()
+    places = torch.tensor([0, 1, 2, 3, 4, 5] * 6)
+    seen = token_sensitivity(table, places, torch.randn(36, 8) * (1 + 10 * (places == 3).unsqueeze(1)))
+    assert torch.allclose(seen.share, torch.full((6,), 1 / 6).double())
+    left, right = token_factors(dense, 2, seen)
+    rest = (table.double() - table.double().mean(0)) @ (dense - left @ right)
+    assert rest[3].norm() < 0.5 * rest.norm(dim=1).mean(), "one token that everything hangs on"
+    exact = token_factors(dense, 6, seen)
+    centred = table.double() - table.double().mean(0)
+    assert torch.allclose(centred @ exact[0] @ exact[1], centred @ dense, atol=1e-5)
+
+
 # what feeds which layer
 
 
@@ -378,8 +408,7 @@ def test_sensitivity_is_the_gradient_at_the_gates(kind, gates):
     (gradient,) = torch.autograd.grad((drawn * free(entering)[0].reshape(-1, 4)).sum(), entering)
     flat = gradient.reshape(-1, size).double()
     assert torch.allclose(found.gates, flat.T @ flat, rtol=1e-4, atol=1e-7)
-    weighed = x.reshape(-1, 5).double() * flat.norm(dim=1, keepdim=True)
-    assert torch.allclose(found.rows.T @ found.rows, weighed.T @ weighed / 18, rtol=1e-4, atol=1e-7)
+    assert found.tokens is None
 
 
 def test_distance_of_outputs_is_zero_for_the_same_and_grows(classifier):
@@ -604,10 +633,10 @@ def test_a_larger_ring_of_the_same_modes_contains_a_smaller_one():
 def test_candidates_are_listed_plain_first():
     moments = Sketch(4)
     moments.add(torch.randn(20, 4))
-    gates = Sensitivity(torch.eye(8).double(), torch.eye(4).double())
+    gates = Sensitivity(torch.eye(8).double())
     names = [metric.name for metric in candidates(moments.moments(), gates)]
     assert names[0] == "weights"
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 13
     assert [metric.name for metric in candidates(moments.moments(), None, ridges=(0.1,))] == [
         "weights",
         "inputs, ridge 0.1",

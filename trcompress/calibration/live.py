@@ -21,7 +21,7 @@ from trcompress.network.record import Recording, record
 
 BRIEF_STEPS = 6_000
 """Steps of the recurrent layers in the part of the held-out set on which many candidates are compared."""
-PROBED_STEPS = 4_000
+PROBED_STEPS = 8_000
 """Steps over which the sensitivity of gates is measured."""
 KEPT_BYTES = 48 * 2**20
 """Bytes of the dense network's outputs that are kept; above, they are computed again each time."""
@@ -110,7 +110,9 @@ class LiveNetwork:
     def sensitivities(self) -> dict[str, Sensitivity]:
         """How the outputs answer to the gates of every weight, by its name in the module."""
         batches = _first(self.recording.fitted, self.recording.fitted_steps, PROBED_STEPS)
-        return gate_sensitivity(self.model, self.run, self.recording.outputs, batches, self.seed)
+        return gate_sensitivity(
+            self.model, self.run, self.recording.outputs, batches, self.seed, self.recording.tokens
+        )
 
     def sensitivity(self, key: str) -> Sensitivity | None:
         """How the outputs answer to a weight's gates; None where no gradient reaches them."""

@@ -39,13 +39,6 @@ def candidates(
         label = f"inputs, ridge {ridge:g}"
         found.append(Metric(rows, ridge, name=label))
         found += [Metric(rows, ridge, root, name=f"{label}, {name}") for name, root in gates.items()]
-    if sensitivity is not None and bool(sensitivity.rows.any()):
-        weighed = _scaled(sensitivity.rows)
-        found += [
-            Metric(weighed, ridge, root, name=f"inputs that matter, ridge {ridge:g}, {name}")
-            for ridge in ridges
-            for name, root in gates.items()
-        ]
     return found
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.metrics import MIDDLE, RIDGES, candidates
-from trcompress.calibration.solve import is_two_mode, ring_of, solve
+from trcompress.calibration.solve import is_two_mode, ring_of, solve, solve_by_tokens
+from trcompress.calibration.token_weights import NAME as TOKENS
 from trcompress.decomposition import MatrixSource, Metric
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.model.grammar import format_shape
@@ -31,6 +32,8 @@ nothing from metrics that lowered the distance on its training people by less th
 """
 EXACT = 1e-7
 """Distances below this are rounding."""
+ROUNDS = 2
+"""How often each weight's candidates are tried beside those of the others."""
 MOST_TRIED = 6
 """Candidates of a weight that are tried together with those of the others."""
 SLOW_VALUES = 1 << 22
@@ -144,6 +147,11 @@ def choose(
                 tell(metric.name, (number + done / len(metrics)) / len(plain))
             found = solve(one, source, metric, seed=live.seed, quick=quick) if done else one
             tried += _scored(live, metric, found, source, quick)
+        tokens = getattr(live.sensitivity(key), "tokens", None)
+        whole = one.plan.padded_hidden == one.plan.matrix.gate_rows
+        if closed and whole and tokens is not None and not quick:
+            found = solve_by_tokens(one, source, tokens)
+            tried += _scored(live, Metric(name=TOKENS), found, source, quick)
     eligible = rank(tried, least_gain(live, key))
     return Choice(tuple(tried), tuple(eligible), eligible[0])
 
@@ -186,7 +194,7 @@ def choose_jointly(
         plain = [choice.plain for choice in choices]
         if (score := joint(plain)) < best:
             chosen, best = plain, score
-        for place, choice in enumerate(choices):
+        for place, choice in [*enumerate(choices)] * ROUNDS:
             for one in choice.eligible[:MOST_TRIED]:
                 trial = [*chosen[:place], one, *chosen[place + 1 :]]
                 if one is not chosen[place] and (score := joint(trial)) < best:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.calibration.token_weights import TokenSensitivity, token_sensitivity
 from trcompress.network.batches import device_of, evaluating
 from trcompress.network.layerwise import Substitute, recurrent_layers
-from trcompress.network.moments import Sketch
 from trcompress.network.outputs import Outputs
+from trcompress.network.tokens import TokenUse, row_places
 
 Run = Callable[[Any, Mapping[str, Substitute]], list[Tensor]]
 
@@ -31,16 +32,21 @@ class Sensitivity:
     """How the outputs answer to one weight's gates.
 
     Args:
-        gates: E[g g'] (O, O) float64, or its diagonal (O,) where there are many gates.
-        rows: (R, I), rows' rows = E[|g|^2 x x']: inputs that matter weigh more.
+        gates: sum of g g' (O, O) float64, or its diagonal (O,) where there are many gates.
+        tokens: the same token by token, where the weight is fed rows of an embedding; else None.
     """
 
     gates: Tensor
-    rows: Tensor
+    tokens: TokenSensitivity | None = None
 
 
 def gate_sensitivity(
-    model: nn.Module, run: Run, outputs: Outputs, batches: Sequence[Any], seed: int = 0
+    model: nn.Module,
+    run: Run,
+    outputs: Outputs,
+    batches: Sequence[Any],
+    seed: int = 0,
+    tokens: Mapping[str, TokenUse] | None = None,
 ) -> dict[str, Sensitivity]:
     """Measure all weights on some batches.
 
@@ -50,6 +56,7 @@ def gate_sensitivity(
         outputs: how they are compared.
         batches: what it is run on.
         seed: of the probes.
+        tokens: embeddings whose rows a layer is fed as they are, by the weight's name.
 
     Returns:
         By the weight's name in the module; weights that no gradient reaches are left out.
@@ -65,7 +72,8 @@ def gate_sensitivity(
             found = torch.autograd.grad(probe, [zero for _, _, zero in shifts.seen], allow_unused=True)
             for (weight, inputs, _), gradient in zip(shifts.seen, found, strict=True):
                 if gradient is not None:
-                    _sums_of(sums, weight, inputs, gradient).add(inputs, gradient)
+                    known = sums.setdefault(weight, _Sums(gradient.shape[-1], (tokens or {}).get(weight)))
+                    known.add(inputs, gradient)
     return {weight: one.sensitivity() for weight, one in sums.items() if one.energy > 0}
 
 
@@ -91,12 +99,14 @@ class _Shifts:
 
 
 class _Sums:
-    """Second moments of the gradients, and of the inputs weighed by them."""
+    """Second moments of gradients; the gradients themselves where tokens are told apart."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, outputs: int, use: TokenUse | None) -> None:
         full = outputs <= FULL_GATES
         self._gates = torch.zeros((outputs, outputs) if full else (outputs,), dtype=torch.float64)
-        self._rows = Sketch(inputs)
+        # with more tokens than inputs, factors of the table's rows are not factors of the weight
+        self._use = use if full and use is not None and len(use.table) <= use.table.shape[1] else None
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self.energy = 0.0
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
@@ -106,17 +116,14 @@ class _Sums:
             self._gates.addmm_(gradients.t(), gradients)
         else:
             self._gates += gradients.square().sum(0)
-        size = gradients.square().sum(1)
-        self.energy += float(size.sum())
-        x = inputs.reshape(-1, inputs.shape[-1]).cpu()
-        self._rows.add(x * size.sqrt().to(x.dtype).unsqueeze(1))
+        self.energy += float(gradients.square().sum())
+        if self._use is not None:
+            places = row_places(self._use.table, inputs.reshape(-1, inputs.shape[-1]))
+            self._kept.append((places.cpu(), gradients.float()))
 
     def sensitivity(self) -> Sensitivity:
         """What was summed up."""
-        return Sensitivity(self._gates, self._rows.moments().rows)
-
-
-def _sums_of(sums: dict[str, _Sums], weight: str, inputs: Tensor, gradient: Tensor) -> _Sums:
-    if weight not in sums:
-        sums[weight] = _Sums(inputs.shape[-1], gradient.shape[-1])
-    return sums[weight]
+        if self._use is None:
+            return Sensitivity(self._gates)
+        places, gradients = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        return Sensitivity(self._gates, token_sensitivity(self._use.table.cpu(), places, gradients))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trcompress.calibration.token_weights import TokenSensitivity, token_factors
 from trcompress.decomposition import MatrixSource, Metric, decompose
 from trcompress.decomposition.factors import metric_factors
 from trcompress.decomposition.tr_svd import split_halves
@@ -64,11 +65,22 @@ def is_two_mode(weight: WeightPlan) -> bool:
 
 
 def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple[Tensor, ...]:
-    ring = ring_of(weight)
-    left, right = metric_factors(source, ring.bottleneck, _padded(metric, weight))
+    return _split(weight, *metric_factors(source, ring_of(weight).bottleneck, _padded(metric, weight)))
+
+
+def _split(weight: WeightPlan, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
+    """Cores of A (I, k) and B (k, O), of even size."""
     scale = (right.norm() / left.norm().clamp_min(1e-300)).sqrt() if left.numel() else torch.ones(())
     left = torch.nn.functional.pad(left * scale, (0, 0, 0, weight.padded_input - len(left)))
-    return tuple(split_halves(ring, left, right / scale))
+    return tuple(split_halves(ring_of(weight), left, right / scale))
+
+
+def solve_by_tokens(plain: CompressedWeight, dense: MatrixSource, seen: TokenSensitivity) -> CompressedWeight:
+    """The cores of a two-mode ring where tokens and gates weigh one by one; see `token_weights`."""
+    weight = plain.plan
+    (source,) = gate_sources(weight, dense)
+    cores = _split(weight, *token_factors(source.dense(), ring_of(weight).bottleneck, seen))
+    return replace(plain, cores=cores, error=plain_error(weight, dense, cores))
 
 
 def _by_als(

@@ -54,7 +54,7 @@ class TokenTables:
         candidates = [self.uses[weight].embedding] if weight in self.uses else list(self.embeddings)
         for name in candidates:
             table = self.embeddings[name].weight
-            places = self._places(name, rows) if table.shape[1] == rows.shape[1] else None
+            places = self.places(name, rows) if table.shape[1] == rows.shape[1] else None
             if places is not None:
                 if weight not in self.uses:
                     self.uses[weight] = TokenUse(name, table.detach(), torch.zeros(len(table), dtype=torch.float64))
@@ -63,7 +63,7 @@ class TokenTables:
         self.uses.pop(weight, None)
         self._others.add(weight)
 
-    def _places(self, name: str, rows: Tensor) -> Tensor | None:
+    def places(self, name: str, rows: Tensor) -> Tensor | None:
         """The row of the table that each row is, or None where one is not among them."""
         if name not in self._sorted:
             keys, order = _keys(self.embeddings[name].weight.detach()).sort()
@@ -80,3 +80,9 @@ def _keys(rows: Tensor) -> Tensor:
     factors = torch.randint(1, 2**62, (rows.shape[1],), generator=generator).to(rows.device)
     blocks = rows.split(max(1, BLOCK_VALUES // rows.shape[1]))
     return torch.cat([(block.float().view(torch.int32).long() * factors).sum(1) for block in blocks])
+
+
+def row_places(table: Tensor, rows: Tensor) -> Tensor:
+    """Which row of a table each of these is, (n,); they must all be among them."""
+    keys, order = _keys(table).sort()
+    return order[torch.searchsorted(keys, _keys(rows.detach())).clamp_max(len(keys) - 1)]
