@@ -36,12 +36,12 @@ from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
 from trcompress.model.weight_plan import WeightPlan
-from trcompress.network.calibration_data import read_calibration
 from trcompress.network.from_file import FileNetwork
 from trcompress.network.layerwise import Substitute
 from trcompress.network.model_file import of_checkpoint
 from trcompress.network.moments import Sketch, weighted_moments
 from trcompress.network.outputs import Outputs
+from trcompress.network.read_calibration import read_calibration
 from trcompress.network.record import record
 from trcompress.passes.calibrated import decompose_calibrated
 from trcompress.search.allocation import equal_ranks, proportional_ranks

@@ -10,10 +10,11 @@ from typing import Any
 from trcompress.calibration.live import LiveNetwork
 from trcompress.checkpoint import Checkpoint
 from trcompress.errors import one_of
-from trcompress.network.calibration_data import CalibrationData, read_calibration
+from trcompress.network.calibration_data import CalibrationData
 from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import of_checkpoint
 from trcompress.network.outputs import KINDS_OF_OUTPUT, Outputs
+from trcompress.network.read_calibration import read_calibration
 
 FITTED_AT_ONCE, HELD_OUT_AT_ONCE = 64, 256
 """Examples in a batch: one to learn from, one to compare on."""
