@@ -26,6 +26,9 @@ class Words:
         symbols = json.loads((folder / "symbols.json").read_text(encoding="utf-8"))
         self.letters = {letter: number for number, letter in enumerate(symbols["graphemes"])}
         phonemes = {phoneme: number for number, phoneme in enumerate(symbols["phonemes"])}
+        self.vowels = {
+            number for phoneme, number in phonemes.items() if phoneme[-1].isdigit()
+        }  # they carry a stress
         self.accepted: dict[str, list[list[int]]] = {}
         for line in (folder / "words.tsv").read_text(encoding="utf-8").splitlines():
             word, _, given = line.partition("\t")

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 
+import numpy as np
+
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.rank_curves import RankCurve, TwoModeWeight, rank_curve, two_mode_weight
 from trcompress.calibration.select import joint_distance
@@ -133,18 +135,24 @@ def _by_curves(
 def _steps(
     matrices: Mapping[str, Matrix], curves: Mapping[str, RankCurve], ranks: Ranks, left: int
 ) -> Iterator[tuple[str, float, int | None]]:
-    """Every step up that the rest of the budget allows: (weight, what it gains a parameter, rank after it)."""
+    """The best step up of every weight that the budget allows: (weight, gain a parameter, rank after it)."""
     for name, rank in ranks.items():
         if rank is None:
             continue
         values, matrix = curves[name].values, matrices[name]
-        for higher in range(rank + 1, len(values)):
-            price = cost(matrix, higher) - cost(matrix, rank)
-            if price > left:
-                break
-            yield name, (values[rank] - values[higher]) / price, higher
+        highest = min(len(values) - 1, rank + left // cost(matrix, 1))
+        if highest > rank:
+            gain, higher = steepest(values, rank, highest)
+            yield name, gain / cost(matrix, 1), higher
         if (price := cost(matrix, None) - cost(matrix, rank)) <= left:
-            yield name, values[rank] / max(1, price), None
+            yield name, float(values[rank]) / max(1, price), None
+
+
+def steepest(values: np.ndarray, rank: int, highest: int) -> tuple[float, int]:
+    """The rank above a rank, and up to a highest one, that values fall to most a step: (fall a step, that rank)."""
+    falls = (values[rank] - values[rank + 1 : highest + 1]) / np.arange(1, highest - rank + 1)
+    best = int(falls.argmax())
+    return float(falls[best]), rank + 1 + best
 
 
 def _moved(

@@ -14,7 +14,7 @@ from math import ceil
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trcompress.calibration.share import break_even, cost
+from trcompress.calibration.share import break_even, cost, steepest
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.spectrum import spectrum
 from trcompress.errors import UsageError
@@ -137,16 +137,19 @@ def _filled(
             rank = ranks[matrix.key]
             if rank is None or rank >= most:
                 continue
-            curve, step = errors[matrix.key], cost(matrix, 1)
+            curve, step = errors[matrix.key].numpy(), cost(matrix, 1)
             highest = min(rank + left // step, most, break_even(matrix) - 1)
-            dense = most >= break_even(matrix) and left >= cost(matrix, None) - cost(matrix, rank)
-            for higher in [*range(rank + 1, highest + 1), *([None] if dense else [])]:
-                saved = float(curve[rank]) - (0.0 if higher is None else float(curve[higher]))
-                gain = saved / max(1, cost(matrix, higher) - cost(matrix, rank))
+            steps: list[tuple[float, int | None]] = []
+            if highest > rank:
+                fall, higher = steepest(curve, rank, highest)
+                steps.append((fall / step, higher))
+            if most >= break_even(matrix) and (price := cost(matrix, None) - cost(matrix, rank)) <= left:
+                steps.append((float(curve[rank]) / max(1, price), None))
+            for gain, reached in steps:
                 if best is None or gain > best[0]:
-                    best = gain, matrix, higher
+                    best = gain, matrix, reached
         if best is None:
             return ranks
-        _, matrix, higher = best
-        left -= cost(matrix, higher) - cost(matrix, ranks[matrix.key])
-        ranks[matrix.key] = higher
+        _, matrix, reached = best
+        left -= cost(matrix, reached) - cost(matrix, ranks[matrix.key])
+        ranks[matrix.key] = reached

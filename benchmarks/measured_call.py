@@ -1,0 +1,26 @@
+"""A call with its time and its peak memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trcompress.util.memory import peak_extra_bytes
+
+
+def measured(call: Callable[[], Any]) -> tuple[Any, dict[str, float | None]]:
+    """Run a call; return what it gave, its seconds, and its peak above what was taken before, in MB."""
+    kept: list[Any] = []
+
+    def run() -> None:
+        kept.append(call())
+
+    started = time.perf_counter()
+    extra = peak_extra_bytes(run, torch.device("cpu"))
+    seconds = time.perf_counter() - started
+    if extra is None:
+        kept or run()  # the system does not tell: the call has not run yet
+    return kept[0], {"seconds": seconds, "peak_MB": None if extra is None else extra / 2**20}
