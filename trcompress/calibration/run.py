@@ -121,8 +121,8 @@ def _finish(
     weights = [choice.compressed(recording.outputs.measure) for choice in choices]
     if refine_steps:
         refined = refine(live, chosen, refine_steps, tell=part_of(progress, "all weights", 1, 2))
-        facts |= {"refine_steps": refined.steps, "difference_refined": refined.after}
-        if refined.after < refined.before:
+        facts |= {"refine_steps": refined.steps, "difference_refined": min(joint, refined.after)}
+        if refined.after < joint:
             chosen = list(refined.candidates)
             weights = [_refined(one, sources, weight, refined) for one, weight in zip(chosen, weights, strict=True)]
     facts["matrices"] = {
