@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from trcompress.calibration.user_network import user_batches
 from trcompress.data import DataSet, Split
-from trcompress.network.calibration_data import read_calibration
 from trcompress.network.classifier import Wiring
 from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import ModelFile
+from trcompress.network.read_calibration import read_calibration
 from trcompress.network.read_classifier import read_classifier
 from trcompress.network.user_model import load_user_model
 from trcompress.passes.whole_file import RunnableFile, base_artifact
