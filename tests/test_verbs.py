@@ -137,10 +137,10 @@ def test_compress_meets_a_budget_for_the_whole_file(tmp_path):
     files = small_task.write_files(tmp_path)
     out = tmp_path / "small.safetensors"
     made = trcompress.compress(
-        files["dense"], out, calibrate=files["data"], target_ratio_model=3, passes=["rounding"]
+        files["dense"], out, calibrate=files["data"], target_ratio_model=1.5, passes=["rounding"]
     )
     assert made.path == out
-    assert out.stat().st_size < files["dense"].stat().st_size / 1.5
+    assert out.stat().st_size <= trcompress.read_checkpoint(files["dense"]).tensor_bytes / 1.5
     assert trcompress.evaluate(out, files["data"]).accuracy > 0.5
     with pytest.raises(trcompress.TrcompressError, match="give one budget"):
         trcompress.compress(files["dense"], calibrate=files["data"])
