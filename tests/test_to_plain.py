@@ -24,9 +24,12 @@ from trcompress.layers import (
     TRLSTMCell,
     TRRNNCell,
     TTLinear,
+    from_dense,
     module_matrices,
 )
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.model.matrix import Matrix
+from trcompress.network.classifier import dense_classifier
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections"),
@@ -154,6 +157,27 @@ def test_a_model_is_copied_and_its_sharing_kept():
     twin = to_plain(plain)
     assert_close([twin(*given_batch)], [plain(*given_batch)], 0)
     assert pickle.loads(pickle.dumps(plain)).state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_network_of_a_file_is_plain_too():
+    network = dense_classifier(24, 5, hidden_size=6).module
+    plain, (x, lengths) = to_plain(network), batch(3, 7)
+    assert "forward" in vars(network.rnn)
+    assert "forward" not in vars(plain.rnn)
+    assert_close([plain(x, lengths)], [network(x, lengths)], 1e-5)
+
+
+@pytest.mark.parametrize("make", [TRLSTM, TRLSTMCell])
+def test_a_recurrent_weight_that_is_a_ring_becomes_dense(make):
+    kind = nn.LSTMCell if make is TRLSTMCell else nn.LSTM
+    dense = kind(12, 6, dtype=torch.float64)
+    matrix = Matrix("weight_hh" if make is TRLSTMCell else "weight_hh_l0", "hh", 24, 6, 4, "lstm")
+    (plan,) = Plan.of("2x3:2x3", "2").resolve([matrix])
+    layer = from_dense(dense, {plan.name: plan})
+    layer.get_submodule(plan.name).reset_parameters(0.1)
+    x = torch.randn(3, 12, dtype=torch.float64)
+    assert not any(isinstance(one, CoreWeight) for one in to_plain(layer).modules())
+    assert_close(to_plain(layer)(x), layer(x), 1e-12)
 
 
 def test_frozen_weights_stay_frozen():

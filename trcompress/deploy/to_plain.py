@@ -19,6 +19,7 @@ from trcompress.deploy.plain_modules import (
 )
 from trcompress.layers import RING_OF, CoreWeight, TRLinear, to_dense_module
 from trcompress.layers.cells import RingCell
+from trcompress.layers.padded_lstm import PaddedForward
 from trcompress.layers.stack import RingStack
 
 
@@ -49,7 +50,11 @@ def to_plain(model: nn.Module) -> nn.Module:
     }
     if id(model) in plain:
         return _scriptable(plain[id(model)])
-    return copy.deepcopy(model, plain)
+    found = copy.deepcopy(model, plain)
+    for module in found.modules():
+        if isinstance(module.__dict__.get("forward"), PaddedForward):
+            del module.forward  # torch.nn's own again
+    return found
 
 
 def _scriptable(module: nn.Module) -> nn.Module:
