@@ -22,6 +22,7 @@ def clip_arrays(
     groups: int = 500,
     test_share: float = 0.25,
     seed: int = 0,
+    test_seed: int = 1,
 ) -> dict[str, np.ndarray]:
     """Render one grey clip of every class and group, divided by group: test looks are never trained on.
 
@@ -31,7 +32,8 @@ def clip_arrays(
         classes: the first so many of `MOTIONS`.
         groups: looks: the thing that moves, its colour, place and size, the background and the tempo.
         test_share: of the groups, the last ones.
-        seed: same seed, same clips.
+        seed: of the training clips; same seed, same clips.
+        test_seed: of the test clips. Whoever has looked at scores while choosing settings draws new ones with it.
 
     Returns:
         `x_train`, `x_test` (N, frames, height * width) uint8, `y_*` names of motions, `group_*`.
@@ -50,9 +52,11 @@ def clip_arrays(
             f"groups={groups} with test_share={test_share}"
         )
     names = list(MOTIONS)[:classes]
+    looks = {drawn: list(group_looks(groups, drawn)) for drawn in (seed, test_seed)}
+    seeds = [seed] * (groups - tests) + [test_seed] * tests
     clips = [
-        _grey(draw_clip(look, MOTIONS[name], frames, size, np.random.default_rng((seed, 1, label, group, 0))))
-        for group, look in enumerate(group_looks(groups, seed))
+        _grey(draw_clip(looks[drawn][group], MOTIONS[name], frames, size, _generator(drawn, label, group)))
+        for group, drawn in enumerate(seeds)
         for label, name in enumerate(names)
     ]
     x, y, group = np.stack(clips), np.array(names * groups), np.repeat(np.arange(groups), classes)
@@ -62,6 +66,10 @@ def clip_arrays(
         for part, rows in (("train", ~test), ("test", test))
         for what, values in (("x", x), ("y", y), ("group", group))
     }
+
+
+def _generator(seed: int, label: int, group: int) -> np.random.Generator:
+    return np.random.default_rng((seed, 1, label, group, 0))
 
 
 def _grey(clip: object) -> np.ndarray:
