@@ -141,6 +141,20 @@ def test_json_of_the_ladder_is_whole(task: tuple[Path, Path], tmp_path: Path) ->
     assert {"ladder", "tensors", "damage", "measure", "structure", "passes", "file_bytes"} <= set(document)
 
 
+def test_a_ring_artifact_is_compressed_further_and_counted_from_its_dense_model(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dense, data = task
+    ring, out = tmp_path / "ring.safetensors", tmp_path / "small.safetensors"
+    assert run("decompose", dense, "--shape", "8x5:8x4", "--ranks", "4", "-o", ring).code == 0
+    words = ("compress", ring, "--target-ratio-model", "4", "--calibrate", data, "-o", out, "--format", "json")
+    found = run(*words)
+    assert found.code == 0, found.stderr
+    assert found.json["tensor_bytes_before"] == sum(one.nbytes for one in load_file(dense).values())
+    assert out.stat().st_size * 4 <= found.json["tensor_bytes_before"]
+    assert read_artifact(out).weight_plans().keys() == {"rnn.weight_ih_l0"}
+
+
 def test_plan_shows_the_ladder_and_writes_nothing(task: tuple[Path, Path], tmp_path: Path) -> None:
     dense, data = task
     words = ("plan", dense, "--target-size", "12KB", "--calibrate", data, "--format", "json")

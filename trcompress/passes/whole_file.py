@@ -50,7 +50,9 @@ class RunnableFile:
 
     @property
     def tensor_bytes(self) -> int:
-        """Of all tensors in the file, tied ones once."""
+        """Of the dense model that the file came from, or of the file itself; tied tensors once."""
+        if self.base.header.source is not None:
+            return self.base.header.source.tensor_bytes
         tied = {key for group in self.base.header.shared for key in group[1:]}
         return sum(self.base.stored_bytes(key) for key in self.base.tensors if key not in tied)
 
