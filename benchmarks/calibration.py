@@ -70,7 +70,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=list(PARTS), help="one of the networks")
     parser.add_argument("--ratios", default="6,12", help="of g2p")
     parser.add_argument("--draws", default="0,1,2", help="seeds of the calibration draw")
-    parser.add_argument("--refine", type=int, default=300, help="gradient steps of the refined rows, at most")
+    parser.add_argument("--refine", type=int, default=300, help="gradient steps of the syllable counter, at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench-calibration.json")
     return parser.parse_args()

@@ -149,7 +149,7 @@ def test_nothing_changes_once_the_embeddings_are_spanned(pronouncer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "worst"), [((26, 38), 11.5), ((21, 11), 33.0)], ids=["6x", "12x"])
+@pytest.mark.parametrize(("ranks", "worst"), [((26, 38), 11.5), ((21, 11), 23.5)], ids=["6x", "12x"])
 def test_words_it_never_saw_are_said_well_without_a_gradient_step(ranks, worst, pronouncer):
     checkpoint, data, _, error_rates = pronouncer
     assert error_rates(calibrated(checkpoint, pairs(checkpoint, *ranks), data))[0] <= worst
