@@ -2,7 +2,7 @@
 
     E[g g'],  g = d probe / d (W x)      with a random probe whose squared gradient is the distance's curvature
 
-All layers are measured at once: each runs on W x + 0, and the gradient of that 0 is taken.
+All layers are measured at once: each runs on W x with the identity as its weight.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def gate_sensitivity(
             probe = sum(outputs.probe(one, generator) for one in run(batch, shifts.substitutes))
             if not isinstance(probe, Tensor) or not probe.requires_grad:
                 return {}
-            found = torch.autograd.grad(probe, [zero for _, _, zero in shifts.seen], allow_unused=True)
+            found = torch.autograd.grad(probe, [gates for _, _, gates in shifts.seen], allow_unused=True)
             for (weight, inputs, _), gradient in zip(shifts.seen, found, strict=True):
                 if gradient is not None:
                     known = sums.setdefault(weight, _Sums(gradient.shape[-1], (tokens or {}).get(weight)))
@@ -78,7 +78,7 @@ def gate_sensitivity(
 
 
 class _Shifts:
-    """Substitutes that run every layer on W x + 0, and remember x and the zeros."""
+    """Substitutes that run every layer on W x itself, and remember x and W x."""
 
     def __init__(self, model: nn.Module) -> None:
         self.seen: list[tuple[str, Tensor, Tensor]] = []
@@ -93,9 +93,10 @@ class _Shifts:
 
     def _gates(self, weight: str, own: Tensor, x: Tensor) -> Tensor:
         gates = x @ own.t()
-        zero = torch.zeros_like(gates, requires_grad=True)
-        self.seen.append((weight, x.detach(), zero))
-        return gates + zero
+        if not gates.requires_grad:
+            gates.requires_grad_()
+        self.seen.append((weight, x.detach(), gates))
+        return gates
 
 
 class _Sums:
