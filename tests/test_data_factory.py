@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trcompress.data import from_arrays, load_data
-from trcompress.errors import InputFileError, UnsafeFileError, UsageError
+from trcompress.errors import InputFileError, UnsafeFileError, UsageError, UserCodeError
 
 SOURCE = """
 import numpy as np
@@ -52,7 +52,7 @@ def test_a_factory_needs_permission_and_is_not_even_imported(module):
         ("my_own_data:number", {}, UsageError, "number is not a function"),
         ("my_own_data:make", {"row": 3}, UsageError, r"arguments of my_own_data:make\(rows=8, \*, classes=2\)"),
         ("my_own_data:wrong", {}, InputFileError, "must return a DataSet: got builtins.dict"),
-        ("needs_other:make", {}, ModuleNotFoundError, "no_such_module_anywhere"),
+        ("needs_other:make", {}, UserCodeError, "no_such_module_anywhere"),
     ],
 )
 def test_faults_are_told_apart(module, spec, options, error, message):

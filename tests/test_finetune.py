@@ -461,7 +461,7 @@ def test_what_the_users_network_froze_stays_frozen(files, tune):
     before, after = load_file(files["ring"]), load_file(tune(wiring=wiring).out)
     assert torch.equal(before["classify.weight"], after["classify.weight"])
     assert not torch.equal(before["encoder.rnn.weight_hh_l0"], after["encoder.rnn.weight_hh_l0"])
-    with pytest.raises(UsageError, match=r"forward must take \(x, lengths\); Fixed.forward takes x alone"):
+    with pytest.raises(UsageError, match=r"take \(x, lengths\), or a mask; Fixed.forward takes x alone"):
         tune(small_task.data_set(variable=True), wiring=wiring, overwrite=True)
 
 

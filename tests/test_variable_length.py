@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trcompress import Plan, compress_
 from trcompress.layers import TRGRU, TRLSTM, to_dense_module
 from trcompress.layers import variable_length as vl
-from trcompress.layers.kernels import Settings
+from trcompress.layers.kernels import KernelSettings
 from trcompress.layers.padded_lstm import PaddedForward, use_padded_kernel
 from trcompress.network.classifier import dense_classifier
 
@@ -37,7 +38,7 @@ def padded(lstm, packed, hx, places):
     data, batch_sizes, order, back = packed
     groups = vl.make_groups(batch_sizes, vl.lengths_of(batch_sizes), places)
     hx = lstm.permute_hidden(hx, order) if hx else None
-    about = Settings(lstm.bias, lstm.num_layers, lstm.dropout, lstm.training, lstm.bidirectional)
+    about = KernelSettings(lstm.bias, lstm.num_layers, lstm.dropout, lstm.training, lstm.bidirectional)
     output, *states = vl.run(data, groups, hx, lstm._flat_weights, about)
     return output, *lstm.permute_hidden(tuple(states), back)
 
@@ -75,7 +76,7 @@ def test_second_derivatives():
 
     def call(data, *weights):
         groups = vl.make_groups(packed.batch_sizes, vl.lengths_of(packed.batch_sizes), [0, 2, 3])
-        return vl.run(data, groups, None, weights, Settings(True, 1, 0.0, True, True))
+        return vl.run(data, groups, None, weights, KernelSettings(True, 1, 0.0, True, True))
 
     leaves = (packed.data.detach().requires_grad_(), *lstm.parameters())
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
@@ -175,3 +176,13 @@ def test_a_plain_lstm_takes_this_way_and_stays_itself(given_states):
     assert not torch.allclose(twin(packed)[0].data, fast(packed)[0].data)
     with pytest.raises(RuntimeError, match=r"input\.size"):
         fast(packed._replace(data=packed.data[:, :5]))
+
+
+def test_a_module_with_the_padded_kernel_is_swapped_and_its_ring_runs_its_own_cores():
+    lstm = use_padded_kernel(nn.LSTM(12, 8))
+    model = nn.Sequential(lstm)
+    compress_(model, Plan.of("4x3:4x2", "2"))
+    packed = pack_padded_sequence(torch.randn(9, 3, 12), torch.tensor([9, 4, 2]))
+    wanted = to_dense_module(model[0])(packed)[0].data
+    assert torch.allclose(model[0](packed)[0].data, wanted, atol=1e-6)
+    assert not torch.allclose(lstm(packed)[0].data, wanted, atol=1e-2)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from trcompress.layers.padded_lstm import PaddedForward
+
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -31,7 +33,8 @@ def adopt_(ring: nn.Module, module: nn.Module) -> None:
         if name in module.__dict__:
             ring.__dict__[name] = module.__dict__[name]
     for name, value in module.__dict__.items():
-        if not name.startswith("_") and name not in ring.__dict__:
+        ours = isinstance(value, PaddedForward)  # runs the dense module that it was made for
+        if not name.startswith("_") and name not in ring.__dict__ and not ours:
             ring.__dict__[name] = value
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from trcompress.errors import UsageError
 from trcompress.layers.cells import RingCell, TRGRUCell, TRLSTMCell, TRRNNCell
 from trcompress.layers.core_weight import CoreWeight
+from trcompress.layers.padded_lstm import PaddedForward
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
 from trcompress.layers.resolve import layers_of
 from trcompress.layers.stack import RingStack
@@ -42,14 +43,18 @@ def dense_kind(module: nn.Module) -> type[nn.Module] | None:
 
 
 def own_methods(module: nn.Module) -> list[str]:
-    """Name what a class made from one of torch.nn's computes in its own way; empty where it keeps all of it."""
+    """Name what a class made from one of torch.nn's computes in its own way; empty where it keeps all of it.
+
+    `PaddedForward` computes what torch.nn does.
+    """
     kind = dense_kind(module)
     if kind is None:
         return []
     return [
         name
         for name in COMPUTING
-        if name in module.__dict__ or getattr(type(module), name, None) is not getattr(kind, name, None)
+        if not isinstance(module.__dict__.get(name), PaddedForward | None)
+        or getattr(type(module), name, None) is not getattr(kind, name, None)
     ]
 
 

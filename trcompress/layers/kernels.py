@@ -15,7 +15,7 @@ SEQUENCE: dict[str, Callable[..., Any]] = {mode: getattr(_VF, mode.lower()) for 
 CELL: dict[str, Callable[..., Any]] = {mode: getattr(_VF, f"{mode.lower()}_cell") for mode in MODES}
 
 
-class Settings(NamedTuple):
+class KernelSettings(NamedTuple):
     """What a kernel is told, in the order of its arguments."""
 
     bias: bool
@@ -31,7 +31,7 @@ def run(
     batch_sizes: Tensor | None,
     hx: Any,
     weights: Sequence[Tensor],
-    settings: Settings,
+    settings: KernelSettings,
 ) -> tuple[Tensor, ...]:
     """Run one or more stacked layers over all time steps in one call.
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from trcompress.layers.kernels import Settings
+from trcompress.layers.kernels import KernelSettings
 from trcompress.layers.variable_length import groups_for, run
 
 
@@ -28,7 +28,9 @@ class PaddedForward:
             data, batch_sizes, order, back = input
             groups = groups_for("LSTM", data, batch_sizes, lstm.hidden_size, lstm.proj_size, lstm.training)
             if groups is not None:
-                settings = Settings(lstm.bias, lstm.num_layers, lstm.dropout, lstm.training, lstm.bidirectional)
+                settings = KernelSettings(
+                    lstm.bias, lstm.num_layers, lstm.dropout, lstm.training, lstm.bidirectional
+                )
                 weights = [getattr(lstm, name) for names in lstm._all_weights for name in names]
                 lstm.check_input(data, batch_sizes)
                 if hx is not None:

@@ -15,7 +15,7 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Form, Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
-from trcompress.layers.kernels import Settings
+from trcompress.layers.kernels import KernelSettings
 from trcompress.layers.resolve import layers_of, refuse_unknown_options, resolve
 from trcompress.layers.strategy import Evaluated
 from trcompress.layers.variable_length import groups_for, run
@@ -164,7 +164,7 @@ class RingStack(Evaluated):
         self, x: Tensor, batch_sizes: Tensor | None, hx: Any, weights: list[Tensor], layers: int
     ) -> tuple[Tensor, ...]:
         """Run PyTorch's kernel; x (T, B, K), or (values, K) with `batch_sizes`."""
-        settings = Settings(self.bias, layers, self.dropout, self.training, self.bidirectional)
+        settings = KernelSettings(self.bias, layers, self.dropout, self.training, self.bidirectional)
         if batch_sizes is not None:
             groups = groups_for(self.mode, x, batch_sizes, self.hidden_size, self.proj_size, self.training)
             if groups is not None:

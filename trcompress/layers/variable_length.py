@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from trcompress.layers import kernels
 from trcompress.layers.evaluation import is_tracing
 from trcompress.layers.evaluation.cost import machine
-from trcompress.layers.kernels import Settings
+from trcompress.layers.kernels import KernelSettings
 
 SATURATE = 1e4
 """Far enough for sigmoid to be 0 or 1 exactly in every floating type, within float16."""
@@ -150,7 +150,7 @@ def make_groups(batch_sizes: Tensor, lengths: Sequence[int], places: Sequence[in
 
 
 def run(
-    x: Tensor, groups: Sequence[Group], hx: Any, weights: Sequence[Tensor], settings: Settings
+    x: Tensor, groups: Sequence[Group], hx: Any, weights: Sequence[Tensor], settings: KernelSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run LSTM layers over packed sequences; arguments and results otherwise as of `layers.kernels.run`.
 
@@ -175,7 +175,7 @@ def run(
 
 
 def _layer(
-    x: Tensor, groups: Sequence[Group], hx: Any, weights: list[list[Tensor]], settings: Settings
+    x: Tensor, groups: Sequence[Group], hx: Any, weights: list[list[Tensor]], settings: KernelSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One layer; `weights` by direction."""
     both = settings.bidirectional
@@ -191,7 +191,7 @@ def _layer(
 
 
 def _padded(
-    x: Tensor, group: Group, rows: Tensor | None, hx: Any, weights: list[list[Tensor]], settings: Settings
+    x: Tensor, group: Group, rows: Tensor | None, hx: Any, weights: list[list[Tensor]], settings: KernelSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one group; return its true outputs in the order of `rows`, and its final states (D, B, H)."""
     count, hidden = group.stop - group.start, weights[0][1].shape[1]
