@@ -27,7 +27,7 @@ from trcompress.layers import TRGRU, TRLSTM
 from trcompress.layers.padded_lstm import use_padded_kernel
 from trcompress.network.classifier import dense_classifier
 from trcompress.util.files import write_text
-from trcompress.util.machine import this_machine
+from trcompress.util.hardware import this_machine
 from trcompress.util.timing import in_turns
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench-variable-length.json"

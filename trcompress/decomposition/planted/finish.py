@@ -36,15 +36,30 @@ def finish(
     Returns:
         The best fit, and the number of sweeps and steps taken.
     """
-    cheap, steps = gauss_newton.step_work(objective) < DEAR_STEP, 0
-    if not cheap:
-        steps += _follow(objective, fit, settings, progress)
-    if settings.polish and looks_planted(objective, fit):
-        fit, more = find_planted(objective, fit, generator, settings.restarts, settings.work, progress)
-        steps += more
+    steps, sought = 0, False
+    cheap = gauss_newton.step_work(objective) < DEAR_STEP
     if cheap:
-        steps += _follow(objective, fit, settings, progress)
+        fit, steps, sought = _seek(objective, fit, generator, settings, progress)
+    steps += _follow(objective, fit, settings, progress)
+    if not sought:  # few sweeps may not show yet that W looks planted; a settled fit does
+        fit, more, sought = _seek(objective, fit, generator, settings, progress)
+        steps += more
+        if sought and cheap:
+            steps += _follow(objective, fit, settings, progress)
     return fit, steps
+
+
+def _seek(
+    objective: Objective,
+    fit: Fit,
+    generator: torch.Generator,
+    settings: Settings,
+    progress: Callable[[str, float], None],
+) -> tuple[Fit, int, bool]:
+    """Look for the ring that made W, if there seems to be one; return the best fit, steps, and whether it was."""
+    if not (settings.polish and looks_planted(objective, fit)):
+        return fit, 0, False
+    return *find_planted(objective, fit, generator, settings.restarts, settings.work, progress), True
 
 
 def _follow(objective: Objective, fit: Fit, settings: Settings, progress: Callable[[str, float], None]) -> int:
