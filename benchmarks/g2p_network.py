@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from g2p import END, MOST_SYMBOLS, START, Words, decoder_inputs
 from torch import Tensor, nn
-
-START, END, UNKNOWN = 2, 3, "<unk>"
-MOST_SYMBOLS = 20
 
 
 class G2P(nn.Module):
@@ -67,45 +64,24 @@ class G2P(nn.Module):
         return [row[: row.index(END)] if END in row else row for row in rows]
 
 
-class Words:
-    """Words with their accepted pronunciations.
+class SpokenWords(Words):
+    """Words as tensors, said by a live network."""
 
-    Args:
-        folder: the sample folder `g2p`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        symbols = json.loads((folder / "symbols.json").read_text(encoding="utf-8"))
-        self._letters = {letter: number for number, letter in enumerate(symbols["graphemes"])}
-        phonemes = {phoneme: number for number, phoneme in enumerate(symbols["phonemes"])}
-        self.accepted: dict[str, list[list[int]]] = {}
-        for line in (folder / "words.tsv").read_text(encoding="utf-8").splitlines():
-            word, _, given = line.partition("\t")
-            self.accepted[word] = [[phonemes[one] for one in text.split()] for text in given.split("|")]
-
-    def letters(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def letters_of(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Letters and `</s>` as (N, T), and lengths (N,)."""
-        unknown = self._letters[UNKNOWN]
-        rows = [[*(self._letters.get(one, unknown) for one in word), self._letters["</s>"]] for word in words]
-        return padded(rows)
+        return tensors(self.tokens(words))
 
     def batches(self, model: G2P, words: Sequence[str], size: int = 50) -> list[tuple[Tensor, ...]]:
         """Calibration batches: letters, and what the network itself says of them; never the right answers."""
         found = []
         for start in range(0, len(words), size):
-            letters, lengths = self.letters(words[start : start + size])
-            fed = padded([[START, *row][:MOST_SYMBOLS] for row in model.say(letters, lengths)])
-            found.append((letters, lengths, *fed))
+            letters, lengths = self.letters_of(words[start : start + size])
+            found.append((letters, lengths, *tensors(decoder_inputs(model.say(letters, lengths)))))
         return found
 
-    def error_rate(self, model: G2P, words: Sequence[str]) -> float:
+    def error_rate_of(self, model: G2P, words: Sequence[str]) -> float:
         """Phoneme error rate in percent, against the nearest accepted pronunciation."""
-        edits = symbols = 0
-        for word, said in zip(words, model.say(*self.letters(words)), strict=True):
-            pairs = [(edit_distance(said, one), len(one)) for one in self.accepted[word]]
-            distance, length = min(pairs, key=lambda pair: pair[0] / pair[1])
-            edits, symbols = edits + distance, symbols + length
-        return 100 * edits / symbols
+        return self.error_rate(words, model.say(*self.letters_of(words)))
 
 
 def run(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -113,21 +89,6 @@ def run(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return model(*batch)
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of numbers as one tensor, padded with 0, and their lengths."""
-    lengths = torch.tensor([len(row) for row in rows])
-    values = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for place, row in enumerate(rows):
-        values[place, : len(row)] = torch.tensor(row)
-    return values, lengths
-
-
-def edit_distance(one: Sequence[int], other: Sequence[int]) -> int:
-    """Insertions, deletions and substitutions that turn one sequence into the other."""
-    previous = list(range(len(other) + 1))
-    for i, left in enumerate(one, 1):
-        current = [i]
-        for j, right in enumerate(other, 1):
-            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (left != right)))
-        previous = current
-    return previous[-1]
+def tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+    """Turn arrays into tensors that share their memory."""
+    return tuple(torch.from_numpy(array) for array in arrays)

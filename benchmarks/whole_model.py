@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from g2p_network import G2P, Words, run
+from g2p_network import G2P, SpokenWords, run
 from rich.console import Console
 from rich.table import Table
 from samples import find_sample
@@ -106,20 +106,20 @@ def table(name: str, metric: str, rows: list[dict[str, Any]]) -> Table:
 
 def run_g2p(folder: Path, seed: int) -> list[dict[str, Any]]:
     """Compress the pretrained network with one draw of calibration words."""
-    words, dense = Words(folder), G2P.pretrained(folder)
+    words, dense = SpokenWords(folder), G2P.pretrained(folder)
     order = torch.randperm(len(words.accepted), generator=torch.Generator().manual_seed(seed)).tolist()
     names = sorted(words.accepted)
     shuffled = [names[place] for place in order]
     seen, unseen = shuffled[:CALIBRATED_ON], shuffled[CALIBRATED_ON:]
     batches, size = words.batches(dense, seen), state_bytes(dense)
-    letters = words.letters(unseen[:64])
+    letters = words.letters_of(unseen[:64])
 
     def row(what: str, model: G2P, nbytes: int, base: float) -> dict[str, Any]:
-        rate = words.error_rate(model, unseen)
+        rate = words.error_rate_of(model, unseen)
         found = {"what": what, "seed": seed, "bytes": nbytes, "metric": rate, "change": rate - base}
         return found | {"dense_bytes": size, "ms": milliseconds(lambda: model.say(*letters))}
 
-    base = words.error_rate(dense, unseen)
+    base = words.error_rate_of(dense, unseen)
     rows = [row("dense", dense, size, base)]
     for ratio, packed in RATIOS:
         found = fitted(dense, batches, int(size / ratio), packed)
