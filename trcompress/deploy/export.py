@@ -69,7 +69,10 @@ def export(
     opset: int = OPSET,
     steps: int = STEPS,
     overwrite: bool = False,
-    **parts: Any,
+    stacks: Sequence[str] = (),
+    head: str | None = None,
+    embedding: str | None = None,
+    readout: str = "final",
 ) -> Export:
     """Write a network for other runtimes, and run the files against PyTorch at three sizes before they appear.
 
@@ -85,7 +88,10 @@ def export(
         opset: version of the ONNX operators, 14 or later.
         steps: time steps where an exporter must trace.
         overwrite: replace existing files.
-        **parts: which tensors of a file are what: `stacks`, `head`, `embedding`, `readout`.
+        stacks: recurrent stacks of a file in order; empty: found by sizes and names.
+        head: key of the head's weight; None: found by its shape; "none": there is none.
+        embedding: key of the embedding; None: found by shape and name; "none": there is none.
+        readout: what the head sees: "final", "last-step" or "mean".
 
     Returns:
         The files, their bytes, and every comparison.
@@ -108,6 +114,7 @@ def export(
     keep = (network,) if isinstance(network, str | Path) else ()
     for path in outputs.values():
         check_output(path, overwrite=overwrite, keep=keep)
+    parts: dict[str, Any] = {"stacks": stacks, "head": head, "embedding": embedding, "readout": readout}
     task = _open(network, model, example, parts)
     if "onnx" in outputs:
         task = _write_onnx(task, outputs["onnx"], int8=int8, opset=opset, steps=steps)
