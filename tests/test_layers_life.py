@@ -448,7 +448,9 @@ flat = torch.cat([parameter.detach().flatten() for parameter in layer.parameters
 both = [torch.empty_like(flat) for _ in range(2)]
 dist.all_gather(both, flat)
 assert torch.equal(*both), "the replicas differ"
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # gloo's threads may outlive the group; torn down with the interpreter they can abort the process
 """
 
 
