@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from trcompress.errors import InputFileError, OutputFileError
 from trcompress.formats import BlockTerm, TensorRing, TensorTrain
 from trcompress.reproduce import read_result, reproduce
+from trcompress.reproduce.classify import FILE, RATIO, WHOLE
 from trcompress.reproduce.complexity import run_complexity
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.counting import PeakMemory, cost_of
 from trcompress.reproduce.figure7 import figure7
 from trcompress.reproduce.formulas import ORDERS
 from trcompress.reproduce.paper_order import apply_in_order
-from trcompress.reproduce.plots import Curve, Heatmap, MatrixPlot, Plot, draw, write_numbers
+from trcompress.reproduce.plots import Curve, Heatmap, MatrixPlot, Plot, colour_scale, draw, write_numbers
 from trcompress.reproduce.random_features import random_network
 from trcompress.reproduce.recipe import read_recipe
 from trcompress.reproduce.recipe_fields import PaperReading
@@ -261,21 +262,38 @@ def test_the_page_shows_figures_side_by_side_with_commands_and_pictures(tmp_path
     assert page.count("![P](results/a/p.png)") == 1
 
 
-def test_the_rows_of_table_1_are_drawn_together():
-    def row(method, ratio, **changes):
-        curve = Curve(name="group, seed 0", x=(1.0, 2.0), y=(3.0, ratio))
-        plots = (Plot(file="loss", title="", x_label="", y_label="", curves=(curve,)),)
-        rows = (ResultRow(name="compression ratio (Eq. 7)", measured=ratio),)
-        found = Findings(data="procedural clips (c)", rows=rows, plots=plots)
-        return result(row=f"Table 1 and Figure 7, {method}", findings=found, **changes)
+def table_1_row(method, rows, **changes):
+    """A saved row of Table 1 with two seeds' loss curves."""
+    curves = tuple(Curve(name=f"group, seed {k}", x=(1.0, 2.0), y=(3.0, 1.0 + 2 * k)) for k in (0, 1))
+    plots = (Plot(file="loss", title="", x_label="", y_label="", curves=curves),)
+    measured = tuple(ResultRow(name=name, measured=value) for name, value in rows.items())
+    found = Findings(data="procedural clips (c)", rows=measured, plots=plots)
+    return result(row=f"Table 1 and Figure 7, {method}", findings=found, **changes)
 
-    plots = figure7(
-        [row("LSTM", 1.0), row("TR-LSTM", 34192.7), row("TT-LSTM", 5.0, quick=True), result(row="Figure 5")]
-    )
+
+def test_the_rows_of_table_1_are_drawn_together():
+    dense = table_1_row("LSTM", {RATIO: 1.0, WHOLE: 1000.0, FILE: 4096.0})
+    ring = table_1_row("TR-LSTM", {RATIO: 34192.7, WHOLE: 250.0, FILE: 2048.0})
+    left_out = [table_1_row("TT-LSTM", {RATIO: 5.0}, quick=True), result(row="Figure 5")]
+    plots = figure7([dense, ring, *left_out])
     assert [plot.file for plot in plots] == ["figure7-compression", "figure7-loss"]
-    assert {curve.name: curve.y for curve in plots[0].curves} == {"LSTM": (1.0,), "TR-LSTM": (34192.7,)}
-    assert [curve.name for curve in plots[1].curves] == ["LSTM, group, seed 0", "TR-LSTM, group, seed 0"]
-    assert figure7([row("LSTM", 1.0)]) == ()
+    assert {curve.name: curve.y[0] for curve in plots[0].curves if curve.group == "TR-LSTM"} == {
+        "TR-LSTM: input-to-hidden (Eq. 7)": 34192.7,
+        "TR-LSTM: whole network, parameters": 4.0,
+        "TR-LSTM: whole network, file bytes": 2.0,
+    }
+    assert {curve.y for curve in plots[0].curves if curve.group == "LSTM"} == {(1.0,)}
+    loss = plots[1].curves[1]
+    assert (loss.name, loss.y) == ("TR-LSTM, group, mean of 2 seeds", (3.0, 2.0))
+    assert loss.spread == pytest.approx((0.0, 2**0.5))
+    assert figure7([dense]) == ()
+
+
+def test_whole_networks_are_drawn_only_beside_the_dense_one():
+    rings = [table_1_row(name, {RATIO: 9.0, WHOLE: 250.0}) for name in ("TR-LSTM", "TT-LSTM")]
+    assert [curve.name for curve in figure7(rings)[0].curves] == [
+        f"{name}: input-to-hidden (Eq. 7)" for name in ("TR-LSTM", "TT-LSTM")
+    ]
 
 
 def _folder(path):
@@ -322,6 +340,15 @@ def test_pictures_are_drawn(tmp_path):
     paths = draw(tmp_path, *pictures())
     assert [path.name for path in paths] == ["lines.png", "bars.png", "squares.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_outliers_do_not_set_the_scale_of_matrices():
+    rows = [[0.5 * (-1) ** (i + j) for j in range(20)] for i in range(20)]
+    rows[3][4] = 1000.0
+    first = Heatmap(title="a", values=tuple(map(tuple, rows)))
+    low, high = colour_scale([first, first])
+    assert (low, high) == (-0.5, 0.5), "the outlier is clipped, and 0 is in the middle"
+    assert colour_scale([Heatmap(title="b", values=((1.0, 3.0), (2.0, 3.0)))]) == (1.0, 3.0)
 
 
 def tiny_recipe(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ COLOURS = ("#1b6ca8", "#c8553d", "#6a994e", "#8e5ea2", "#b08900", "#4f4f4f", "#d
 MARKERS = "osD^vPX*"
 _ROUNDING = 1e-10
 """Values this much smaller than the largest are rounding errors."""
+SHOWN = 0.98
+"""The share of all entries that the colours of matrices span; the rest are outliers, drawn in the end colours."""
 
 
 class _Strict(BaseModel):
@@ -26,12 +28,13 @@ class _Strict(BaseModel):
 
 
 class Curve(_Strict):
-    """One line of a picture."""
+    """One line of a picture, or one bar; bars of one `group` share a colour."""
 
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     spread: tuple[float, ...] = ()
+    group: str = ""
 
 
 class Plot(_Strict):
@@ -155,34 +158,85 @@ def _leave_out_rounding(axes: Any, plot: Plot) -> None:
 
 
 def _draw_bars(plot: Plot) -> Any:
-    figure = _figure(7, 1.3 + 0.42 * len(plot.curves))
+    figure = _figure(7, 1.3 + 0.34 * len(plot.curves))
     axes = figure.add_subplot()
-    names, values = [curve.name for curve in plot.curves], [curve.y[0] for curve in plot.curves]
-    bars = axes.barh(names, values, color=[COLOURS[k % len(COLOURS)] for k in range(len(values))])
-    axes.bar_label(bars, labels=[f" {value:,.4g}" for value in values], fontsize=8)
+    values = [curve.y[0] for curve in plot.curves]
+    groups = list(dict.fromkeys(curve.group or curve.name for curve in plot.curves))
+    colours = [COLOURS[groups.index(curve.group or curve.name) % len(COLOURS)] for curve in plot.curves]
+    bars = axes.barh(range(len(values)), values, color=colours)
+    axes.set_yticks(range(len(values)), [curve.name for curve in plot.curves], fontsize=8)
+    axes.bar_label(bars, labels=[f" {times(value)}" for value in values], fontsize=8)
     if plot.log_y:
-        axes.set_xscale("log")
+        _decades(axes, values)
     axes.invert_yaxis()
-    axes.margins(x=0.15)
     axes.set_title(plot.title, fontsize=10)
     axes.set_xlabel(plot.y_label)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+def _decades(axes: Any, values: Sequence[float]) -> None:
+    """Begin a logarithmic axis of ratios below 1, so that a bar of "no smaller" shows, and label its decades."""
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.8, *values), 6 * max(values))
+    axes.xaxis.set_major_formatter(lambda value, _: times(value))
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+
+
+def times(value: float) -> str:
+    """Spell a ratio: three digits below a hundred, whole numbers above.
+
+    Example:
+        >>> times(34192.7), times(1.7349), times(1.0)
+        ('34,193x', '1.73x', '1x')
+    """
+    return f"{value:,.0f}x" if value >= 100 else f"{value:.3g}x"
+
+
+def colour_scale(matrices: Sequence[Heatmap]) -> tuple[float, float]:
+    """Return the one scale of matrices side by side: it spans `SHOWN` of all their entries, and has 0 in its middle
+    where both signs matter.
+
+    Returns:
+        The entries of the first and of the last colour.
+
+    Example:
+        >>> colour_scale([Heatmap(title="", values=((0.0, 1.0),) * 50 + ((1.0, 900.0),))])
+        (0.0, 1.0)
+    """
+    entries = sorted(value for matrix in matrices for row in matrix.values for value in row)
+    cut = round(len(entries) * (1 - SHOWN) / 2)
+    low, high = entries[cut], entries[-1 - cut]
+    if -0.5 * high <= low or low >= 0:
+        return low, high
+    reach = max(-low, high)
+    return -reach, reach
+
+
+def _beyond(matrix: Heatmap, low: float, high: float) -> float:
+    """Share of a matrix's entries beyond a scale."""
+    outside = [not low <= value <= high for row in matrix.values for value in row]
+    return sum(outside) / len(outside)
+
+
 def _draw_matrices(pictures: MatrixPlot) -> Any:
     count = len(pictures.matrices)
-    figure = _figure(2.6 * count, 3.2)
-    first = pictures.matrices[0].values
-    low, high = min(map(min, first)), max(map(max, first))
+    figure = _figure(2.6 * count, 3.4)
+    low, high = colour_scale(pictures.matrices)
+    colours = "RdBu_r" if low == -high else "viridis"
     grid = figure.subplots(1, count, squeeze=False)[0]
     for axes, matrix in zip(grid, pictures.matrices, strict=True):
-        shown = axes.imshow(matrix.values, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+        shown = axes.imshow(matrix.values, vmin=low, vmax=high, cmap=colours, interpolation="nearest")
         axes.set_title(matrix.title, fontsize=8)
+        axes.set_xlabel(f"{100 * _beyond(matrix, low, high):.1f} % clipped", fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.colorbar(shown, ax=list(grid), fraction=0.012, pad=0.01)
-    figure.suptitle(pictures.title, fontsize=10, y=0.93)
+    figure.colorbar(shown, ax=list(grid), fraction=0.012, pad=0.01, extend="both")
+    figure.suptitle(
+        f"{pictures.title}\none colour scale for all, {low:.3g} to {high:.3g}; entries beyond are clipped to it",
+        fontsize=10,
+        y=1.0,
+    )
     return figure
 
 

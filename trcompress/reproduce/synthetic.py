@@ -240,7 +240,9 @@ def _plot(one: _Measured, settings: Synthetic) -> Plot:
 def _pictures(one: _Measured, settings: Synthetic) -> MatrixPlot:
     matrices = [
         Heatmap(
-            title=name if name == "true W" else f"{name}  {one.errors[name, settings.claim_variance][0]:.4f}",
+            title=name
+            if name == "true W"
+            else f"{name}: {one.reading.error} RMSE {one.errors[name, settings.claim_variance][0]:.4f}",
             values=tuple(map(tuple, matrix.tolist())),
         )
         for name, matrix in one.matrices.items()
