@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from file_networks import first_batch, network_of, save_network
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from reference import metric_error
-from safetensors.torch import save_file
 from torch import nn
 
 from trcompress.artifact.file import read_artifact
@@ -36,38 +36,14 @@ from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
 from trcompress.model.weight_plan import WeightPlan
-from trcompress.network.from_file import FileNetwork
 from trcompress.network.layerwise import Substitute
-from trcompress.network.model_file import of_checkpoint
 from trcompress.network.moments import Sketch, weighted_moments
 from trcompress.network.outputs import Outputs
-from trcompress.network.read_calibration import read_calibration
 from trcompress.network.record import record
 from trcompress.passes.calibrated import decompose_calibrated
 from trcompress.search.allocation import equal_ranks, proportional_ranks
 
 CALIBRATED = ("rnn.bias_ih_l0", "rnn.bias_ih_l1")
-
-
-def save_network(path, **modules):
-    """Write modules as one checkpoint, under their names."""
-    tensors = {f"{name}.{key}": value for name, one in modules.items() for key, value in one.state_dict().items()}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
-    return read_checkpoint(path)
-
-
-def network_of(checkpoint, arrays, tmp_path, head=None, readout=None, **options):
-    """The network of a checkpoint on arrays that are written to a file first, and its data."""
-    np.savez(tmp_path / "data.npz", **arrays)
-    file = of_checkpoint(checkpoint, checkpoint.path)
-    data = read_calibration(tmp_path / "data.npz", file, **options)
-    return FileNetwork(file, data, head, readout), data
-
-
-def first_batch(data, count):
-    """The first examples as one batch."""
-    (batch,) = data.batches(np.arange(count), count)
-    return batch
 
 
 def calibrated(checkpoint, plans, data, **options):

@@ -22,6 +22,7 @@ from trcompress.checkpoint.statedicts import ModuleHint, survey
 from trcompress.checkpoint.stored import AnyTensor, StoredTensor, UnreadableTensor
 from trcompress.checkpoint.unwrap import Weights, unwrap
 from trcompress.errors import InputFileError, UnsafeFileError, UsageError
+from trcompress.model.kinds import KINDS
 from trcompress.model.layer import Layer
 
 
@@ -201,7 +202,8 @@ def _unknown_nonlinearities(layers: tuple[Layer, ...], hints: Mapping[str, Modul
     unknown = {
         layer.stack
         for layer in layers
-        if layer.kind == "rnn" and "nonlinearity" not in getattr(hints.get(layer.keys["weight_ih"]), "options", {})
+        if KINDS[layer.kind].nonlinearities
+        and "nonlinearity" not in getattr(hints.get(layer.keys["weight_ih"]), "options", {})
     }
     return tuple(f"stack {stack!r}: tanh assumed; weights do not tell it from relu" for stack in sorted(unknown))
 

@@ -10,7 +10,7 @@ from trcompress.checkpoint.inert import Global, Instance, is_module
 from trcompress.checkpoint.limits import DamageError, shown
 from trcompress.checkpoint.numpy_values import array_in, objects_in
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
-from trcompress.model.kinds import KINDS
+from trcompress.model.kinds import KINDS, MODES
 
 MAX_DEPTH = 100
 MAX_NODES = 2_000_000
@@ -19,7 +19,6 @@ _MANY = 12
 _LONGEST_NAME = 2_000
 _PLAIN = (str, bytes, int, float, complex, type(None), Global)
 _OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
-_MODES = {mode: kind.name for kind in KINDS.values() for mode in kind.modes}
 _RNN_CLASS = re.compile(rf"({'|'.join(kind.module for kind in KINDS.values())})(Cell)?$")
 
 
@@ -190,22 +189,23 @@ def _parts_of(node: Instance) -> tuple[dict[str, Any], dict[str, Instance]]:
 
 def _hint(node: Instance) -> ModuleHint | None:
     """What a module of class LSTM, GRU, RNN or a cell, or of a class made from one, says of itself."""
-    mode, name = node.state.get("mode"), _RNN_CLASS.search(node.origin.name)
-    kind = _MODES.get(mode) if isinstance(mode, str) else None
+    name, stated = _RNN_CLASS.search(node.origin.name), node.state.get("mode")
+    mode = stated if isinstance(stated, str) else ""
+    kind = MODES.get(mode)
     if kind is None and name is not None and "torch.nn.modules.rnn" in node.origin.module:
-        kind = name.group(1).lower()
+        kind = KINDS[name.group(1).lower()]
     if kind is None:
         return None
     options: dict[str, Any] = {}
-    nonlinearity = mode[4:].lower() if mode in ("RNN_TANH", "RNN_RELU") else node.state.get("nonlinearity")
-    if nonlinearity in ("tanh", "relu"):
+    nonlinearity = kind.modes.get(mode, node.state.get("nonlinearity"))
+    if nonlinearity in kind.nonlinearities:
         options["nonlinearity"] = nonlinearity
     if isinstance(node.state.get("batch_first"), bool):
         options["batch_first"] = node.state["batch_first"]
     dropout = node.state.get("dropout")
     if isinstance(dropout, int | float) and 0 <= dropout <= 1:
         options["dropout"] = float(dropout)
-    return ModuleHint(kind, options)
+    return ModuleHint(kind.name, options)
 
 
 def _children_of(node: Any) -> dict[Any, Any]:

@@ -109,8 +109,8 @@ class _Graph:
             self.now = self.add("MatMul", [self.now, self.constant(f"{at}.entry", layer.entry)], [f"{at}.narrow"])
         weights = [self.constant(f"{at}.W", layer.weight), self.constant(f"{at}.R", layer.recurrence)]
         bias = "" if layer.bias is None else self.constant(f"{at}.B", layer.bias)
-        ends = [f"{at}.Y", f"{at}.h", *([f"{at}.c"] if layer.kind == "LSTM" else [])]
-        self.add(layer.kind, [self.now, *weights, bias, "lengths_int32"], ends, **layer.attributes)
+        ends = [f"{at}.Y", f"{at}.h", *([f"{at}.c"] if layer.kind.states == 2 else [])]
+        self.add(layer.kind.module, [self.now, *weights, bias, "lengths_int32"], ends, **layer.attributes)
         self.hidden.append(ends[1])
         self.cells += ends[2:]
         turned = self.add("Transpose", [ends[0]], [f"{at}.turned"], perm=[0, 2, 1, 3])  # (T, B, D, H)

@@ -11,9 +11,8 @@ from torch import nn
 
 from trcompress.deploy.plain_modules import BottleneckLSTM, BottleneckRNN, StandaloneLSTM, StandaloneRNN
 from trcompress.errors import UsageError
-
-GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
-"""Where ONNX's gates stand in torch.nn's order: i, o, f, c of i, f, g, o; z, r, h of r, z, n."""
+from trcompress.layers import kind_of
+from trcompress.model.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -21,24 +20,24 @@ class OnnxLayer:
     """One recurrent layer, all directions.
 
     Args:
-        kind: the operator: "LSTM", "GRU" or "RNN".
+        kind: of the layer; the operator has the name of torch.nn's module.
         hidden_size: H.
         directions: D, 1 or 2.
         entry: (I, K), what the input is multiplied by first; None: nothing.
         weight: (D, G*H, K or I).
         recurrence: (D, G*H, H).
         bias: (D, 2*G*H), input and hidden; None: none.
-        activation: of an RNN, "Tanh" or "Relu".
+        nonlinearity: "tanh" or "relu", where the kind has a choice.
     """
 
-    kind: str
+    kind: Kind
     hidden_size: int
     directions: int
     entry: np.ndarray | None
     weight: np.ndarray
     recurrence: np.ndarray
     bias: np.ndarray | None
-    activation: str = "Tanh"
+    nonlinearity: str = "tanh"
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -46,10 +45,10 @@ class OnnxLayer:
         found: dict[str, Any] = {"hidden_size": self.hidden_size}
         if self.directions == 2:
             found["direction"] = "bidirectional"
-        if self.kind == "GRU":
+        if not self.kind.sums_biases:
             found["linear_before_reset"] = 1  # torch.nn's GRU multiplies by r after the hidden matrix
-        if self.kind == "RNN":
-            found["activations"] = [self.activation] * self.directions
+        if self.kind.nonlinearities:
+            found["activations"] = [self.nonlinearity.capitalize()] * self.directions
         return found
 
 
@@ -73,7 +72,7 @@ def _matrix_of(entry: Any) -> np.ndarray | None:
 
 
 def _layers(module: Any, entry: np.ndarray | None) -> list[OnnxLayer]:
-    if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
+    if not isinstance(module, nn.RNNBase):
         raise UsageError(
             f"the ONNX graph is built of nn.LSTM, nn.GRU and nn.RNN: got {type(module).__name__}; give the "
             "network's code with `model`, for torch's own exporter"
@@ -87,7 +86,7 @@ def _layers(module: Any, entry: np.ndarray | None) -> list[OnnxLayer]:
 
 
 def _layer(module: Any, number: int, entry: np.ndarray | None) -> OnnxLayer:
-    kind = "RNN" if module.mode.startswith("RNN") else module.mode
+    kind = kind_of(module)
     ends = ("", "_reverse") if module.bidirectional else ("",)
 
     def stacked(role: str) -> np.ndarray:
@@ -102,13 +101,13 @@ def _layer(module: Any, number: int, entry: np.ndarray | None) -> OnnxLayer:
         stacked("weight_ih"),
         stacked("weight_hh"),
         bias,
-        "Relu" if getattr(module, "nonlinearity", "tanh") == "relu" else "Tanh",
+        kind.modes[module.mode],
     )
 
 
-def _reordered(weight: torch.Tensor, kind: str) -> np.ndarray:
-    gates = _array(weight).reshape(len(GATES[kind]), -1, *weight.shape[1:])  # (G, H, ...)
-    return gates[list(GATES[kind])].reshape(weight.shape)
+def _reordered(weight: torch.Tensor, kind: Kind) -> np.ndarray:
+    gates = _array(weight).reshape(kind.gates, -1, *weight.shape[1:])  # (G, H, ...)
+    return gates[list(kind.onnx_order)].reshape(weight.shape)
 
 
 def _array(value: torch.Tensor) -> np.ndarray:

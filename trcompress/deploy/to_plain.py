@@ -21,6 +21,7 @@ from trcompress.layers import RING_OF, CoreWeight, TRLinear, to_dense_module
 from trcompress.layers.cells import RingCell
 from trcompress.layers.padded_lstm import PaddedForward
 from trcompress.layers.stack import RingStack
+from trcompress.model.kinds import TWO_STATES
 
 
 def to_plain(model: nn.Module) -> nn.Module:
@@ -87,7 +88,7 @@ def _plain_stack(stack: RingStack) -> nn.Module:
         stages.append(_stage(stack, start, stop, ends, found[1] if found else None))
         entry: nn.Module = _linear(found[0]) if found else nn.Identity()
         entries.append(nn.Sequential(nn.Dropout(stack.dropout), entry) if start and stack.dropout else entry)
-    return (BottleneckLSTM if stack.mode == "LSTM" else BottleneckRNN)(entries, stages, stack)
+    return (BottleneckLSTM if stack.mode in TWO_STATES else BottleneckRNN)(entries, stages, stack)
 
 
 def _stage(stack: RingStack, start: int, stop: int, ends: Sequence[str], inputs: list[nn.Parameter] | None) -> Any:
@@ -123,7 +124,7 @@ def _plain_cell(cell: RingCell) -> nn.Module:
     plain = _empty(cell, weight.shape[1], bias=cell.bias)
     for name in [name for name, _ in plain.named_parameters()]:
         setattr(plain, name, weight if name == "weight_ih" else _parameter(getattr(cell, name)))
-    kind = BottleneckLSTMCell if cell.mode == "LSTM" else BottleneckCell
+    kind = BottleneckLSTMCell if cell.mode in TWO_STATES else BottleneckCell
     return kind(_linear(entry), plain)
 
 

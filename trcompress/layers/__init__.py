@@ -7,6 +7,7 @@ from trcompress.layers.convert import (
     RING_OF,
     dense_class,
     from_dense,
+    is_plain_stack,
     is_recurrent,
     module_matrices,
     to_dense_module,
@@ -14,7 +15,7 @@ from trcompress.layers.convert import (
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.linear import TRLinear, TTLinear
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
-from trcompress.layers.resolve import layers_of
+from trcompress.layers.resolve import kind_of, layers_of
 
 __all__ = [
     "BTLSTM",
@@ -32,7 +33,9 @@ __all__ = [
     "TTLinear",
     "dense_class",
     "from_dense",
+    "is_plain_stack",
     "is_recurrent",
+    "kind_of",
     "layers_of",
     "module_matrices",
     "to_dense_module",

@@ -11,9 +11,10 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
-from trcompress.layers.resolve import RingOptions, layers_of, refuse_unknown_options, resolve
+from trcompress.layers.resolve import RingOptions, kind_of, layers_of, refuse_unknown_options, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
+from trcompress.model.kinds import TWO_STATES
 
 
 class RingCell(Evaluated):
@@ -28,10 +29,12 @@ class RingCell(Evaluated):
     bias_ih: Tensor | None
     bias_hh: Tensor | None
 
-    def __init__(self, mode: str, template: nn.RNNCellBase, device: Any, dtype: Any, **ring: Any) -> None:
+    def __init__(self, template: nn.RNNCellBase, device: Any, dtype: Any, **ring: Any) -> None:
         refuse_unknown_options(type(self), ring)
         super().__init__()
-        self.mode, self.bias = mode, template.bias
+        nonlinearity = getattr(template, "nonlinearity", "tanh")
+        self.mode = next(mode for mode, one in kind_of(template).modes.items() if one == nonlinearity)
+        self.bias = template.bias
         self.input_size, self.hidden_size = template.input_size, template.hidden_size
         plans = resolve(layers_of(template), **ring)
         build_parameters(self, template, plans, device, dtype)
@@ -62,7 +65,7 @@ class RingCell(Evaluated):
             ValueError: the input or the state is neither 1-D nor 2-D.
             RuntimeError: another number of features.
         """
-        states = () if hx is None else tuple(hx) if self.mode == "LSTM" else (hx,)
+        states = () if hx is None else tuple(hx) if self.mode in TWO_STATES else (hx,)
         for what, value in (("input", input), *(("state", state) for state in states)):
             if value.dim() not in (1, 2):
                 raise ValueError(f"the {what} must be 1-D (unbatched) or 2-D: got shape {tuple(value.shape)}")
@@ -71,13 +74,13 @@ class RingCell(Evaluated):
         x = input if batched else input.unsqueeze(0)
         if hx is None:
             zeros = torch.zeros(x.size(0), self.hidden_size, dtype=x.dtype, device=x.device)
-            states = (zeros, zeros) if self.mode == "LSTM" else (zeros,)
+            states = (zeros, zeros) if self.mode in TWO_STATES else (zeros,)
         elif not batched:
             states = tuple(state.unsqueeze(0) for state in states)
         result = self._step(x, states)
         if batched:
             return result
-        return tuple(part.squeeze(0) for part in result) if self.mode == "LSTM" else result.squeeze(0)
+        return tuple(part.squeeze(0) for part in result) if self.mode in TWO_STATES else result.squeeze(0)
 
     def _step(self, x: Tensor, states: tuple[Tensor, ...]) -> Any:
         weight = self.weight_ih
@@ -88,7 +91,7 @@ class RingCell(Evaluated):
             dense = dense_of(weight, self._strategy)
         else:
             x, (dense,) = project_inputs(x, [weight], forms, self._strategy)
-        hx = states if self.mode == "LSTM" else states[0]
+        hx = states if self.mode in TWO_STATES else states[0]
         hidden = dense_of(self.weight_hh, self._strategy)
         return kernels.CELL[self.mode](x, hx, dense, hidden, self.bias_ih, self.bias_hh)
 
@@ -106,7 +109,7 @@ class TRLSTMCell(RingCell):
         **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.LSTMCell(input_size, hidden_size, bias, "meta")
-        super().__init__("LSTM", template, device, dtype, **ring)
+        super().__init__(template, device, dtype, **ring)
 
 
 class TRGRUCell(RingCell):
@@ -121,7 +124,7 @@ class TRGRUCell(RingCell):
         dtype: Any = None,
         **ring: Unpack[RingOptions],
     ) -> None:
-        super().__init__("GRU", nn.GRUCell(input_size, hidden_size, bias, "meta"), device, dtype, **ring)
+        super().__init__(nn.GRUCell(input_size, hidden_size, bias, "meta"), device, dtype, **ring)
 
 
 class TRRNNCell(RingCell):
@@ -138,5 +141,5 @@ class TRRNNCell(RingCell):
         **ring: Unpack[RingOptions],
     ) -> None:
         template = nn.RNNCell(input_size, hidden_size, bias, nonlinearity, "meta")
-        super().__init__(f"RNN_{nonlinearity.upper()}", template, device, dtype, **ring)
+        super().__init__(template, device, dtype, **ring)
         self.nonlinearity = nonlinearity

@@ -42,6 +42,11 @@ def dense_kind(module: nn.Module) -> type[nn.Module] | None:
     return next((kind for kind in RING_OF if isinstance(module, kind)), None)
 
 
+def is_plain_stack(module: nn.Module) -> bool:
+    """Return True for torch.nn.LSTM, GRU and RNN themselves: no cell, no class made from one, no ring layer."""
+    return type(module) in RING_OF and isinstance(module, nn.RNNBase)
+
+
 def own_methods(module: nn.Module) -> list[str]:
     """Name what a class made from one of torch.nn's computes in its own way; empty where it keeps all of it.
 

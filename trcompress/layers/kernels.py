@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import _VF, Tensor
 
-from trcompress.model.kinds import KINDS, TWO_STATES
+from trcompress.layers.arguments import each
+from trcompress.model.kinds import MODES, TWO_STATES
 
-MODES = [mode for kind in KINDS.values() for mode in kind.modes]
 SEQUENCE: dict[str, Callable[..., Any]] = {mode: getattr(_VF, mode.lower()) for mode in MODES}
 CELL: dict[str, Callable[..., Any]] = {mode: getattr(_VF, f"{mode.lower()}_cell") for mode in MODES}
+ONEDNN = frozenset(mode for mode, kind in MODES.items() if kind.onednn)
+"""Modes that oneDNN runs on CPUs: all steps in one call, which lays out the weights anew."""
 
 
 class KernelSettings(NamedTuple):
@@ -39,17 +41,18 @@ def run(
         mode: a key of SEQUENCE.
         x: (T, B, K), or (values, K) with `batch_sizes`.
         batch_sizes: of a PackedSequence, or None.
-        hx: initial state; a pair for the LSTM.
+        hx: initial state; a pair for the modes of `TWO_STATES`.
         weights: flat list in torch.nn's order.
         settings: of the kernel.
 
     Returns:
-        (output, h_n) and, for the LSTM, c_n.
+        (output, h_n) and, where there are two states, c_n.
     """
     kernel = SEQUENCE[mode]
-    if mode == "LSTM" and torch._C._is_any_autocast_enabled() and _autocast_is_refused(x.device):
+    if mode in ONEDNN and torch._C._is_any_autocast_enabled() and _autocast_is_refused(x.device):
         dtype = torch.get_autocast_dtype("cpu")
-        x, hx, weights = x.to(dtype), tuple(h.to(dtype) for h in hx), [weight.to(dtype) for weight in weights]
+        x, hx = x.to(dtype), each(hx, lambda state: state.to(dtype))
+        weights = [weight.to(dtype) for weight in weights]
         with torch.autocast("cpu", enabled=False):
             return run(mode, x, batch_sizes, hx, weights, settings)
     if batch_sizes is None:

@@ -26,7 +26,7 @@ class PaddedForward:
         lstm = self._lstm
         if isinstance(input, PackedSequence):
             data, batch_sizes, order, back = input
-            groups = groups_for("LSTM", data, batch_sizes, lstm.hidden_size, lstm.proj_size, lstm.training)
+            groups = groups_for(lstm.mode, data, batch_sizes, lstm.hidden_size, lstm.proj_size, lstm.training)
             if groups is not None:
                 settings = KernelSettings(
                     lstm.bias, lstm.num_layers, lstm.dropout, lstm.training, lstm.bidirectional

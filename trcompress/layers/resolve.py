@@ -11,7 +11,7 @@ from torch import nn
 
 from trcompress.errors import ShapeError, UsageError, nearest
 from trcompress.model.grammar import Ranks, Shape
-from trcompress.model.kinds import KINDS, kind_of_mode
+from trcompress.model.kinds import KINDS, MODES, Kind
 from trcompress.model.layer import ROLES, Layer, input_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule
@@ -108,7 +108,7 @@ def layers_of(module: nn.Module, name: str = "") -> list[Layer]:
         _with_keys(
             Layer(
                 stack=name,
-                kind=cell_kind(module) if cell else kind_of_mode(found.mode).name,
+                kind=kind_of(module).name,
                 index=index,
                 reverse=reverse,
                 input_size=int(found.input_size) if index == 0 else fed,
@@ -133,9 +133,12 @@ def _with_keys(layer: Layer, module: nn.Module) -> Layer:
     return replace(layer, keys=keys)
 
 
-def cell_kind(module: nn.Module) -> str:
-    """Tell lstm, gru or rnn from a cell: ours say their mode, torch.nn's are of its classes."""
-    mode = getattr(module, "mode", None)
-    if isinstance(mode, str):
-        return kind_of_mode(mode).name
-    return next(kind.name for kind in KINDS.values() if isinstance(module, getattr(nn, kind.cell)))
+def kind_of(module: nn.Module) -> Kind:
+    """Return the kind of a recurrent module: torch.nn.LSTM, GRU, RNN, one of their cells, or a ring layer.
+
+    Example:
+        >>> kind_of(nn.GRUCell(20, 8)).name, kind_of(nn.RNN(20, 8, nonlinearity="relu")).name
+        ('gru', 'rnn')
+    """
+    cells = (kind for kind in KINDS.values() if isinstance(module, getattr(nn, kind.cell)))
+    return next(cells, None) or MODES[str(module.mode)]

@@ -19,6 +19,7 @@ from trcompress.layers.kernels import KernelSettings
 from trcompress.layers.resolve import layers_of, refuse_unknown_options, resolve
 from trcompress.layers.strategy import Evaluated
 from trcompress.layers.variable_length import groups_for, run
+from trcompress.model.kinds import TWO_STATES
 from trcompress.model.weight_plan import WeightPlan
 
 
@@ -133,7 +134,7 @@ class RingStack(Evaluated):
             x, *states = self._kernel(x, batch_sizes, self._states(hx, start, stop), weights, stop - start)
             finals.append(states)
         states = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*finals, strict=True)]
-        return x, tuple(states) if self.mode == "LSTM" else states[0]
+        return x, tuple(states) if self.mode in TWO_STATES else states[0]
 
     def _forms(self, layer: int, rows: Any, x: Tensor) -> list[Form] | None:
         """Choose the forms of a layer's weights, or None where the kernel reads the layer's input as it is."""
@@ -142,7 +143,7 @@ class RingStack(Evaluated):
             return None
         training = self.training and any(weight.trains for weight in weights)
         input_grad = training and (layer > 0 or x.requires_grad)
-        use = Use(rounded(rows), training, input_grad, self.mode == "LSTM" and not x.is_cuda, x.is_cuda)
+        use = Use(rounded(rows), training, input_grad, self.mode in kernels.ONEDNN and not x.is_cuda, x.is_cuda)
         return bottleneck_forms(weights, use, self._strategy)
 
     def _kernel_inputs(

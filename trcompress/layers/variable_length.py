@@ -20,6 +20,10 @@ from trcompress.layers import kernels
 from trcompress.layers.evaluation import is_tracing
 from trcompress.layers.evaluation.cost import machine
 from trcompress.layers.kernels import KernelSettings
+from trcompress.model.kinds import KINDS
+
+LSTM = KINDS["lstm"]
+(MODE,) = LSTM.modes
 
 SATURATE = 1e4
 """Far enough for sigmoid to be 0 or 1 exactly in every floating type, within float16."""
@@ -64,7 +68,7 @@ def groups_for(
     """Choose how packed sequences run.
 
     Args:
-        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+        mode: of the torch.nn module.
         x: (values, K), what the kernel reads.
         batch_sizes: of the PackedSequence.
         hidden: H.
@@ -75,13 +79,13 @@ def groups_for(
         Groups of sequences to be padded, or None where PyTorch's packed kernel is expected to be faster: for other
         kinds of cells, types and devices than oneDNN's LSTM serves, and while tracing.
     """
-    if mode != "LSTM" or proj or x.device.type != "cpu" or x.dtype != torch.float32 or is_tracing():
+    if mode != MODE or proj or x.device.type != "cpu" or x.dtype != torch.float32 or is_tracing():
         return None
     if torch._C._is_any_autocast_enabled() or not torch.backends.mkldnn.is_available():
         return None
     lengths = lengths_of(batch_sizes)
     device, training = machine(gpu=False), training and torch.is_grad_enabled()
-    weights = 4 * hidden * (x.shape[1] + hidden)
+    weights = LSTM.gates * hidden * (x.shape[1] + hidden)
     packed_cell_s, padded_cell_s = (weights * mac_s / torch.get_num_threads() for mac_s in MAC_S.values())
     repack = device.repack_train_byte_s / 3 if training else device.repack_byte_s
     places, padded_s = split(lengths, STEP_S["padded"], padded_cell_s, call_s=1e-4 + 4 * weights * repack)
@@ -202,7 +206,7 @@ def _padded(
     zero = x.new_zeros(len(weights), count, hidden)
     state = (zero, zero) if hx is None else tuple(part[:, group.start : group.stop] for part in hx)
     flat = [weight for one in weights for weight in one]
-    y, h, c = kernels.run("LSTM", values.view(group.steps, count, -1), None, state, flat, settings)
+    y, h, c = kernels.run(MODE, values.view(group.steps, count, -1), None, state, flat, settings)
     outputs = y.flatten(0, 1)
     if group.cells is None:
         return outputs, h, c
@@ -221,7 +225,7 @@ def _with_channel(values: Tensor, cells: Tensor, count: int) -> Tensor:
 def _channel(weight: Tensor) -> Tensor:
     """What the extra channel adds to the gates i, f, g, o: a column (4*H, 1)."""
     signs = weight.new_tensor([-SATURATE, SATURATE, 0.0, -SATURATE])
-    return signs.repeat_interleave(weight.shape[0] // 4).unsqueeze(1)
+    return signs.repeat_interleave(weight.shape[0] // LSTM.gates).unsqueeze(1)
 
 
 def _gathered(

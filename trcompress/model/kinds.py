@@ -20,6 +20,9 @@ class Kind:
         modes: `mode` of the torch.nn module -> its nonlinearity; the first is the default.
         states: tensors that are carried from step to step.
         projects: whether PyTorch has a `proj_size` for it.
+        joined_biases: gates, from the top, that only see the sum of both biases.
+        onnx_order: where the gates of ONNX's operator, which has the name of `module`, stand among PyTorch's.
+        onednn: whether PyTorch leaves all of its time steps to one call of oneDNN, on CPUs.
 
     Example:
         >>> KINDS["gru"].gates, KINDS["gru"].module
@@ -34,6 +37,14 @@ class Kind:
     modes: Mapping[str, str] = field(hash=False)
     states: int = 1
     projects: bool = False
+    joined_biases: int = 1
+    onnx_order: tuple[int, ...] = (0,)
+    onednn: bool = False
+
+    @property
+    def sums_biases(self) -> bool:
+        """Return True where only the sum of both biases matters, so that one of them could be zero."""
+        return self.joined_biases == self.gates
 
     @property
     def nonlinearities(self) -> tuple[str, ...]:
@@ -46,8 +57,29 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
         for kind in (
-            Kind("lstm", 4, "i,f,g,o", "LSTM", "LSTMCell", {"LSTM": "tanh"}, states=2, projects=True),
-            Kind("gru", 3, "r,z,n", "GRU", "GRUCell", {"GRU": "tanh"}),
+            Kind(
+                name="lstm",
+                gates=4,
+                gate_order="i,f,g,o",
+                module="LSTM",
+                cell="LSTMCell",
+                modes={"LSTM": "tanh"},
+                states=2,
+                projects=True,
+                joined_biases=4,
+                onnx_order=(0, 3, 1, 2),  # i, o, f, c
+                onednn=True,
+            ),
+            Kind(
+                name="gru",
+                gates=3,
+                gate_order="r,z,n",
+                module="GRU",
+                cell="GRUCell",
+                modes={"GRU": "tanh"},
+                joined_biases=2,  # n multiplies W_hn h + b_hn by r first
+                onnx_order=(1, 0, 2),  # z, r, h
+            ),
             Kind("rnn", 1, "", "RNN", "RNNCell", {"RNN_TANH": "tanh", "RNN_RELU": "relu"}),
         )
     }
@@ -55,21 +87,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 """Every kind of recurrent layer. What differs between kinds is read here, nowhere else."""
 
 
-TWO_STATES = frozenset(mode for kind in KINDS.values() if kind.states == 2 for mode in kind.modes)
+MODES: Mapping[str, Kind] = MappingProxyType({mode: kind for kind in KINDS.values() for mode in kind.modes})
+"""The kind of a torch.nn module by its `mode`, as in `RNN_RELU`."""
+
+TWO_STATES = frozenset(mode for mode, kind in MODES.items() if kind.states == 2)
 """The modes of torch.nn modules that take and give a pair of states."""
-
-
-def kind_of_mode(mode: str) -> Kind:
-    """Find the kind of a torch.nn module by its `mode`, as in `RNN_RELU`.
-
-    Raises:
-        KeyError: a mode that PyTorch does not have.
-
-    Example:
-        >>> kind_of_mode("RNN_RELU").name
-        'rnn'
-    """
-    return next((kind for kind in KINDS.values() if mode in kind.modes), None) or KINDS[mode]
 
 
 def kind_of_gates(gates: int) -> Kind | None:

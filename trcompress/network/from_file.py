@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from trcompress.errors import InputFileError, UsageError
+from trcompress.layers import kind_of
 from trcompress.network.calibration_data import CalibrationData
 from trcompress.network.feeds import TokenFeed
 from trcompress.network.find_head import find_chain, find_head, input_size, output_size
@@ -137,15 +138,15 @@ class FileNetwork(nn.Module):
 
     def _start(self, place: int, stack: str, batch: Mapping[str, Any], states: Mapping[str, Any]) -> Any:
         """The initial state of a stack, or None for zeros."""
-        lstm = isinstance(self.stacks[place], nn.LSTM)
+        paired = kind_of(self.stacks[place]).states == 2
         if stack in self._starts:
             state = states[self._starts[stack]]
             hidden = state[0] if isinstance(state, tuple) else state
-            if not lstm:
+            if not paired:
                 return hidden
             return state if isinstance(state, tuple) else (hidden, torch.zeros_like(hidden))
         hidden = batch["states"].get(stack)
-        return (hidden, torch.zeros_like(hidden)) if lstm and hidden is not None else hidden
+        return (hidden, torch.zeros_like(hidden)) if paired and hidden is not None else hidden
 
     def _read(self, end: End, output: Any, state: Any) -> Tensor:
         if end.readout == "every":

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.layers import RING_OF, kind_of
 from trcompress.layers.swaps import Swaps, swapped
 from trcompress.network.batches import Forward, evaluating
 from trcompress.passes.compare import distance
 
 TOLERANCE = 1e-9
 """Relative squared difference of the outputs that rounding alone explains: 3e-5 of their norm in float32."""
-
-PLAIN = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
 def fold_embeddings(model: nn.Module, batches: Sequence[Any], forward: Forward) -> Swaps:
@@ -47,7 +46,7 @@ def fold_embeddings(model: nn.Module, batches: Sequence[Any], forward: Forward) 
         readers = [
             one
             for one, module in model.named_modules()
-            if type(module) in PLAIN and module.input_size == embedding.embedding_dim and one not in found
+            if type(module) in RING_OF and module.input_size == embedding.embedding_dim and one not in found
         ]
         for chosen in _subsets(readers):
             swaps: dict[str, nn.Module] = {name: _identity(embedding)}
@@ -66,11 +65,11 @@ def merge_biases(layer: nn.Module) -> nn.Module:
     Returns:
         A copy of the layer whose outputs are equal.
     """
-    merged = deepcopy(layer)
+    merged, kind = deepcopy(layer), kind_of(layer)
     with torch.no_grad():
         for name, bias in merged.named_parameters():
             if name.startswith("bias_hh"):
-                rows = len(bias) * 2 // 3 if isinstance(merged, (nn.GRU, nn.GRUCell)) else len(bias)
+                rows = len(bias) * kind.joined_biases // kind.gates
                 merged.get_parameter(name.replace("bias_hh", "bias_ih"))[:rows] += bias[:rows]
                 bias[:rows] = 0
     return merged

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.errors import UsageError
+from trcompress.layers import is_plain_stack
 from trcompress.layers.swaps import swapped
 from trcompress.network.batches import Forward, evaluating, tensors_of
 from trcompress.passes.compare import distance
@@ -78,7 +79,7 @@ def repaired(old: Any, moments: dict[str, Moments], units: Tensor) -> nn.Module:
 def _width(module: Any) -> int | None:
     if type(module) is nn.Linear:
         return module.in_features
-    return module.input_size if type(module) in (nn.LSTM, nn.GRU, nn.RNN) else None
+    return module.input_size if is_plain_stack(module) else None
 
 
 def _poisoned(model: nn.Module, name: str, able: Sequence[str], batch: Any, forward: Forward) -> list[str]:

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.formats import TensorRing
-from trcompress.layers import CoreWeight, from_dense, layers_of
+from trcompress.layers import RING_OF, CoreWeight, from_dense, layers_of
 from trcompress.model.matrix import Matrix
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.passes.guess import has
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.passes.moments import Moments
-
-PLAIN = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
-"""Modules that rings can stand for."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def ring_swaps(
     """
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if type(module) in PLAIN:
+        if type(module) in RING_OF:
             swap = _ring_layer(name, module, share, seen, roles, least)
             if swap is not None:
                 found[name] = swap

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from trcompress.errors import UsageError
-from trcompress.layers import CoreWeight
+from trcompress.layers import CoreWeight, is_plain_stack
 from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
@@ -136,7 +136,7 @@ class Structures:
         if self._able is None:
             self._able = {}
             for name, module in self._model.named_modules():
-                if type(module) in (nn.LSTM, nn.GRU, nn.RNN):
+                if is_plain_stack(module):
                     try:
                         self._able[name] = self._scores(name, module)
                     except UsageError:

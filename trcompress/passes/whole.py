@@ -18,6 +18,7 @@ from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.errors import UsageError, one_of
+from trcompress.layers import is_plain_stack, kind_of
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
@@ -226,7 +227,7 @@ def _fold(model: nn.Module, inputs: Inputs, forward: Forward, packed: bool, reco
         records.append(_folded(name, model.get_submodule(name), module))
     if packed:
         for name, module in model.named_modules():
-            if type(module) in (nn.LSTM, nn.RNN) and module.bias:
+            if is_plain_stack(module) and module.bias and kind_of(module).sums_biases:
                 swaps[name] = merge_biases(swaps.get(name, module))
     return swap_(model, swaps)
 
