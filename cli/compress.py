@@ -82,8 +82,14 @@ _WHOLE_OPTIONS = (
 @budget_options
 @click.option("--calibrate", required=True, metavar="DATA", help="Inputs of the network; labels are not looked at.")
 @whole_options
-@click.option("--finetune", "training_data", metavar="DATA", help="Train afterwards, aware of the rounding.")
+@click.option(
+    "--finetune",
+    "training_data",
+    metavar="DATA",
+    help="Train afterwards, aware of the rounding, with CKPT as teacher.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of that training.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of that training.")
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate of that training.")
 @click.option("--sidecar", is_flag=True, help="Write the history of a small file beside it.")
 @data_option

@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
 
 def run_compress(checkpoint: Path, given: dict[str, Any]) -> None:
-    """Compress, write, and print what was done."""
+    """Compress, train where that is asked for, write, and print what was done."""
     from trcompress.artifact.write import write_artifact
     from trcompress.util.files import check_output
 
     out = given["out"] or checkpoint.with_suffix(".small.safetensors")
     check_output(out, overwrite=given["overwrite"], keep=(checkpoint, *_files(given)))
-    artifact, whole = compress_whole(checkpoint, given)
+    metrics: Mapping[str, Any] = {}
+    if given["training_data"]:
+        whole, metrics = _train(checkpoint, out, given)
+    else:
+        artifact, whole = compress_whole(checkpoint, given)
+        if whole.reached:
+            write_artifact(out, artifact, overwrite=given["overwrite"], sidecar=given["sidecar"])
     if not whole.reached:
         print_whole(whole, given["format_"])
         raise UsageError(_not_reached(whole))
-    if given["training_data"]:
-        metrics = _train(artifact, out, given)
-    else:
-        write_artifact(out, artifact, overwrite=given["overwrite"], sidecar=given["sidecar"])
-        metrics = {}
     print_whole(whole, given["format_"], out, metrics)
 
 
@@ -46,26 +47,11 @@ def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
 def compress_whole(checkpoint: Path, given: dict[str, Any]) -> tuple[Artifact, Whole]:
     """Find what fits the budget; nothing is written."""
     from trcompress.cli.console import progress_bar
-    from trcompress.cli.options import command_line
     from trcompress.passes.whole_file import compress_file
 
-    if (given["target_size"] is None) == (given["target_ratio_model"] is None):
-        raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
     runnable = _runnable(checkpoint, given)
-    target = given["target_size"] or int(runnable.tensor_bytes / given["target_ratio_model"])
     with progress_bar("compress") as update:
-        return compress_file(
-            runnable,
-            target_bytes=target,
-            command=command_line(),
-            seed=given["seed"],
-            packed=given["pack"],
-            passes=given["passes"],
-            storage=given["storage"],
-            matrices=given["matrices"],
-            trained=bool(given.get("training_data")),
-            progress=update,
-        )
+        return compress_file(runnable, **_budget(runnable, given), progress=update)
 
 
 def print_whole(
@@ -145,30 +131,41 @@ def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
         return runnable_stacks(file, given["calibrate"], head=given["head"], seed=given["seed"], **fed)
 
 
-def _train(artifact: Artifact, out: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Train the rounded network on data with labels, and write the best."""
-    from tempfile import TemporaryDirectory
-
-    from trcompress.artifact.write import write_artifact
-    from trcompress.cli.options import command_line
+def _train(checkpoint: Path, out: Path, given: dict[str, Any]) -> tuple[Whole, Mapping[str, Any]]:
+    """Compress, train on data with labels with the checkpoint as teacher, and write the best."""
+    from trcompress.cli.console import progress_bar
     from trcompress.cli.task_options import open_data
-    from trcompress.training.finetune import finetune
+    from trcompress.passes.trained import compress_and_train
     from trcompress.training.settings import FinetuneSettings
 
+    runnable = _runnable(checkpoint, given)
     data = open_data(given | {"data": given["training_data"], "max_bad_clips": None})
-    settings = FinetuneSettings(epochs=given["epochs"], lr=given["lr"], seed=given["seed"])
-    with TemporaryDirectory(dir=out.absolute().parent) as folder:
-        start = write_artifact(Path(folder) / "start.safetensors", artifact, sidecar=given["sidecar"])
-        trained = finetune(
-            start,
+    chosen = {name: given[name] for name in ("epochs", "batch_size", "lr", "seed")}
+    with progress_bar("compress") as update:
+        found = compress_and_train(
+            runnable,
             data,
             out,
-            settings=settings,
+            teacher=checkpoint,
+            settings=FinetuneSettings(**chosen),
             wiring=_wiring(given),
             overwrite=given["overwrite"],
-            command=command_line(),
+            sidecar=given["sidecar"],
+            progress=update,
+            **_budget(runnable, given),
         )
-    return trained.metrics
+    return found.whole, found.training.metrics if found.training else {}
+
+
+def _budget(runnable: RunnableFile, given: dict[str, Any]) -> dict[str, Any]:
+    """The goal, and what may be done to reach it, as `compress_file` takes them."""
+    from trcompress.cli.options import command_line
+
+    if (given["target_size"] is None) == (given["target_ratio_model"] is None):
+        raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
+    allowed = {name: given[name] for name in ("seed", "passes", "storage", "matrices")}
+    target = given["target_size"] or int(runnable.tensor_bytes / given["target_ratio_model"])
+    return {"target_bytes": target, "command": command_line(), "packed": given["pack"], **allowed}
 
 
 def _wiring(given: dict[str, Any]) -> Any:

@@ -1,0 +1,84 @@
+"""One budget for the whole file where there is training: compressed, then trained by the dense network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from trcompress.artifact.write import write_artifact
+from trcompress.data import DataSet
+from trcompress.network.classifier import Wiring
+from trcompress.passes.whole import Whole
+from trcompress.passes.whole_file import RunnableFile, compress_file
+from trcompress.training.display import Display
+from trcompress.training.finetune import FinetuneResult, finetune
+from trcompress.training.settings import FinetuneSettings
+
+
+@dataclass(frozen=True)
+class TrainedFile:
+    """A file made small and trained.
+
+    Args:
+        whole: what was done before training.
+        training: what training came to; None where the target was not reached, and nothing was written.
+    """
+
+    whole: Whole
+    training: FinetuneResult | None
+
+
+def compress_and_train(
+    runnable: RunnableFile,
+    data: DataSet,
+    out: str | Path,
+    *,
+    target_bytes: int,
+    teacher: str | Path,
+    settings: FinetuneSettings | None = None,
+    wiring: Wiring | None = None,
+    overwrite: bool = False,
+    sidecar: bool = False,
+    command: str = "",
+    display: Display | None = None,
+    **how: Any,
+) -> TrainedFile:
+    """Make a file's network fit a file of so many bytes, train it aware of its rounding, and write it.
+
+    Args:
+        runnable: the file, its network and its inputs; the network is changed in place.
+        data: to train on.
+        out: the trained artifact.
+        target_bytes: of the whole file.
+        teacher: the file that the network came from; its scores are learned beside the labels.
+        settings: of the training.
+        wiring: how the file's parts form a classifier, where the file does not tell.
+        overwrite: replace `out`.
+        sidecar: write the history of a small file beside it.
+        command: how the user asked for this, kept in the lineage.
+        display: what is shown of the training.
+        how: of `compress_file`: `packed`, `passes`, `storage`, `matrices`, `seed`, `progress`.
+
+    Raises:
+        UsageError, InputFileError, OutputFileError, RunInterruptedError: see `compress_file` and `finetune`.
+    """
+    settings = settings or FinetuneSettings()
+    artifact, whole = compress_file(runnable, target_bytes=target_bytes, command=command, trained=True, **how)
+    if not whole.reached:
+        return TrainedFile(whole, None)
+    with TemporaryDirectory(dir=Path(out).absolute().parent) as folder:
+        start = write_artifact(Path(folder) / "start.safetensors", artifact, sidecar=sidecar)
+        trained = finetune(
+            start,
+            data,
+            out,
+            teacher=teacher,
+            settings=settings,
+            wiring=wiring,
+            overwrite=overwrite,
+            command=command,
+            display=display,
+        )
+    return TrainedFile(whole, trained)
