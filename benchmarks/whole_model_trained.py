@@ -19,9 +19,11 @@ import torch
 
 from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet
+from trcompress.model.plan import Plan
 from trcompress.network.classifier import Wiring
 from trcompress.network.model_file import open_model
 from trcompress.network.read_classifier import read_classifier
+from trcompress.passes.assemble import decompose_checkpoint
 from trcompress.passes.runnable import runnable_classifier
 from trcompress.passes.trained import compress_and_train
 from trcompress.passes.whole import Whole
@@ -32,6 +34,21 @@ from trcompress.training.finetune import finetune
 from trcompress.training.settings import read_settings
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A ring that takes the dense input weight's place before the whole file is looked at.
+
+    Args:
+        shape: as `--shape`.
+        ranks: as `--ranks`.
+        tune: settings of the training that follows.
+    """
+
+    shape: str
+    ranks: str
+    tune: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,8 +63,9 @@ class Trained:
         readout: what the linear head sees of its outputs.
         dense: settings of its training.
         ratio: bytes of the dense model's tensors over bytes of the file.
-        tune: settings of the training afterwards; dense gets the same.
-        fresh: what a fresh network of the file's form is trained with instead.
+        tune: settings of the training of the small file.
+        ring: what is decomposed and trained first, if anything.
+        fresh: what differs in the training of a fresh network of the file's form.
         how: of `compress_file`.
     """
 
@@ -59,6 +77,7 @@ class Trained:
     dense: dict[str, Any]
     ratio: float
     tune: dict[str, Any]
+    ring: Ring | None = None
     fresh: dict[str, Any] = field(default_factory=dict)
     how: dict[str, Any] = field(default_factory=dict)
 
@@ -67,16 +86,21 @@ class Trained:
         """How a file's parts form the classifier."""
         return Wiring(readout=self.readout)
 
+    @property
+    def extra_epochs(self) -> int:
+        """Of training after dense."""
+        return self.tune["epochs"] + (self.ring.tune["epochs"] if self.ring else 0)
+
 
 def run_trained(task: Trained, data: DataSet, seed: int) -> list[Row]:
     """Train all four and judge them on the test part."""
     with TemporaryDirectory() as folder:
-        place = Path(folder)
-        dense = place / "dense.safetensors"
+        dense = Path(folder) / "dense.safetensors"
         settings = read_settings(task.dense | {"seed": seed})
         train_dense(data, dense, hidden_size=task.hidden, readout=task.readout, settings=settings)
         files = {"dense": dense, "dense, the same extra training": trained_on(task, data, dense, seed)}
-        small, whole = compressed(task, data, dense, seed)
+        start = dense if task.ring is None else ringed(task, task.ring, data, dense, seed)
+        small, whole = compressed(task, data, start, dense, seed)
         fresh = trained_afresh(task, data, small, dense, seed)
         files |= {f"trcompress {task.ratio:g}x": small, "fresh, the same form": fresh}
         return rows_of(task, data, files, seed, whole)
@@ -86,13 +110,21 @@ def trained_on(task: Trained, data: DataSet, dense: Path, seed: int) -> Path:
     """Give the dense network the training that the compressed one gets, its own teacher."""
     start, out = dense.with_name("start.safetensors"), dense.with_name("more.safetensors")
     write_artifact(start, base_artifact(open_model(dense)))
-    settings = read_settings(task.tune | {"seed": seed})
+    settings = read_settings(task.tune | {"seed": seed, "epochs": task.extra_epochs})
     return finetune(start, data, out, settings=settings, teacher=dense, wiring=task.wiring).out
 
 
-def compressed(task: Trained, data: DataSet, dense: Path, seed: int) -> tuple[Path, Whole]:
-    """Do what `trcompress compress DENSE --target-ratio-model R --calibrate DATA --finetune DATA` does."""
-    runnable = runnable_classifier(open_model(dense), data, task.wiring, seed=seed)
+def ringed(task: Trained, ring: Ring, data: DataSet, dense: Path, seed: int) -> Path:
+    """Do what `trcompress decompose` and `trcompress finetune` do."""
+    start, out = dense.with_name("cores.safetensors"), dense.with_name("ring.safetensors")
+    write_artifact(start, decompose_checkpoint(dense, Plan.of(ring.shape, ring.ranks), seed=seed))
+    settings = read_settings(ring.tune | {"seed": seed})
+    return finetune(start, data, out, settings=settings, teacher=dense, wiring=task.wiring).out
+
+
+def compressed(task: Trained, data: DataSet, start: Path, dense: Path, seed: int) -> tuple[Path, Whole]:
+    """Do what `trcompress compress START --target-ratio-model R --calibrate DATA --finetune DATA` does."""
+    runnable = runnable_classifier(open_model(start), data, task.wiring, seed=seed)
     found = compress_and_train(
         runnable,
         data,
@@ -111,7 +143,7 @@ def compressed(task: Trained, data: DataSet, dense: Path, seed: int) -> tuple[Pa
 
 def trained_afresh(task: Trained, data: DataSet, small: Path, dense: Path, seed: int) -> Path:
     """Train the file's form from random weights with the same teacher, for all epochs that it took to get there."""
-    epochs = task.dense["epochs"] + task.tune["epochs"]
+    epochs = task.dense["epochs"] + task.extra_epochs
     settings = read_settings(task.tune | task.fresh | {"seed": seed, "epochs": epochs, "start": "scratch"})
     out = small.with_name("fresh.safetensors")
     return finetune(small, data, out, settings=settings, teacher=dense, wiring=task.wiring).out

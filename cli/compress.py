@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trcompress.cli import options
-from trcompress.cli.task_options import data_option, wiring_options
+from trcompress.cli.task_options import data_option, path_option, wiring_options
 
 PASSES = ("fold", "rings", "units", "rounding")
 STORAGE = ("float16", "bfloat16", "int8", "int4")
@@ -82,12 +82,8 @@ _WHOLE_OPTIONS = (
 @budget_options
 @click.option("--calibrate", required=True, metavar="DATA", help="Inputs of the network; labels are not looked at.")
 @whole_options
-@click.option(
-    "--finetune",
-    "training_data",
-    metavar="DATA",
-    help="Train afterwards, aware of the rounding, with CKPT as teacher.",
-)
+@click.option("--finetune", "training_data", metavar="DATA", help="Train afterwards, aware of the rounding.")
+@path_option("--teacher", "FILE", "What that training learns from beside the labels [default: CKPT].")
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of that training.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of that training.")
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate of that training.")

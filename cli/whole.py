@@ -132,7 +132,7 @@ def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
 
 
 def _train(checkpoint: Path, out: Path, given: dict[str, Any]) -> tuple[Whole, Mapping[str, Any]]:
-    """Compress, train on data with labels with the checkpoint as teacher, and write the best."""
+    """Compress, train on data with labels and a teacher, the checkpoint by default, and write the best."""
     from trcompress.cli.console import progress_bar
     from trcompress.cli.task_options import open_data
     from trcompress.passes.trained import compress_and_train
@@ -146,7 +146,7 @@ def _train(checkpoint: Path, out: Path, given: dict[str, Any]) -> tuple[Whole, M
             runnable,
             data,
             out,
-            teacher=checkpoint,
+            teacher=given["teacher"] or checkpoint,
             settings=FinetuneSettings(**chosen),
             wiring=_wiring(given),
             overwrite=given["overwrite"],
@@ -177,7 +177,7 @@ def _wiring(given: dict[str, Any]) -> Any:
 
 def _files(given: dict[str, Any]) -> Sequence[Path]:
     """Input files that an output must not replace."""
-    named = (given["calibrate"], given.get("training_data"))
+    named = (given["calibrate"], given.get("training_data"), given.get("teacher"))
     return [Path(one) for one in named if one and Path(one).exists()]
 
 

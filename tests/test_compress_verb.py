@@ -82,6 +82,18 @@ def test_fewer_units_are_trained_aware_of_the_rounding(task: tuple[Path, Path], 
     assert accuracy(out, data) >= accuracy(dense, data) - 0.05
 
 
+def test_the_checkpoint_teaches_unless_another_file_does(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    other = tmp_path / "other.safetensors"
+    save_file({key: -one for key, one in load_file(dense).items()}, other)
+    given = ("compress", dense, "--target-size", "4KB", "--calibrate", data, "--finetune", data, "--epochs", "1")
+    for number, (words, teacher) in enumerate((((), dense), (("--teacher", other), other))):
+        found = run(*given, *words, "-o", tmp_path / f"{number}.safetensors", "--format", "json")
+        assert found.code == 0, found.stderr
+        assert found.json["metrics"]["accuracy_teacher"] == accuracy(teacher, data)
+    assert run(*given, "--teacher", other, "-o", other, "--overwrite").code == 2  # an input is never replaced
+
+
 def test_finetuning_keeps_the_storage_and_measures_what_it_writes(task: tuple[Path, Path], tmp_path: Path) -> None:
     dense, data = task
     small, tuned = tmp_path / "small.safetensors", tmp_path / "tuned.safetensors"
