@@ -1,4 +1,4 @@
-"""What tests and benchmarks may lean on: not on each other, and not on the clock."""
+"""How long bodies and files may be, and what tests and benchmarks may lean on: not each other, not the clock."""
 
 import ast
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 BENCHMARKS = TESTS.parent / "benchmarks"
+LIBRARY, CLI = TESTS.parent / "trcompress", TESTS.parent / "cli"
+BODY_LINES, FILE_LINES = 40, 300
 
 
 def imports(path):
@@ -35,3 +37,27 @@ def test_no_test_asks_the_clock():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             asked = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
             assert not (asked and node.attr in clocks), f"{path.name}:{node.lineno} reads the clock"
+
+
+def body_lines(function):
+    """Lines of a function below its docstring."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("folder", [LIBRARY, CLI, TESTS, BENCHMARKS], ids=lambda folder: folder.name)
+def test_bodies_are_short(folder):
+    long = [
+        f"{path.relative_to(folder.parent)}:{node.lineno} {node.name} has {body_lines(node)}"
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > BODY_LINES
+    ]
+    assert not long, f"bodies of more than {BODY_LINES} lines: {'; '.join(long)}"
+
+
+@pytest.mark.parametrize("folder", [LIBRARY, CLI, BENCHMARKS], ids=lambda folder: folder.name)
+def test_files_are_short(folder):
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in folder.rglob("*.py")}
+    long = [f"{path.relative_to(folder.parent)} has {count}" for path, count in lines.items() if count > FILE_LINES]
+    assert not long, f"files of more than {FILE_LINES} lines: {'; '.join(long)}"

@@ -89,31 +89,20 @@ def _layer(
 ) -> Layer | str:
     """Make a layer of its parts, or say why they are none."""
     name, keys = parts.name, parts.keys
-    shown = next(iter(keys.values()))
-    if "weight_ih" not in keys:
-        return f"{shown!r} looks recurrent but has no weight_ih beside it; left as it is"
-    shapes = {role: _shape(key, tensors[key]) for role, key in keys.items()}
-    matrices = [role for role in shapes if role.startswith("weight")]
-    if any(len(shapes[role]) != 2 or 0 in shapes[role] for role in matrices):
-        found = ", ".join(f"{keys[role]} {shapes[role]}" for role in matrices)
-        return f"{found}: not the matrices of a PyTorch recurrent layer; left as they are"
+    shapes = _shapes(keys, tensors)
+    if isinstance(shapes, str):
+        return shapes
     rows, columns = shapes["weight_ih"]
     hint = hints.get(keys["weight_ih"])
     _check_orientation(keys, shapes)
-    decision = decide(
-        name.stack,
-        rows,
-        shapes.get("weight_hh"),
-        shapes.get("weight_hr"),
-        rules=rules,
-        hint=hint.kind if hint else None,
-    )
+    hidden, projection = shapes.get("weight_hh"), shapes.get("weight_hr")
+    decision = decide(name.stack, rows, hidden, projection, rules=rules, hint=hint.kind if hint else None)
     if decision is None:
         return (
-            f"{keys['weight_ih']} {shapes['weight_ih']} with weight_hh {shapes.get('weight_hh')} is no LSTM, GRU "
+            f"{keys['weight_ih']} {shapes['weight_ih']} with weight_hh {hidden} is no LSTM, GRU "
             "or RNN (4, 3 or 1 gates over its hidden units); left as it is"
         )
-    proj = shapes["weight_hr"][0] if "weight_hr" in shapes else 0
+    proj = projection[0] if projection else 0
     _check_shapes(keys, shapes, decision, proj)
     options = hint.options if hint and hint.kind == decision.kind else {}
     frozen = {role: keys[role] for role in ROLES if role in keys}
@@ -130,6 +119,20 @@ def _layer(
         decided_by=decision.decided_by,
         **options,
     )
+
+
+def _shapes(
+    keys: Mapping[str, str], tensors: Mapping[str, AnyTensor | UnreadableTensor]
+) -> dict[str, tuple[int, ...]] | str:
+    """Each tensor's shape by its role, or why they are no layer."""
+    if "weight_ih" not in keys:
+        return f"{next(iter(keys.values()))!r} looks recurrent but has no weight_ih beside it; left as it is"
+    shapes = {role: _shape(key, tensors[key]) for role, key in keys.items()}
+    matrices = [role for role in shapes if role.startswith("weight")]
+    if any(len(shapes[role]) != 2 or 0 in shapes[role] for role in matrices):
+        found = ", ".join(f"{keys[role]} {shapes[role]}" for role in matrices)
+        return f"{found}: not the matrices of a PyTorch recurrent layer; left as they are"
+    return shapes
 
 
 def _shape(key: str, tensor: AnyTensor | UnreadableTensor) -> tuple[int, ...]:

@@ -6,8 +6,7 @@ keys in the file wherever PyTorch allows it, and `Classifier.keys` holds the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -50,43 +49,45 @@ def read_classifier(
         return build_user_model(file, wiring)
     file.refuse_unknown()
     order, how = find_chain(file, wiring.stacks)
-    features = output_size(file.stacks[order[-1]])
-    head = find_head(file, features, classes, wiring.head)
+    head = find_head(file, output_size(file.stacks[order[-1]]), classes, wiring.head)
     notes = _describe(file, order, how, f"{head.weight}: {head.note}", wiring.readout)
     linear = _load_head(file, head.weight, head.bias)
-    built = {}
-    for name in order:
-        depth = file.stacks[name][-1].index
-        built[name] = file.build_stack(name, dropout=dropout if depth else 0.0)
-    embedding = _embedding(file, input_size(file.stacks[order[0]])) if tokens else None
+    built = {
+        name: file.build_stack(name, dropout=dropout if file.stacks[name][-1].index else 0.0) for name in order
+    }
+    recurrent = {name: module for name, (module, _) in built.items()}
+    width = input_size(file.stacks[order[0]])
+    embedding = _embedding(file, width) if tokens else None
     chain = Chain(
-        {name: module for name, (module, _) in built.items()},
+        recurrent,
         linear,
         head.weight.rpartition(".")[0] or "head",
         dropout=dropout,
         readout=wiring.readout,
         embedding=None if embedding is None else (embedding[0].rpartition(".")[0] or "embedding", embedding[1]),
     )
-    keys: dict[str, str] = {}
-    for module, local in built.values():
-        place = chain.path_of(module)
-        keys |= {f"{place}.{name}": key for name, key in local.items()}
-    place = chain.path_of(linear)
-    head_keys = {f"{place}.weight": head.weight} | ({f"{place}.bias": head.bias} if head.bias else {})
+    ends: list[tuple[nn.Module, Mapping[str, str | None]]] = [(linear, {"weight": head.weight, "bias": head.bias})]
     if embedding is not None:
-        head_keys |= {f"{chain.path_of(embedding[1])}.weight": embedding[0]}
-    _tie(chain, keys | head_keys, file)
-    classifier = Classifier(
+        ends.append((embedding[1], {"weight": embedding[0]}))
+        notes = (*notes, f"tokens are looked up in {embedding[0]}")
+    head_keys = _keys(chain, ends)
+    keys = _keys(chain, built.values()) | head_keys
+    _tie(chain, keys, file)
+    return Classifier(
         module=chain,
-        keys=keys | head_keys,
-        recurrent={name: module for name, (module, _) in built.items()},
+        keys=keys,
+        recurrent=recurrent,
         head=tuple(head_keys),
-        input_size=input_size(file.stacks[order[0]]),
+        input_size=width,
         classes=linear.out_features,
-        notes=notes if embedding is None else (*notes, f"tokens are looked up in {embedding[0]}"),
+        notes=(*notes, *_unused(file, keys)),
         vocabulary=None if embedding is None else embedding[1].num_embeddings,
     )
-    return replace(classifier, notes=(*classifier.notes, *_unused(file, classifier)))
+
+
+def _keys(chain: Chain, parts: Iterable[tuple[nn.Module, Mapping[str, str | None]]]) -> dict[str, str]:
+    """Keys in the file by names in the chain, of modules with the keys of their own names."""
+    return {f"{chain.path_of(module)}.{local}": key for module, keys in parts for local, key in keys.items() if key}
 
 
 def _embedding(file: ModelFile, width: int) -> tuple[str, nn.Embedding] | None:
@@ -137,8 +138,8 @@ def _sizes(layers: Sequence[Layer]) -> str:
     return " ".join(words)
 
 
-def _unused(file: ModelFile, classifier: Classifier) -> tuple[str, ...]:
-    rest = sorted(set(file.shapes) - set(classifier.keys.values()))
+def _unused(file: ModelFile, keys: Mapping[str, str]) -> tuple[str, ...]:
+    rest = sorted(set(file.shapes) - set(keys.values()))
     if not rest:
         return ()
     more = f" and {len(rest) - 6} more" if len(rest) > 6 else ""

@@ -164,12 +164,7 @@ def whole_(
     structure, walk = search.trained(structures) if trained else search.untrained(structures)
     work = swap_(work, structure.swaps)
     apply_(work, walk)
-    records += structure.records
-    records += [
-        PassRecord(kind="rounding", name=row.name, before="as it is", after=row.level, damage=row.damage)
-        for row in walk.rows
-        if row.level != "as it is"
-    ]
+    records += [*structure.records, *_rounded(walk.rows)]
     return Whole(
         work,
         structure.name,
@@ -235,6 +230,14 @@ def _fold(model: nn.Module, inputs: Inputs, forward: Forward, packed: bool, reco
 def _folded(name: str, before: Any, after: Any) -> PassRecord:
     widths = [getattr(one, "embedding_dim", getattr(one, "input_size", None)) for one in (before, after)]
     return PassRecord(kind="fold", name=name, before=f"{widths[0]} wide", after=f"{widths[1]} wide", damage=0.0)
+
+
+def _rounded(rows: Sequence[Row]) -> list[PassRecord]:
+    return [
+        PassRecord(kind="rounding", name=row.name, before="as it is", after=row.level, damage=row.damage)
+        for row in rows
+        if row.level != "as it is"
+    ]
 
 
 def resized_shapes(before: Mapping[str, tuple[int, ...]], model: nn.Module) -> dict[str, tuple[int, ...]]:
