@@ -89,9 +89,9 @@ class Result(_Strict):
         findings: the figures; matrices are in their own files.
         seeds: one run each.
         command: as typed.
-        version: of trcompress.
+        version: of trcompress; "" where it was not noted.
         machine: where.
-        seconds: how long.
+        seconds: how long; 0 where it was not noted.
     """
 
     recipe: str
@@ -101,9 +101,9 @@ class Result(_Strict):
     findings: Findings
     seeds: tuple[int, ...]
     command: str
-    version: str
+    version: str = ""
     machine: Hardware
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
 def write_result(folder: Path, result: Result) -> Path:

@@ -22,23 +22,36 @@ def find_results(folder: str | Path) -> list[tuple[Path, Result]]:
     return sorted(found, key=lambda pair: (_place(pair[1].row), pair[1].recipe))
 
 
-def results_page(found: Sequence[tuple[Path, Result]], base: str | Path, pictures: Sequence[Path] = ()) -> str:
+def results_page(
+    found: Sequence[tuple[Path, Result]],
+    base: str | Path,
+    pictures: Sequence[Path] = (),
+    summary: Sequence[tuple[str, str, str]] = (),
+    missing: Sequence[str] = (),
+) -> str:
     """Render results as one page.
 
     Args:
         found: folders and results, in order.
         base: the page's folder; pictures are linked from there.
         pictures: of several results together, shown at the end.
+        summary: for a reader in a hurry: (what, what came out, recipe of the section) each.
+        missing: commands whose results are not here.
     """
     base = Path(base)
     parts = [
         "# Results",
         "",
         "Generated from the saved results by `python benchmarks/results.py`; not edited by hand. Each section is",
-        "one run, with its command. Procedural clips are rendered by `trcompress data make-clips`; they are not",
-        "UCF11 or HMDB51, and accuracies on them stand beside the paper's only to show that the path runs.",
+        "one run, with its command, seeds and machine. Procedural clips are rendered by `trcompress data",
+        "make-clips`; they are not UCF11 or HMDB51, and accuracies on them stand beside the paper's only to show",
+        "that the path runs. The accuracy of a rehearsal (a short run) stands for nothing.",
+        "",
+        *_summary(summary),
+        "## Contents",
         "",
         *_contents(found),
+        *(f"\nNot run here: `{command}`." for command in missing),
     ]
     for folder, result in found:
         parts += ["", *_section(folder, result, base)]
@@ -49,11 +62,27 @@ def results_page(found: Sequence[tuple[Path, Result]], base: str | Path, picture
     return "\n".join(parts) + "\n"
 
 
+def _summary(lines: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    if lines:
+        yield "## In short"
+        yield ""
+        yield from _grid(
+            ("what", "what came out"), [(f"[{what}](#{_anchor(recipe)})", text) for what, text, recipe in lines]
+        )
+        yield ""
+
+
 def _contents(found: Sequence[tuple[Path, Result]]) -> Iterator[str]:
     yield from _grid(
-        ("recipe", "row", "data", "claims that hold"),
+        ("section", "row", "data", "run", "claims that hold"),
         [
-            (f"[{one.recipe}](#{_anchor(one.recipe)})", one.row, one.findings.data, _score(one.findings.claims))
+            (
+                f"[{one.recipe}](#{_anchor(one.recipe)})",
+                one.row,
+                one.findings.data,
+                "rehearsal" if one.quick else "whole",
+                _score(one.findings.claims),
+            )
             for _, one in found
         ],
     )
@@ -72,11 +101,11 @@ def _score(claims: Sequence[Claim]) -> str:
 def _section(folder: Path, result: Result, base: Path) -> Iterator[str]:
     yield f"## {result.recipe}"
     yield ""
-    yield f"{result.row}: {result.title}." + (" Rehearsal." if result.quick else "")
+    yield f"{result.row}: {result.title}." + (" **Rehearsal.**" if result.quick else "")
     yield ""
     yield f"- data: {result.findings.data}"
     yield f"- command: `{result.command}`"
-    yield f"- seeds {', '.join(map(str, result.seeds))}; trcompress {result.version}; {result.seconds:,.0f} s"
+    yield f"- {'; '.join(_run(result))}"
     yield f"- {describe_machine(result.machine)}"
     if result.findings.rows:
         yield ""
@@ -96,6 +125,15 @@ def _section(folder: Path, result: Result, base: Path) -> Iterator[str]:
         if (folder / f"{file}.png").is_file():
             yield ""
             yield f"![{title}]({_link(folder / f'{file}.png', base)})"
+
+
+def _run(result: Result) -> Iterator[str]:
+    noted = f"{'seeds' if len(result.seeds) > 1 else 'seed'} {', '.join(map(str, result.seeds))}"
+    yield noted if result.seeds else "seed not noted"
+    if result.version:
+        yield f"trcompress {result.version}"
+    if result.seconds:
+        yield f"{result.seconds:,.0f} s"
 
 
 def describe_machine(machine: Hardware) -> str:
