@@ -161,7 +161,7 @@ def rows_of(task: Trained, data: DataSet, files: dict[str, Path], seed: int, who
     return rows
 
 
-def latency(path: Path, data: DataSet, wiring: Wiring) -> float:
+def latency(path: Path, data: DataSet, wiring: Wiring | None = None) -> float:
     """Milliseconds that a file's network takes for one batch of 16 sequences."""
     network = read_classifier(path, wiring, classes=len(data.classes)).module.eval()
     x = torch.zeros(16, data.steps, data.input_size)
@@ -170,11 +170,11 @@ def latency(path: Path, data: DataSet, wiring: Wiring) -> float:
 
 @torch.no_grad()
 def milliseconds(call: Callable[[], object], rounds: int = 15) -> float:
-    """Median time of a call."""
+    """Median CPU time of a call."""
     call()
     found = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        begun = time.process_time()
         call()
-        found.append(1000 * (time.perf_counter() - begun))
+        found.append(1000 * (time.process_time() - begun))
     return median(found)

@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import trcompress
+from trcompress.data.arrays import from_arrays
 from trcompress.errors import InputFileError, UsageError
+from trcompress.network.model_file import open_model
 from trcompress.passes.damage import Damage, divide
+from trcompress.passes.runnable import runnable_classifier
 from trcompress.passes.whole import Whole, whole_
 
 
@@ -115,3 +120,20 @@ def test_one_call_in_python_takes_sizes_as_people_write_them() -> None:
         trcompress.compress_(speller(), target_size=9000, target_ratio_model=3, calibrate=batches())
     with pytest.raises(UsageError, match="such as 500KB"):
         trcompress.compress_(speller(), target_size="nine", calibrate=batches())
+
+
+@pytest.mark.parametrize(("kept", "sequences"), [(512 * 2**20, 500), (40 * 24 * 4, 40), (1, 8)])
+def test_wide_sequences_come_in_batches_small_enough_to_hold_some_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: int, sequences: int
+) -> None:
+    monkeypatch.setattr("trcompress.passes.runnable.KEPT_BYTES", kept)
+    draw = np.random.default_rng(0)
+    arrays = {"x_train": draw.normal(size=(500, 6, 4)), "y_train": draw.integers(0, 3, 500)}
+    model = nn.ModuleDict({"rnn": nn.LSTM(4, 5, batch_first=True), "fc": nn.Linear(5, 3)})
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    data = from_arrays(arrays, split="none", validation_fraction=0)
+    found = runnable_classifier(open_model(tmp_path / "model.safetensors"), data)
+    assert sum(len(x) for x, _ in found.batches) == sequences
+    inputs = divide(found.batches)
+    assert len(inputs.held_out) == 2
+    assert len(inputs.fitted) == 6

@@ -19,7 +19,7 @@ from trcompress.network.outputs import Outputs, Select, find_outputs, relative_d
 HELD_OUT_EVERY, HELD_OUT_AT = 4, 1
 """Every fourth batch is held out, the second of each four."""
 
-KEPT_BYTES = 128 * 2**20
+KEPT_BYTES = 512 * 2**20
 """Bytes of batches that are kept."""
 
 

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from trcompress.calibration.user_network import user_batches
 from trcompress.data import DataSet, Split
+from trcompress.network.batches import bytes_of
 from trcompress.network.classifier import Wiring
 from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import ModelFile
 from trcompress.network.read_calibration import read_calibration
 from trcompress.network.read_classifier import read_classifier
 from trcompress.network.user_model import load_user_model
+from trcompress.passes.damage import KEPT_BYTES
 from trcompress.passes.whole_file import RunnableFile, base_artifact
 
 MOST_SEQUENCES = 1_024
@@ -25,6 +27,9 @@ MOST_SEQUENCES = 1_024
 
 SEQUENCES = 64
 """In a batch."""
+
+LEAST_BATCHES = 8
+"""Among which some are held out."""
 
 
 def runnable_classifier(
@@ -122,9 +127,13 @@ def _run_stacks(module: nn.Module, batch: Any) -> Any:
 
 
 def _batches(part: Split, seed: int) -> Iterable[tuple[Tensor, Tensor | None]]:
-    order = np.random.default_rng(seed).permutation(len(part))[:MOST_SEQUENCES]
-    for start in range(0, len(order), SEQUENCES):
-        x, _, lengths = part.batch(np.sort(order[start : start + SEQUENCES]))
+    """Draw sequences; of wide ones fewer, and fewer in a batch, so that some batches can be held out."""
+    each = bytes_of(part.batch(np.zeros(1, dtype=np.int64))[0])
+    most = min(MOST_SEQUENCES, max(LEAST_BATCHES, KEPT_BYTES // each))
+    size = min(SEQUENCES, max(1, most // LEAST_BATCHES))
+    order = np.random.default_rng(seed).permutation(len(part))[:most]
+    for start in range(0, len(order), size):
+        x, _, lengths = part.batch(np.sort(order[start : start + size]))
         yield x, lengths
 
 

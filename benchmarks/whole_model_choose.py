@@ -1,0 +1,56 @@
+"""How the settings of benchmarks/whole_model_tasks.py were chosen: cross-validation on the training part alone.
+
+Each candidate is a task with some changes; every fold trains all four networks and judges them on groups that none
+of them saw. The test part is not read.
+
+Run: python benchmarks/whole_model_choose.py --tasks hapt
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from statistics import mean
+
+import torch
+from finetune_choose import folds
+from samples import find_sample
+from whole_model_tasks import CANDIDATES, TASKS
+from whole_model_trained import Trained, run_trained
+
+from trcompress.data import DataSet, load_data
+
+
+def main() -> None:
+    """Cross-validate the candidates that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASKS), help="which data sets")
+    parser.add_argument("--only", default="", help="candidates whose name holds this text")
+    parser.add_argument("--folds", default="0,1,2", help="which of the three")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for task in (TASKS[name] for name in given.tasks.split(",")):
+        path = find_sample(task.sample)
+        if path is None:
+            print(f"{task.name}: the sample {task.sample} is not at hand; left out")
+            continue
+        data = load_data(path, validation_fraction=0.0, **task.options)
+        chosen = [int(one) for one in given.folds.split(",")]
+        for name, changes in CANDIDATES[task.name].items():
+            if given.only in name:
+                print(name, cross_validated(replace(task, **changes), data, chosen), flush=True)
+
+
+def cross_validated(task: Trained, data: DataSet, chosen: list[int]) -> dict[str, float]:
+    """Accuracy of each of the four networks on groups held out, in percent, mean of the folds."""
+    found: dict[str, list[float]] = {}
+    for seed, fold in enumerate(folds(data)):
+        if seed in chosen and fold.validation is not None:
+            part = replace(fold, validation=None, test=replace(fold.validation, name="test"))
+            for row in run_trained(task, part, seed):
+                found.setdefault(f"{row['what']}, {row['bytes']:,} bytes", []).append(row["metric"])
+    return {what: round(mean(values), 2) for what, values in found.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What benchmarks/whole_model_trained.py makes small: data, networks, settings, as cross-validation chose them.
+
+`python benchmarks/whole_model_choose.py` gives the figures of all candidates again, on groups of the training part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_tasks import FLARE as FLARE_TASK
+from finetune_tasks import HAPT_MEAN
+from whole_model_trained import Ring, Trained
+
+HAPT = Trained(
+    name="hapt",
+    sample=HAPT_MEAN.sample,
+    options=HAPT_MEAN.options,
+    hidden=HAPT_MEAN.hidden,
+    readout=HAPT_MEAN.readout,
+    dense=HAPT_MEAN.dense,
+    ratio=60,
+    tune={"epochs": 12, "batch_size": 64, "lr": 2e-3},
+)
+"""The dense network that benchmarks/finetune_choose.py prefers: the head sees a mean of states; much dropout."""
+FLARE = Trained(
+    name="flare",
+    sample=FLARE_TASK.sample,
+    options=FLARE_TASK.options,
+    hidden=FLARE_TASK.hidden,
+    readout=FLARE_TASK.readout,
+    dense=FLARE_TASK.dense,
+    ratio=100,
+    ring=Ring("30x40x3:8x8", "5", FLARE_TASK.tune),
+    tune={"epochs": 8, "batch_size": 32, "lr": 2e-3, "dropout": 0.3},
+)
+TASKS = {task.name: task for task in (HAPT, FLARE)}
+CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
+    "hapt": {
+        "as chosen": {},
+        "fresh at a higher rate": {"fresh": {"lr": 5e-3}},
+    },
+    "flare": {
+        "as chosen": {},
+        "ranks 10": {"ring": Ring("30x40x3:8x8", "10", FLARE_TASK.tune)},
+    },
+}
+"""What was compared: changes of a task, by name."""
