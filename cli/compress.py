@@ -73,6 +73,8 @@ _WHOLE_OPTIONS = (
     _names("passes", PASSES, ",".join(PASSES), "What may be done."),
     _names("storage", STORAGE, "float16,int8,int4", "How tensors may be stored."),
     _names("matrices", ("ih", "hh"), "ih", "Which may be rings."),
+    click.option("--units", type=click.IntRange(1), metavar="N", help="Hidden units to keep [default: found]."),
+    click.option("--rank", type=click.IntRange(1), metavar="R", help="Of these matrices [default: found]."),
     click.option("--pack", is_flag=True, help="Entropy-code the integers; coarser ones are then tried."),
 )
 

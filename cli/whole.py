@@ -163,7 +163,7 @@ def _budget(runnable: RunnableFile, given: dict[str, Any]) -> dict[str, Any]:
 
     if (given["target_size"] is None) == (given["target_ratio_model"] is None):
         raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
-    allowed = {name: given[name] for name in ("seed", "passes", "storage", "matrices")}
+    allowed = {name: given[name] for name in ("seed", "passes", "storage", "matrices", "units", "rank")}
     target = given["target_size"] or int(runnable.tensor_bytes / given["target_ratio_model"])
     return {"target_bytes": target, "command": command_line(), "packed": given["pack"], **allowed}
 

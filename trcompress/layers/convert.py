@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -133,19 +133,38 @@ def to_dense_module(layer: nn.Module) -> nn.Module:
     Raises:
         UsageError: not a ring layer.
     """
-    kind = next((dense for dense, ring in RING_OF.items() if isinstance(layer, ring)), None)
-    if kind is None:
+    if not isinstance(layer, tuple(RING_OF.values())):
         raise UsageError(f"to_dense_module takes a TR layer: got {type(layer).__name__}")
+    return expand_weights(layer, [name for name, one in layer._modules.items() if isinstance(one, CoreWeight)])
+
+
+def expand_weights(layer: nn.Module, names: Collection[str]) -> nn.Module:
+    """Copy a ring layer with some of its weights as ordinary parameters, the others as the cores they are.
+
+    Args:
+        layer: a ring layer.
+        names: local names of weights that are cores, `weight_hh_l0`.
+
+    Returns:
+        A ring layer; the torch.nn module that computes the same where no cores are left.
+    """
+    cores = {name: one for name, one in layer._modules.items() if isinstance(one, CoreWeight)}
+    kept = {name: one.plan for name, one in cores.items() if name not in names}
+    dense = next(dense for dense, ring in RING_OF.items() if isinstance(layer, ring))
     first = next(layer.parameters())
-    dense = kind(**_arguments(layer), device="meta", dtype=first.dtype).to_empty(device=first.device)
-    _copy_parameters(layer, dense)
+    given = {"weights": kept} if kept else {}
+    new: Any = (RING_OF[dense] if kept else dense)(**_arguments(layer), **given, device="meta", dtype=first.dtype)
+    new = new.to_empty(device=first.device)
+    _copy_parameters(layer, new)
     with torch.no_grad():
-        for name, weight in layer._modules.items():
-            if isinstance(weight, CoreWeight):
-                parameter = dense.get_parameter(name)
-                parameter.copy_(weight.to_dense())
-                parameter.requires_grad_(weight.core[0].requires_grad)
-    return dense.train(layer.training)
+        for name, weight in cores.items():
+            if name in kept:
+                new.get_submodule(name).set_cores(list(weight.core))
+            else:
+                new.get_parameter(name).copy_(weight.to_dense())
+            for one in new.get_submodule(name).parameters() if name in kept else [new.get_parameter(name)]:
+                one.requires_grad_(weight.core[0].requires_grad)
+    return new.train(layer.training)
 
 
 def _told(module: nn.Module) -> str:

@@ -146,6 +146,18 @@ class RingStack(Evaluated):
         use = Use(rounded(rows), training, input_grad, self.mode in kernels.ONEDNN and not x.is_cuda, x.is_cuda)
         return bottleneck_forms(weights, use, self._strategy)
 
+    def kernel_inputs(self, layer: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return what PyTorch's kernel reads for one layer alone.
+
+        Args:
+            layer: its index.
+            x: (..., I) what the layer is given.
+
+        Returns:
+            (..., K) through the bottleneck, or x itself; and the kernel's weights in torch.nn's order.
+        """
+        return self._kernel_inputs(x, layer, layer + 1, self._forms(layer, x.numel() // x.shape[-1], x))
+
     def _kernel_inputs(
         self, x: Tensor, start: int, stop: int, forms: list[Form] | None
     ) -> tuple[Tensor, list[Tensor]]:

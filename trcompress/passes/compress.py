@@ -61,6 +61,8 @@ def compress_(
     passes: Sequence[str] = PASSES,
     storage: Sequence[str] = STORED_AS,
     matrices: Sequence[str] = ("ih",),
+    units: int | None = None,
+    rank: int | None = None,
     packed: bool = False,
     trained: bool = False,
     seed: int = 0,
@@ -87,6 +89,8 @@ def compress_(
     passes: Sequence[str] = PASSES,
     storage: Sequence[str] = STORED_AS,
     matrices: Sequence[str] = ("ih",),
+    units: int | None = None,
+    rank: int | None = None,
     packed: bool = False,
     trained: bool = False,
     init: str = "tr-als",
@@ -127,6 +131,8 @@ def compress_(
         passes: for the whole file: which of "fold", "rings", "units", "rounding" are allowed.
         storage: for the whole file: which of "float16", "bfloat16", "int8", "int4" are allowed.
         matrices: for the whole file: which may be rings, "ih" and "hh".
+        units: for the whole file: hidden units that stay in every layer with more; else several numbers are tried.
+        rank: for the whole file: rank that these matrices get, where it saves values; else several are tried.
         packed: for the whole file: entropy-code it.
         trained: for the whole file: it will be trained afterwards, so that units may go first.
         init: how cores are found: "tr-als", "tr-svd" or "random".
@@ -159,6 +165,7 @@ def compress_(
         goal: dict[str, Any] = {"target_size": target_size, "target_ratio_model": target_ratio_model, "plan": plan}
         whole: dict[str, Any] = {"passes": passes, "storage": storage, "matrices": matrices, "packed": packed}
         more: dict[str, Any] = {"forward": forward, "outputs": outputs, "trained": trained, "progress": progress}
+        more |= {"units": units, "rank": rank}
         return fit_(model, calibrate, **goal, **whole, **more, seed=seed)
     if refine and calibrate is None and getattr(plan, "live", None) is None:
         raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")

@@ -31,6 +31,8 @@ def compress(
     passes: Sequence[str] = PASSES,
     storage: Sequence[str] = STORAGE,
     matrices: Sequence[str] = ("ih",),
+    units: int | None = None,
+    rank: int | None = None,
     pack: bool = False,
     wiring: Wiring | None = None,
     data_options: Mapping[str, Any] | None = None,
@@ -51,6 +53,8 @@ def compress(
         passes: what may be done: "fold", "rings", "units", "rounding".
         storage: how tensors may be stored: "float16", "bfloat16", "int8", "int4".
         matrices: which may get a lower rank: "ih", "hh".
+        units: hidden units that every recurrent layer with more keeps; by default several numbers are tried.
+        rank: that these matrices get, where it saves values; by default several are tried.
         pack: entropy-code what is stored in few bits.
         wiring: how the file's parts form a network, where the file does not tell.
         data_options: how to read `calibrate`.
@@ -78,6 +82,7 @@ def compress(
     runnable = runnable_classifier(open_model(checkpoint, **wiring.reading), data, wiring, seed=seed)
     target = target_size if target_size is not None else int(runnable.tensor_bytes / (target_ratio_model or 1))
     given: dict[str, Any] = {"passes": tuple(passes), "storage": tuple(storage), "matrices": tuple(matrices)}
+    given |= {"units": units, "rank": rank}
     artifact, whole = compress_file(
         runnable, target_bytes=target, command=command, seed=seed, packed=pack, progress=progress, **given
     )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from trcompress.layers import RING_OF, to_dense_module
+from trcompress.layers.stack import RingStack
+from trcompress.model.kinds import KINDS, kind_of_mode
 
 State = tuple[Tensor, ...]
 
@@ -49,22 +50,23 @@ def layer_inputs(module: nn.Module, input: Any, hx: Any = None) -> Iterator[Laye
         input: as the module takes it: padded, packed, unbatched.
         hx: as the module takes it.
     """
-    plain = to_dense_module(module) if not isinstance(module, tuple(RING_OF)) else module
-    if not isinstance(plain, nn.RNNBase):
-        yield _cell_inputs(plain, input, hx)
+    if not hasattr(module, "num_layers"):
+        yield _cell_inputs(module, input, hx)
         return
+    plain: Any = module
     inputs, lengths = _padded(plain, input)
     states = _initial(plain, hx, inputs)
     valid = torch.arange(inputs.shape[1], device=inputs.device) < lengths.unsqueeze(1)  # (B, T)
     directions = 2 if plain.bidirectional else 1
     for layer in range(plain.num_layers):
         own = tuple(one[layer * directions : (layer + 1) * directions] for one in states)
-        outputs = _run(alone := _single(plain, layer), inputs, lengths, own)
+        alone, fed = _single(plain, layer, inputs)
+        outputs = _run(alone, fed, lengths, own)
         for number, direction in enumerate(outputs.chunk(directions, dim=-1)):
             suffix = f"_l{layer}" + ("_reverse" if number else "")
             before = _shifted(direction, own[0][number], lengths, backward=bool(number))
             cells = own[1][number] if plain.proj_size else None
-            inner = None if cells is None else _unprojected(alone, number, inputs, before, cells, valid)
+            inner = None if cells is None else _unprojected(alone, number, fed, before, cells, valid)
             yield LayerInputs(suffix, inputs, before, valid, inner)
         inputs = outputs
 
@@ -79,7 +81,7 @@ def _cell_inputs(cell: Any, input: Tensor, hx: Any) -> LayerInputs:
     return LayerInputs("", given.unsqueeze(1), hidden.unsqueeze(1), valid)
 
 
-def _padded(module: nn.RNNBase, input: Any) -> tuple[Tensor, Tensor]:
+def _padded(module: Any, input: Any) -> tuple[Tensor, Tensor]:
     """(B, T, I) inputs and (B,) lengths."""
     if isinstance(input, PackedSequence):
         padded, lengths = pad_packed_sequence(input, batch_first=True)
@@ -91,31 +93,32 @@ def _padded(module: nn.RNNBase, input: Any) -> tuple[Tensor, Tensor]:
     return input, torch.full((len(input),), input.shape[1], device=input.device)
 
 
-def _initial(module: nn.RNNBase, hx: Any, inputs: Tensor) -> State:
+def _initial(module: Any, hx: Any, inputs: Tensor) -> State:
     """The initial states, (layers * directions, B, H) each: hidden, and cells of an LSTM."""
     if hx is not None:
         given = hx if isinstance(hx, tuple) else (hx,)
         return tuple(one if one.dim() == 3 else one.unsqueeze(1) for one in given)
     count = module.num_layers * (2 if module.bidirectional else 1)
     hidden = inputs.new_zeros(count, len(inputs), module.proj_size or module.hidden_size)
-    if not isinstance(module, nn.LSTM):
+    if module.mode != "LSTM":
         return (hidden,)
     return hidden, inputs.new_zeros(count, len(inputs), module.hidden_size)
 
 
-def _single(module: nn.RNNBase, layer: int) -> nn.RNNBase:
-    """One layer, both directions, sharing the module's parameters."""
-    kind = next(kind for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, kind))
+def _single(module: Any, layer: int, inputs: Tensor) -> tuple[nn.RNNBase, Tensor]:
+    """One layer, both directions, sharing the module's parameters; and what it reads: a bottleneck's values."""
     options: dict[str, Any] = {"proj_size": module.proj_size} if module.proj_size else {}
-    if kind is nn.RNN:
+    if hasattr(module, "nonlinearity"):
         options["nonlinearity"] = module.nonlinearity
-    state = {
-        name.replace(f"_l{layer}", "_l0"): value
-        for name, value in module.named_parameters()
-        if name.removesuffix("_reverse").endswith(f"_l{layer}")
-    }
-    alone = kind(
-        state["weight_ih_l0"].shape[1],
+    if isinstance(module, RingStack):
+        fed, weights = module.kernel_inputs(layer, inputs)
+    else:
+        directions = 2 if module.bidirectional else 1
+        own = module.all_weights[layer * directions : (layer + 1) * directions]
+        fed, weights = inputs, [weight for group in own for weight in group]
+    kind = KINDS[kind_of_mode(module.mode).name].module
+    alone: nn.RNNBase = getattr(nn, kind)(
+        fed.shape[-1],
         module.hidden_size,
         bias=module.bias,
         batch_first=True,
@@ -123,8 +126,9 @@ def _single(module: nn.RNNBase, layer: int) -> nn.RNNBase:
         device="meta",
         **options,
     )
-    alone.load_state_dict(state, assign=True)
-    return alone.eval()
+    names = [name for group in alone._all_weights for name in group]
+    alone.load_state_dict(dict(zip(names, weights, strict=True)), assign=True)
+    return alone.eval(), fed
 
 
 def _run(alone: nn.RNNBase, inputs: Tensor, lengths: Tensor, states: State) -> Tensor:

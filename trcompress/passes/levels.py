@@ -20,6 +20,9 @@ STEPS = (0.06, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 SMALL = 256
 """Matrices of fewer values stay with the biases: in halves at most."""
 
+SMALL_CORE = 32
+"""The same for cores of a ring, where many of them are all that there is of a matrix."""
+
 AS_IT_IS = "as it is"
 
 
@@ -71,7 +74,7 @@ def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Se
     """
     state = {key: value for key, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     first = _first_names(state)
-    matrices = [key for key in first if state[key].dim() > 1 and state[key].numel() >= SMALL]
+    matrices = [key for key in first if state[key].dim() > 1 and state[key].numel() >= _least(key, packed)]
     found = []
     for key in matrices:
         bias = _bias_beside(key, state)
@@ -81,6 +84,11 @@ def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Se
     if rest:
         found.append(LevelChoice(REST, rest, None, tuple(_rest_levels({key: state[key] for key in rest}, kinds))))
     return found
+
+
+def _least(key: str, packed: bool) -> int:
+    """Entropy-coded integers share one tensor, others take some 150 bytes of the file's table of contents each."""
+    return SMALL_CORE if packed and ".core." in key else SMALL
 
 
 def _first_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

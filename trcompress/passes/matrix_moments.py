@@ -22,12 +22,18 @@ class MatrixMoments:
 
     Args:
         moments: of the vectors that each matrix multiplies, by the name of its parameter: inputs for weight_ih,
-            previous states for weight_hh, states before the projection for weight_hr, inputs of nn.Linear.
+            previous states for weight_hh, states before the projection for weight_hr, inputs of nn.Linear. Of a
+            ring also of the K values that its output cores multiply, as `<name>.bottleneck`.
         batches: how many batches were run.
     """
 
     moments: Mapping[str, Moments]
     batches: int
+
+
+def bottleneck_of(name: str) -> str:
+    """Name the values between the input and the output cores of a ring."""
+    return f"{name}.bottleneck"
 
 
 def matrix_moments(model: nn.Module, batches: Iterable[Any], forward: Forward = default_forward) -> MatrixMoments:
@@ -86,6 +92,8 @@ def _add_layer(seen: dict[str, Moments], prefix: str, module: nn.Module, given: 
         weight = getattr(module, local := f"{role}{given.suffix}", None)
         if isinstance(weight, (Tensor, CoreWeight)):
             _add(seen, prefix + local, rows)
+        if isinstance(weight, CoreWeight) and weight.plan.structure.bottleneck:
+            _add(seen, bottleneck_of(prefix + local), rows @ weight.factors()[0].to(rows))
 
 
 def _add(seen: dict[str, Moments], name: str, rows: Tensor) -> None:

@@ -50,6 +50,11 @@ class Moments:
         if self.products is not None:
             self.products += rows.T @ rows
 
+    def of(self, places: Tensor) -> Moments:
+        """Return the moments of some of the values, (k,) indices."""
+        products = None if self.products is None else self.products[places][:, places]
+        return Moments(len(places), self.count, self.total[places], products)
+
     @property
     def mean(self) -> Tensor:
         """(n,) mean vector; zero where none was seen."""

@@ -17,12 +17,14 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.errors import UsageError
 from trcompress.layers import is_plain_stack
+from trcompress.layers.stack import RingStack
 from trcompress.layers.swaps import swapped
 from trcompress.network.batches import Forward, evaluating, tensors_of
 from trcompress.passes.compare import distance
 from trcompress.passes.guess import affine_guess, has, repair
 from trcompress.passes.moments import Moments
-from trcompress.passes.shrink import Kept, shrunken, top_units
+from trcompress.passes.opening import opened
+from trcompress.passes.shrink import Kept, settle_, shrunken, top_units
 
 EQUAL = 1e-8
 """Relative squared difference of outputs that another order of summation explains."""
@@ -40,6 +42,11 @@ def readers_of(model: nn.Module, name: str, batches: Sequence[Any], forward: For
     Raises:
         UsageError: something other than linear layers and whole recurrent layers reads them.
     """
+    with opened(model, name) as network:
+        return _readers_of(network, name, batches, forward)
+
+
+def _readers_of(model: nn.Module, name: str, batches: Sequence[Any], forward: Forward) -> tuple[str, ...]:
     module: Any = model.get_submodule(name)
     width = module.hidden_size * (2 if module.bidirectional else 1)
     able = [one for one, other in model.named_modules() if one != name and _width(other) == width]
@@ -72,14 +79,15 @@ def repaired(old: Any, moments: dict[str, Moments], units: Tensor) -> nn.Module:
         new.in_features = len(units)
     else:
         new.input_size = len(units)
-        new._flat_weights = [getattr(new, one) for one in new._flat_weights_names]
+        settle_(new)
     return new
 
 
 def _width(module: Any) -> int | None:
     if type(module) is nn.Linear:
         return module.in_features
-    return module.input_size if is_plain_stack(module) else None
+    plain = is_plain_stack(module) or isinstance(module, RingStack)
+    return module.input_size if plain and has(module, "weight_ih_l0") else None
 
 
 def _poisoned(model: nn.Module, name: str, able: Sequence[str], batch: Any, forward: Forward) -> list[str]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from trcompress.formats import TensorRing
 from trcompress.layers import RING_OF, CoreWeight, from_dense, layers_of
+from trcompress.layers.cells import RingCell
+from trcompress.layers.stack import RingStack
 from trcompress.model.matrix import Matrix
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.passes.guess import has
@@ -64,43 +66,45 @@ def break_even(rows: int, columns: int) -> float:
 
 
 def ring_swaps(
-    model: nn.Module, share: float, seen: MatrixMoments, roles: Sequence[str] = ("ih",), least: int = 32
+    model: nn.Module, rank: float, seen: MatrixMoments, roles: Sequence[str] = ("ih",), least: int = 32
 ) -> dict[str, nn.Module]:
-    """Give matrices of every plain recurrent module a rank below the break-even.
+    """Give matrices of every recurrent module a rank below the break-even.
 
     Args:
-        model: any module, unchanged.
-        share: of the break-even rank, between 0 and 1.
+        model: any module, unchanged; matrices that are rings already stay as they are.
+        rank: an integer; or a share of the break-even rank, between 0.0 and 1.0.
         seen: moments of what its matrices multiply.
         roles: "ih", "hh" or both.
-        least: matrices narrower than this are left.
+        least: matrices narrower than this are left, where `rank` is a share.
 
     Returns:
         Ring layers by the name of the module they stand for.
     """
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if type(module) in RING_OF:
-            swap = _ring_layer(name, module, share, seen, roles, least)
+        if type(module) in RING_OF or isinstance(module, RingStack | RingCell):
+            swap = _ring_layer(name, module, rank, seen, roles, least)
             if swap is not None:
                 found[name] = swap
     return found
 
 
 def _ring_layer(
-    name: str, module: Any, share: float, seen: MatrixMoments, roles: Sequence[str], least: int
+    name: str, module: Any, rank: float, seen: MatrixMoments, roles: Sequence[str], least: int
 ) -> nn.Module | None:
     prefix = f"{name}." if name else ""
     chosen: dict[str, LowRank] = {}
     plans: dict[str, WeightPlan] = {}
     for layer in layers_of(module):
         for matrix in layer.matrices:
-            rank = min(round(share * break_even(matrix.rows, matrix.columns)), matrix.rows, matrix.columns)
-            if matrix.role in roles and matrix.columns >= least and rank >= 1:
-                weight, bias = getattr(module, matrix.key), matrix.key.replace("weight", "bias")
+            most = break_even(matrix.rows, matrix.columns)
+            wanted = min(rank if isinstance(rank, int) else round(rank * most), matrix.rows, matrix.columns)
+            weight, bias = getattr(module, matrix.key), matrix.key.replace("weight", "bias")
+            pays = wanted < most if isinstance(rank, int) else wanted >= 1 and matrix.columns >= least
+            if matrix.role in roles and pays and isinstance(weight, Tensor):
                 moments = seen.moments.get(prefix + matrix.key)
-                chosen[matrix.key] = low_rank(weight, rank, moments, centred=has(module, bias))
-                plans[matrix.key] = _two_mode(matrix, rank)
+                chosen[matrix.key] = low_rank(weight, wanted, moments, centred=has(module, bias))
+                plans[matrix.key] = _two_mode(matrix, wanted)
     if not chosen:
         return None
     ring = from_dense(module, plans)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.network.batches import Forward, evaluating, tensors_of
+from trcompress.passes.opening import opened
 
 Saliency = Mapping[str, Tensor]
 """(H,) importance of every unit, by the ending of its parameters' names."""
@@ -41,6 +42,13 @@ def saliency(
         forward: `forward(model, batch)`; its outputs must be differentiable, else the units' energy counts.
         seed: of the random signs.
     """
+    with opened(model, name) as network:
+        return _saliency(network, name, readers, batches, forward, seed)
+
+
+def _saliency(
+    model: nn.Module, name: str, readers: Sequence[str], batches: Sequence[Any], forward: Forward, seed: int
+) -> Saliency:
     module: Any = model.get_submodule(name)
     reading = _reading(model, module, readers)
     weights = [weight for parts in reading.values() for weight, _ in parts]

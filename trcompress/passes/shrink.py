@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.errors import UsageError
+from trcompress.layers import CoreWeight
 from trcompress.passes.guess import affine_guess, has, repair
 from trcompress.passes.moments import Moments
+from trcompress.passes.opening import with_units
 
 Kept = Mapping[str, Tensor]
 """Indices of the units that stay, by the ending of their parameters' names: "_l0", "_l1_reverse"."""
 
 
 def shrunken(module: Any, kept: Kept, moments: Mapping[str, Moments]) -> nn.Module:
-    """Build torch.nn's layer of the kept units.
+    """Build the layer of the kept units.
 
     Args:
-        module: torch.nn.LSTM, GRU or RNN.
+        module: torch.nn.LSTM, GRU or RNN, or an opened ring layer.
         kept: the same number of units for every layer and direction.
         moments: of what each matrix reads, by its local name; not needed where all units stay.
 
@@ -40,9 +42,15 @@ def shrunken(module: Any, kept: Kept, moments: Mapping[str, Moments]) -> nn.Modu
     for ending, units in kept.items():
         _drop_rows(new, ending, units, module.hidden_size)
     new.hidden_size = keep
-    new._flat_weights = [getattr(new, name) for name in new._flat_weights_names]
-    new.flatten_parameters()
+    settle_(new)
     return new
+
+
+def settle_(module: Any) -> None:
+    """Tell torch.nn's layer that its parameters are other objects now."""
+    if isinstance(module, nn.RNNBase):
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        module.flatten_parameters()
 
 
 def top_units(module: Any, kept: Kept) -> Tensor:
@@ -79,3 +87,5 @@ def _drop_rows(new: Any, ending: str, units: Tensor, hidden: int) -> None:
             gates = torch.arange(0, len(old), hidden).unsqueeze(1)
             rows = (gates + units).flatten()  # every gate's rows of the kept units
             setattr(new, name, nn.Parameter(old.detach()[rows].clone()))
+        elif isinstance(old, CoreWeight):
+            setattr(new, name, with_units(old, units))

@@ -10,6 +10,7 @@ from torch import nn
 
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight, is_plain_stack
+from trcompress.layers.stack import RingStack
 from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
@@ -32,8 +33,8 @@ class Structure:
     """Sizes of a network.
 
     Args:
-        units: share of the hidden units that stay.
-        rank: share of the break-even rank, or None where matrices stay whole.
+        units: share of the hidden units that stay, or their number where that was asked for.
+        rank: share of the break-even rank, or the rank that was asked for, or None where matrices stay whole.
         swaps: the modules that differ, by name.
         records: of the passes, for the file.
     """
@@ -46,8 +47,12 @@ class Structure:
     @property
     def name(self) -> str:
         """In words."""
-        kept = "every unit" if self.units == 1 else f"{self.units:.4g} of the units"
-        return kept if self.rank is None else f"{kept}, {self.rank:.4g} of the break-even rank"
+        kept = f"{self.units} units" if isinstance(self.units, int) else f"{self.units:.4g} of the units"
+        kept = "every unit" if self.units == 1.0 and not isinstance(self.units, int) else kept
+        if self.rank is None:
+            return kept
+        rank = f"rank {self.rank}" if isinstance(self.rank, int) else f"{self.rank:.4g} of the break-even rank"
+        return f"{kept}, {rank}"
 
 
 class Structures:
@@ -59,19 +64,33 @@ class Structures:
         roles: matrices that may be rings: "ih", "hh".
         inputs: to rank units and to fit on.
         forward: `forward(model, batch)`.
+        units: hidden units that every layer keeps; several numbers are tried by default.
+        rank: that matrices get; several are tried by default.
     """
 
     def __init__(
-        self, model: nn.Module, passes: Sequence[str], roles: Sequence[str], inputs: Inputs, forward: Forward
+        self,
+        model: nn.Module,
+        passes: Sequence[str],
+        roles: Sequence[str],
+        inputs: Inputs,
+        forward: Forward,
+        *,
+        units: int | None = None,
+        rank: int | None = None,
     ) -> None:
         self._model, self._inputs, self._forward = model, inputs, forward
         self._roles = roles
-        self.units = UNIT_SHARES if "units" in passes else ()
-        self.ranks = RANK_SHARES if "rings" in passes else ()
+        self._given = (units, rank)
+        self.units: Sequence[float] = UNIT_SHARES if "units" in passes else ()
+        self.ranks: Sequence[float] = RANK_SHARES if "rings" in passes else ()
         self._able: dict[str, Saliency] | None = None
 
     def untrained(self) -> Iterator[Structure]:
         """Structures for a network that stays as it is: whole, lower ranks, fewer units; the smallest last."""
+        if self._given != (None, None):
+            yield self._as_given()
+            return
         yield Structure()
         for rank in self.ranks:
             yield from self.build(1.0, rank)
@@ -82,6 +101,9 @@ class Structures:
 
     def grid(self) -> Iterator[Structure]:
         """Every number of units with every rank, for a network that will be trained: most units first."""
+        if self._given != (None, None):
+            yield self._as_given()
+            return
         for rank in (None, *self.ranks):
             if rank is None:
                 yield Structure()
@@ -94,18 +116,32 @@ class Structures:
         """Yield one structure, if anything of the network can be given these sizes."""
         swaps: dict[str, nn.Module] = {}
         records: list[PassRecord] = []
-        if units < 1:
+        if units < 1 or isinstance(units, int):
             self._remove(units, swaps, records)
             if not swaps:
                 return
-        if rank is not None and not self._lower(rank, swaps, records):
+        lowered = rank is not None and self._lower(rank, swaps, records)
+        if rank is not None and not lowered and not (swaps and isinstance(rank, int)):
             return
         yield Structure(units, rank, swaps, tuple(records))
 
-    def _remove(self, share: float, swaps: dict[str, nn.Module], records: list[PassRecord]) -> None:
+    def _as_given(self) -> Structure:
+        units, rank = self._given
+        found = next(self.build(1.0 if units is None else units, rank), None)
+        if found is None:
+            able = {name: self._model.get_submodule(name).hidden_size for name in self._importance()}
+            told = ", ".join(f"{name} {size}" for name, size in able.items()) or "none"
+            raise UsageError(
+                f"`units={units}` and `rank={rank}` must change something: layers whose units may go have: {told}; "
+                f"matrices that may be of lower rank are `matrices={','.join(self._roles)}`"
+            )
+        return found
+
+    def _remove(self, wanted: float, swaps: dict[str, nn.Module], records: list[PassRecord]) -> None:
         for name, scores in self._importance().items():
             module: Any = self._model.get_submodule(name)
-            keep = max(module.proj_size + 1, round(module.hidden_size * share), 1)
+            asked = wanted if isinstance(wanted, int) else round(module.hidden_size * wanted)
+            keep = max(module.proj_size + 1, asked, 1)
             if keep >= module.hidden_size:
                 continue
             with swapped(self._model, swaps) as changed:
@@ -117,17 +153,18 @@ class Structures:
             records += [PassRecord(kind="units", name=one, before=before, after=after) for one in found]
             swaps |= found
 
-    def _lower(self, share: float, swaps: dict[str, nn.Module], records: list[PassRecord]) -> bool:
+    def _lower(self, rank: float, swaps: dict[str, nn.Module], records: list[PassRecord]) -> bool:
         with swapped(self._model, swaps) as changed:
             seen = matrix_moments(changed, self._inputs.fitted, self._forward)
-            found = ring_swaps(changed, share, seen, self._roles)
+            found = ring_swaps(changed, rank, seen, self._roles)
+            dense = {name: changed.get_submodule(name) for name in found}
         for name, module in found.items():
             for local, one in module.named_children():
-                if isinstance(one, CoreWeight):
-                    matrix, rank = one.plan.matrix, one.bottleneck
+                if isinstance(one, CoreWeight) and not isinstance(dense[name]._modules.get(local), CoreWeight):
+                    matrix = one.plan.matrix
                     key = f"{name}.{local}" if name else local
-                    before = f"{matrix.rows} x {matrix.columns}"
-                    records.append(PassRecord(kind="rings", name=key, before=before, after=f"rank {rank}"))
+                    before, after = f"{matrix.rows} x {matrix.columns}", f"rank {one.bottleneck}"
+                    records.append(PassRecord(kind="rings", name=key, before=before, after=after))
         swaps |= found
         return bool(found)
 
@@ -136,7 +173,7 @@ class Structures:
         if self._able is None:
             self._able = {}
             for name, module in self._model.named_modules():
-                if is_plain_stack(module):
+                if is_plain_stack(module) or isinstance(module, RingStack):
                     try:
                         self._able[name] = self._scores(name, module)
                     except UsageError:

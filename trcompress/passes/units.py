@@ -8,7 +8,7 @@ torch.nn's own layer with a smaller hidden_size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,13 @@ from trcompress.errors import UsageError
 from trcompress.layers import is_recurrent
 from trcompress.layers.swaps import Swaps
 from trcompress.network.batches import Forward
+from trcompress.passes.closing import closed
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.passes.moments import Moments
+from trcompress.passes.opening import opened
 from trcompress.passes.readers import readers_of, repaired
 from trcompress.passes.saliency import Saliency, saliency
-from trcompress.passes.shrink import Kept, shrunken, top_units
+from trcompress.passes.shrink import Kept, layer_units, shrunken, top_units
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def fewer_units(
 
     Args:
         model: any module, unchanged.
-        name: of the recurrent module: torch.nn.LSTM, GRU or RNN.
+        name: of the recurrent module: torch.nn.LSTM, GRU or RNN, or a ring layer that stands for one.
         keep: hidden units of every layer and direction that stay.
         recorded: of `matrix_moments` on calibration inputs.
         batches: inputs to rank units on, and to find by trial what reads the states.
@@ -78,9 +80,17 @@ def fewer_units(
     own = "weight_hr" if module.proj_size else "weight_hh"
     moments = _of(recorded, name)
     kept = {ending: choose_units(one, moments.get(own + ending), keep) for ending, one in scores.items()}
-    swaps: dict[str, nn.Module] = {name: shrunken(module, kept, moments)}
+    swaps: dict[str, nn.Module] = {}
+    with opened(model, name) as network:
+        wide = network.get_submodule(name)
+        swaps[name] = shrunken(wide, kept, moments)
+        for one in readers:
+            swaps[one] = repaired(network.get_submodule(one), _of(recorded, one), top_units(wide, kept))
+    swaps[name] = closed(swaps[name], module, _of_kept(moments, module, kept))
     for one in readers:
-        swaps[one] = repaired(model.get_submodule(one), _of(recorded, one), top_units(module, kept))
+        seen, top = _of(recorded, one), top_units(module, kept)
+        seen |= {key: seen[key].of(top) for key in ("weight_ih_l0", "weight_ih_l0_reverse") if key in seen}
+        swaps[one] = closed(swaps[one], model.get_submodule(one), seen)
     return FewerUnits(swaps, kept, readers)
 
 
@@ -123,6 +133,19 @@ def _checked(model: nn.Module, name: str, keep: int) -> Any:
             f"{name} has {module.hidden_size} hidden units: keep between 1 and all of them, got {keep}"
         )
     return module
+
+
+def _of_kept(moments: Mapping[str, Moments], module: Any, kept: Kept) -> dict[str, Moments]:
+    """Moments of what each matrix of the smaller layer multiplies."""
+    found = dict(moments)
+    for ending, units in kept.items():
+        layer = int(ending.removeprefix("_l").removesuffix("_reverse"))
+        below = layer_units(module, kept, layer - 1) if layer and not module.proj_size else None
+        own = "weight_hr" if module.proj_size else "weight_hh"
+        for key, places in ((own + ending, units), (f"weight_ih{ending}", below)):
+            if places is not None and key in found:
+                found[key] = found[key].of(places)
+    return found
 
 
 def _of(recorded: MatrixMoments, name: str) -> dict[str, Moments]:

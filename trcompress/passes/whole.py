@@ -18,7 +18,7 @@ from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.errors import UsageError, one_of
-from trcompress.layers import is_plain_stack, kind_of
+from trcompress.layers import CoreWeight, is_plain_stack, kind_of
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
@@ -111,6 +111,8 @@ def whole_(
     storage: Sequence[str] = STORED_AS,
     packed: bool = False,
     matrices: Sequence[str] = ("ih",),
+    units: int | None = None,
+    rank: int | None = None,
     trained: bool = False,
     in_place: bool = True,
     file_size: WholeSize | None = None,
@@ -130,6 +132,8 @@ def whole_(
         storage: which of `trcompress.artifact.storage.STORAGE` are allowed.
         packed: entropy-code integers; coarser integers are then tried as well.
         matrices: which matrices of recurrent layers may be of lower rank: "ih", "hh".
+        units: hidden units that every recurrent layer with more keeps; by default several numbers are tried.
+        rank: that these matrices get, where it saves values; by default several are tried.
         trained: the network will be trained afterwards: it may lose units first, and is rounded to eight bits.
         in_place: change the model; False plans on a copy.
         file_size: tells the bytes of a file; that of `trcompress.save` by default.
@@ -147,10 +151,13 @@ def whole_(
         raise UsageError(f"target_bytes must be positive: got {target_bytes:,}")
     passes = [one_of("passes", one, PASSES) for one in passes]
     storage = [one_of("storage", one, STORAGE) for one in storage]
+    matrices = [one_of("matrices", one, ("ih", "hh")) for one in matrices]
+    if (units is not None and units < 1) or (rank is not None and rank < 1):
+        raise UsageError(f"`units` and `rank` must be 1 or more: got {units} and {rank}")
     work = model if in_place else deepcopy(model)
     size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
     inputs = divide(calibrate, held_out)
-    shapes = {name: tuple(value.shape) for name, value in work.state_dict().items()}
+    shapes = dense_shapes(work)
     damage = Damage(work, inputs.held_out, forward, outputs)
     before = size(work, {}, ())
     records: list[PassRecord] = []
@@ -160,7 +167,7 @@ def whole_(
     search = BudgetSearch(
         work, inputs, damage, forward, target_bytes, size, tuple(records), packed, kinds, progress
     )
-    structures = Structures(work, passes, matrices, inputs, forward)
+    structures = Structures(work, passes, matrices, inputs, forward, units=units, rank=rank)
     structure, walk = search.trained(structures) if trained else search.untrained(structures)
     work = swap_(work, structure.swaps)
     apply_(work, walk)
@@ -242,8 +249,14 @@ def _rounded(rows: Sequence[Row]) -> list[PassRecord]:
 
 def resized_shapes(before: Mapping[str, tuple[int, ...]], model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that a network no longer has in that size, by name."""
-    now = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    now = dense_shapes(model)
     return {name: shape for name, shape in before.items() if now.get(name) != shape}
+
+
+def dense_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's tensors by name; of cores, that of the weight they stand for."""
+    shapes = {name: tuple(one.shape) for name, one in model.state_dict().items() if ".core." not in name}
+    return shapes | {name: tuple(one.shape) for name, one in model.named_modules() if isinstance(one, CoreWeight)}
 
 
 def _saved_bytes(

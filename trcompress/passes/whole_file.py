@@ -16,6 +16,7 @@ from trcompress.checkpoint import read_checkpoint
 from trcompress.layers import CoreWeight
 from trcompress.model.header import Header, PassRecord, Step, Weight
 from trcompress.model.layer import Layer
+from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.batches import Forward
 from trcompress.network.model_file import ModelFile
 from trcompress.network.outputs import Outputs, Select
@@ -97,16 +98,18 @@ class RunnableFile:
             "shared": tuple(group for group in before.shared if _equal(group, tensors)),
             "lineage": (*before.lineage, step),
             "passes": (*before.passes, *(self.record(one) for one in records)),
-            "original": {**self._resized(tensors), **before.original},
         }
-        return before.model_copy(update=changes)
+        after = before.model_copy(update=changes)
+        original = {**self._resized(tensors, after.weight_plans()), **before.original}
+        return after.model_copy(update={"original": original})
 
-    def _resized(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the file's tensors that are not there any more in that size, rings' dense weights too."""
-        before = {key: tuple(one.shape) for key, one in self.base.tensors.items()}
-        return {
-            key: shape for key, shape in before.items() if key not in tensors or tuple(tensors[key].shape) != shape
-        }
+    def _resized(
+        self, tensors: Mapping[str, Tensor], plans: Mapping[str, WeightPlan]
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that are not there any more in that size; of cores, of what they stand for."""
+        before = _dense_shapes(self.base.tensors, self.base.weight_plans())
+        now = _dense_shapes(tensors, plans)
+        return {key: shape for key, shape in before.items() if now.get(key) != shape}
 
     def _layer(self, layer: Layer, module: nn.Module) -> Layer:
         """A layer with the sizes that its module has now."""
@@ -178,7 +181,7 @@ def compress_file(
         command: how the user asked for this, kept in the lineage.
         seed: of anything random.
         packed: entropy-code what is stored in few bits.
-        settings: of `whole_`: `passes`, `storage`, `matrices`, `trained`, `progress`.
+        settings: of `whole_`: `passes`, `storage`, `matrices`, `units`, `rank`, `trained`, `progress`.
 
     Returns:
         The artifact, not yet written, and what was done.
@@ -228,6 +231,12 @@ def _translated(what: str, runnable: RunnableFile) -> str:
     return runnable.key(name) + arrow + level
 
 
+def _dense_shapes(tensors: Mapping[str, Tensor], plans: Mapping[str, WeightPlan]) -> dict[str, tuple[int, ...]]:
+    cores = {f"{key}.core.{k}" for key, plan in plans.items() for k in range(len(plan.core_shapes))}
+    shapes = {key: tuple(one.shape) for key, one in tensors.items() if key not in cores}
+    return shapes | {key: (one.matrix.rows, one.matrix.columns) for key, one in plans.items()}
+
+
 def _core_weights(module: nn.Module) -> list[tuple[str, CoreWeight]]:
     return [(name, one) for name, one in module.named_modules() if isinstance(one, CoreWeight)]
 
@@ -238,7 +247,8 @@ def _same(weight: Weight, cores: CoreWeight) -> bool:
 
 def _described(key: str, cores: CoreWeight) -> Weight:
     plan = replace(cores.plan, matrix=replace(cores.plan.matrix, key=key))
-    return Weight.of(plan, init="low-rank", dtype=str(cores.dtype).removeprefix("torch."))
+    two_mode = len(plan.structure.in_modes) == len(plan.structure.out_modes) == 1
+    return Weight.of(plan, init="low-rank" if two_mode else "tr-als", dtype=str(cores.dtype).removeprefix("torch."))
 
 
 def _equal(group: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:
