@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from trcompress.layers.resolve import kind_of
 from trcompress.layers.stack import RingStack
-from trcompress.model.kinds import KINDS, kind_of_mode
 
 State = tuple[Tensor, ...]
 
@@ -100,7 +100,7 @@ def _initial(module: Any, hx: Any, inputs: Tensor) -> State:
         return tuple(one if one.dim() == 3 else one.unsqueeze(1) for one in given)
     count = module.num_layers * (2 if module.bidirectional else 1)
     hidden = inputs.new_zeros(count, len(inputs), module.proj_size or module.hidden_size)
-    if module.mode != "LSTM":
+    if kind_of(module).states == 1:
         return (hidden,)
     return hidden, inputs.new_zeros(count, len(inputs), module.hidden_size)
 
@@ -116,7 +116,7 @@ def _single(module: Any, layer: int, inputs: Tensor) -> tuple[nn.RNNBase, Tensor
         directions = 2 if module.bidirectional else 1
         own = module.all_weights[layer * directions : (layer + 1) * directions]
         fed, weights = inputs, [weight for group in own for weight in group]
-    kind = KINDS[kind_of_mode(module.mode).name].module
+    kind = kind_of(module).module
     alone: nn.RNNBase = getattr(nn, kind)(
         fed.shape[-1],
         module.hidden_size,
