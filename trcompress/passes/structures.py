@@ -66,6 +66,9 @@ class Structures:
         forward: `forward(model, batch)`.
         units: hidden units that every layer keeps; several numbers are tried by default.
         rank: that matrices get; several are tried by default.
+
+    Raises:
+        UsageError: `units` or `rank` below 1.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class Structures:
     ) -> None:
         self._model, self._inputs, self._forward = model, inputs, forward
         self._roles = roles
+        if min(units or 1, rank or 1) < 1 or 0 in (units, rank):
+            raise UsageError(f"`units` and `rank` must be 1 or more: got {units} and {rank}")
         self._given = (units, rank)
         self.units: Sequence[float] = UNIT_SHARES if "units" in passes else ()
         self.ranks: Sequence[float] = RANK_SHARES if "rings" in passes else ()

@@ -152,8 +152,6 @@ def whole_(
     passes = [one_of("passes", one, PASSES) for one in passes]
     storage = [one_of("storage", one, STORAGE) for one in storage]
     matrices = [one_of("matrices", one, ("ih", "hh")) for one in matrices]
-    if (units is not None and units < 1) or (rank is not None and rank < 1):
-        raise UsageError(f"`units` and `rank` must be 1 or more: got {units} and {rank}")
     work = model if in_place else deepcopy(model)
     size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
     inputs = divide(calibrate, held_out)
