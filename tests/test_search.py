@@ -15,9 +15,11 @@ from trcompress.formats import TensorRing
 from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan, Rule
-from trcompress.search import search_network, search_weight
+from trcompress.search import effort, search_network, search_weight, weight_search
+from trcompress.search.goal import Goal
 from trcompress.search.modes import factorizations, mode_choices
 from trcompress.search.rank_profiles import clamp, neighbours, rings_within
+from trcompress.search.weights import search_weights
 
 
 @given(st.integers(2, 5000), st.integers(1, 5))
@@ -145,3 +147,31 @@ def test_rows_carry_rules_that_resolve_to_them():
     for row in found.rows:
         assert Rule.resolve(row.rule, matrix) == row.weight
         assert Rule.of(row.weight).resolve(matrix).structure == row.weight.structure
+
+
+def test_weights_of_equal_sizes_share_their_search(monkeypatch):
+    monkeypatch.setattr(effort, "LEAST_WORK", 1e9)
+    monkeypatch.setitem(effort.EFFORTS, "low", effort.Effort(work=2e9, passes=1, rings=1))
+    spent, known = {}, weight_search.Trials.fit
+
+    def counted(trials, rule, *rest):
+        spent.setdefault(trials.matrix.key, []).append(rule)
+        return known(trials, rule, *rest)
+
+    monkeypatch.setattr(weight_search.Trials, "fit", counted)
+    ring, dense = planted()
+    keys = [f"block.{k}.weight_ih_l0" for k in range(6)]
+    weights = [
+        (Matrix.input_to_hidden(key, "gru", 24, 20), InMemoryMatrix((dense * (1 + k)).T.contiguous()))
+        for k, key in enumerate(keys)
+    ]
+    goal = Goal(len(keys) * ring.parameters, None, per_weight=True)
+    found = search_weights(weights, goal, effort="low").weights
+    assert len(spent[keys[0]]) > 10
+    best = min((row for row in found[0].rows if not row.is_svd), key=lambda row: row.error).rule
+    for key, one in zip(keys[1:], found[1:], strict=True):
+        assert spent[key][0] == best
+        assert len({(rule.in_modes, rule.out_modes) for rule in spent[key]}) <= 2
+        assert len(spent[key]) < len(spent[keys[0]]) / 2
+        assert one.chosen.error <= found[0].chosen.error + 0.02
+        assert one.chosen.error < one.svd_error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, permutations, product
 
+from trcompress.formats import TensorRing, as_ring
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.search.modes import mode_choices
@@ -14,15 +15,13 @@ from trcompress.search.trials import Trial, Trials
 
 QUICK, LONGER, LAST = 4, 40, 8
 """ALS sweeps of a first look, of a promising ring, and of one moved rank."""
+AGAIN = 2
+"""Rings of another weight of the same sizes that are tried again."""
 
 
 def explore(trials: Trials, budget: int, until: float) -> None:
     """Try rings of this budget: a first look at many, a longer one at the best, then single ranks."""
-    matrix = trials.matrix
-    rank = min(budget // (matrix.columns + matrix.rows), min(matrix.columns, matrix.rows))
-    for share in (1, 2, 4):
-        if rank // share:
-            trials.svd(rank // share)
+    matrix, rank = trials.matrix, _truncated_svds(trials, budget)
     start = trials.used()
     for rule in _first_looks(matrix, budget, above=rank):
         if not trials.left(start + 0.5 * (until - start)):
@@ -39,6 +38,39 @@ def explore(trials: Trials, budget: int, until: float) -> None:
             trials.fit(trial.rule, LONGER, trial.cores)
     for trial in _best(trials, budget, 2):
         _move_ranks(trials, trial, budget, until)
+
+
+def try_again(trials: Trials, known: Sequence[Rule], budget: int, until: float) -> None:
+    """Try rings of this budget that were best for another weight of the same sizes, and no others."""
+    rank = _truncated_svds(trials, budget)
+    for rule in known[:AGAIN]:
+        if (fitting := _with_budget(trials.matrix, rule, budget, rank)) and trials.left(until):
+            trials.fit(fitting, QUICK)
+    for trial in _best(trials, budget, 1):
+        sweeps = min(LONGER, trials.sweeps_left(trial.rule, until))
+        if sweeps > 0:
+            _move_ranks(trials, trials.fit(trial.rule, sweeps, trial.cores), budget, until)
+
+
+def _truncated_svds(trials: Trials, budget: int) -> int:
+    """Add the truncated SVDs of the budget and of shares of it; return the largest rank."""
+    matrix = trials.matrix
+    rank = min(budget // (matrix.columns + matrix.rows), min(matrix.columns, matrix.rows))
+    for share in (1, 2, 4):
+        if rank // share:
+            trials.svd(rank // share)
+    return rank
+
+
+def _with_budget(matrix: Matrix, rule: Rule, budget: int, above: int) -> Rule | None:
+    """The rule itself where it spends the budget, or the ring of its modes that does with a bottleneck as wide."""
+    known = rule.resolve(matrix)
+    if 0.8 * budget < known.parameters <= budget:
+        return rule
+    width = as_ring(known.structure, "the planner searches tensor rings").bottleneck * budget / known.parameters
+    rings = _rings(matrix, rule.in_modes, rule.out_modes, budget, above)
+    nearest = min(rings, key=lambda ring: abs(ring.bottleneck - width), default=None)
+    return None if nearest is None else Rule(rule.in_modes, rule.out_modes, nearest.ranks[:-1])
 
 
 def _first_looks(matrix: Matrix, budget: int, above: int) -> Iterator[Rule]:
@@ -73,9 +105,15 @@ def _shapes(matrix: Matrix) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]
 def _rules(
     matrix: Matrix, in_modes: tuple[int, ...], out_modes: tuple[int, ...], budget: int, above: int
 ) -> Iterator[Rule]:
-    folded = Rule(in_modes, out_modes, (1,)).resolve(matrix).structure.out_modes
-    for ring in rings_within(in_modes, folded, budget, above):
+    for ring in _rings(matrix, in_modes, out_modes, budget, above):
         yield Rule(in_modes, out_modes, ring.ranks[:-1])
+
+
+def _rings(
+    matrix: Matrix, in_modes: tuple[int, ...], out_modes: tuple[int, ...], budget: int, above: int
+) -> Iterator[TensorRing]:
+    folded = Rule(in_modes, out_modes, (1,)).resolve(matrix).structure.out_modes
+    return rings_within(in_modes, folded, budget, above)
 
 
 def _best(trials: Trials, budget: int, count: int) -> list[Trial]:

@@ -93,6 +93,12 @@ class Trials:
         self.found.setdefault(rule, trial)
         return self.found[rule]
 
+    def sweeps_left(self, rule: Rule, until: float = 1.0) -> int:
+        """How many sweeps of this ring that share of the work still pays for, its start included."""
+        weight = rule.resolve(self.matrix)
+        ring = as_ring(weight.structure, "the planner searches tensor rings")
+        return int((until * self.work - self.spent) / _sweep_work(self.source(weight), ring)) - START_SWEEPS
+
     def is_affordable(self, rule: Rule, sweeps: int) -> bool:
         """Whether a fit would take no more than its part of the work: one ring must not cost all the others."""
         weight = rule.resolve(self.matrix)

@@ -7,7 +7,9 @@ ALS sweeps, the best are followed further, and at last single ranks are moved wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.search.effort import EFFORTS
-from trcompress.search.explore import explore
+from trcompress.search.explore import explore, try_again
 from trcompress.search.trials import Trial, Trials
 from trcompress.util.progress import Progress
 
@@ -85,6 +87,7 @@ def search_weight(
     max_error: float | None = None,
     seed: int = 0,
     work: float = EFFORTS["normal"].work,
+    like: WeightSearch | None = None,
     progress: Progress | None = None,
 ) -> WeightSearch:
     """Search rings for one weight under a budget of parameters, or for an error that must be reached.
@@ -96,6 +99,7 @@ def search_weight(
         max_error: largest relative error; the ring with the fewest parameters that reaches it is chosen.
         seed: of the noise in starts.
         work: multiply-adds after which no new ring is tried.
+        like: what was found for another weight of the same sizes; only its best rings are tried again.
         progress: called with (what, fraction of the work).
 
     Returns:
@@ -115,13 +119,19 @@ def search_weight(
     if (budget is None) == (max_error is None):
         raise UsageError("the planner takes one goal: a number of parameters, or a largest error")
     trials = Trials(matrix, dense, seed, work, progress or (lambda *_: None))
+    search = explore if like is None else partial(_try_again, like)
     if budget is not None:
-        explore(trials, budget, 0.95)
+        search(trials, budget, 0.95)
         return _result(trials, budget, chosen=None)
-    return _reach(trials, max_error)  # type: ignore[arg-type]
+    return _reach(trials, max_error, search)  # type: ignore[arg-type]
 
 
-def _reach(trials: Trials, max_error: float) -> WeightSearch:
+def _try_again(like: WeightSearch, trials: Trials, budget: int, until: float) -> None:
+    rings = sorted((row for row in like.rows if not row.is_svd), key=lambda row: row.error)
+    try_again(trials, [row.rule for row in rings], budget, until)
+
+
+def _reach(trials: Trials, max_error: float, search: Callable[[Trials, int, float], None]) -> WeightSearch:
     """Lower the budget step by step for as long as the error is still reached."""
     matrix = trials.matrix
     rank = 1
@@ -135,7 +145,7 @@ def _reach(trials: Trials, max_error: float) -> WeightSearch:
         )
     for step in range(8):
         budget = int(chosen.parameters * 0.85)
-        explore(trials, budget, (step + 1) / 8)
+        search(trials, budget, (step + 1) / 8)
         reached = [trial for trial in trials.found.values() if trial.error <= max_error]
         smallest = min(reached, key=lambda trial: (trial.parameters, trial.error))
         if smallest.parameters > budget or not trials.left():

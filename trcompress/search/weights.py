@@ -56,18 +56,25 @@ def search_weights(
     parts = 1 if live is None else 2
     division = _divide(weights, goal, live, work, part_of(progress, "one budget", 0, parts))
     kept = [(matrix, source) for matrix, source in weights if matrix.key in division.budgets]
-    found = []
+    tasks = {
+        matrix.key: (matrix.rows, matrix.columns, matrix.gates, division.budgets[matrix.key]) for matrix, _ in kept
+    }
+    first, again = work.shares(len(kept), len(set(tasks.values())), live is not None)
+    found, searched = [], dict[tuple[int | None, ...], WeightSearch]()
     for done, (matrix, source) in enumerate(kept):
         tell = part_of(progress, matrix.key, (parts - 1) * len(kept) + done, parts * len(kept))
+        like = searched.get(tasks[matrix.key]) if again < first else None
         one = search_weight(
             matrix,
             source,
             budget=division.budgets[matrix.key],
             max_error=goal.max_error,
             seed=seed,
-            work=work.work_of_each(len(kept), live is not None),
+            work=again if like else first,
+            like=like,
             progress=tell,
         )
+        searched.setdefault(tasks[matrix.key], one)
         found.append(_measured(live, one, source, work, goal, tell))
     searches = _chosen_jointly(live, found)
     measure = "" if live is None else live.recording.outputs.measure
