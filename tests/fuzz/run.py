@@ -1,15 +1,16 @@
 """Feed damaged files to every reader, and count what comes of it.
 
-    python tests/fuzz/run.py --inputs 100000 --counts counts.json --report RELIABILITY.md
+    python tests/fuzz/run.py --inputs 100000 --report RELIABILITY.md
 
-Inputs are tried in a child process with bounded memory and time; one that ends the child is counted, and the next
-child goes on behind it. The file of every finding is kept in --keep.
+Inputs are tried in child processes with bounded memory and time; one that ends its child is counted, and the next
+child goes on behind it. A campaign that was cut off goes on when the same command is run again. The file of every
+finding is kept in --folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import resource
 import shutil
 import signal
@@ -19,8 +20,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from campaign_log import CampaignLog, in_forks, left, stop_without
 from reliability import table_of, write_section
 
 from fuzz.campaign import one_input, run_input
@@ -33,79 +36,77 @@ COLUMNS = ("read", "refused", "refused as unsafe", "FINDING")
 
 
 def main() -> None:
-    """Run the campaign, or be its child."""
+    """Run the campaign, or be a child of one of its workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where findings are kept")
-    parser.add_argument("--counts", type=Path, help="JSON of the counts, added to what is there")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--folder", type=Path, default=Path("fuzz-run"), help="what is done, and files of findings")
+    parser.add_argument("--fresh", action="store_true", help="begin anew where the folder holds a campaign")
     parser.add_argument("--report", type=Path, help="file whose section `fuzz` gets the counts")
-    parser.add_argument("--child", nargs=2, type=Path, metavar=("SHELF", "LOG"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, metavar=("SHELF", "WORKER", "CAMPAIGN"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    log = CampaignLog(given.folder, {"inputs": given.inputs, "seed": given.seed}, given.fresh and not given.child)
     if given.child:
-        _child(given, *given.child)
-    else:
-        _campaign(given)
-
-
-def _campaign(given: argparse.Namespace) -> None:
+        shelf, worker, parent = given.child
+        return _child(given, log, Path(shelf), int(worker), int(parent))
     with tempfile.TemporaryDirectory() as folder:
-        shelf, log = Path(folder) / "shelf", Path(folder) / "log"
+        shelf = Path(folder) / "shelf"
         make(shelf)
-        first, last = given.first, given.first + given.inputs
-        while first < last:
-            words = [sys.executable, __file__, "--first", first, "--inputs", last - first, "--seed", given.seed]
-            words += ["--keep", given.keep, "--child", shelf, log]
-            code = subprocess.run([str(word) for word in words], check=False, stderr=subprocess.DEVNULL).returncode
-            lines = log.read_text(encoding="utf-8").splitlines()
-            done = int(lines[-1].partition("\t")[0]) if lines else first - 1
-            if done >= last - 1:
-                break
-            with log.open("a", encoding="utf-8") as stream:
-                stream.write(f"{done + 1}\t?\tFINDING: the process ended with code {code}\n")
-            first = done + 2
-        _tell(log, given)
+        in_forks(lambda worker: _supervise(given, log, shelf, worker), given.workers)
+    _tell(log, given)
+    return None
 
 
-def _tell(log: Path, given: argparse.Namespace) -> None:
+def _supervise(given: argparse.Namespace, log: CampaignLog, shelf: Path, worker: int) -> None:
+    """Start children until all inputs of a worker are done; one that ends on an input is a finding."""
+    words = [sys.executable, __file__, "--inputs", given.inputs, "--seed", given.seed, "--workers", given.workers]
+    words += ["--folder", given.folder, "--child", shelf, worker, os.getppid()]
+    while True:
+        done = subprocess.run([str(word) for word in words], check=False, capture_output=True, text=True)
+        number = next(left(given.inputs, log.done(), worker, given.workers), None)
+        if number is None:
+            return
+        if done.returncode == 1:  # not an input's fault: files that are missing, an error in the tests themselves
+            raise SystemExit(done.stderr[-2000:])
+        with log.open(worker) as stream:
+            stream.write(f"{number}\t?\tFINDING: the process ended with code {done.returncode}\n")
+
+
+def _tell(log: CampaignLog, given: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
     findings: dict[str, list[int]] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        number, target, what = line.split("\t", 2)
+    for number, line in sorted(log.done().items()):
+        target, what = line.split("\t", 1)
         counts[f"{target}: {what.partition(':')[0]}"] += 1
         if what.startswith("FINDING"):
-            findings.setdefault(what, []).append(int(number))
+            findings.setdefault(what, []).append(number)
     for name, count in sorted(counts.items()):
         print(f"{count:>8,}  {name}")
     for what, numbers in sorted(findings.items(), key=lambda item: -len(item[1])):
         print(f"{len(numbers):>8,}  {what}  (first: {numbers[0]})")
-    total = counts
-    if given.counts:
-        before = json.loads(given.counts.read_text()) if given.counts.exists() else {}
-        total = Counter(before) + counts
-        given.counts.write_text(json.dumps(dict(sorted(total.items())), indent=1) + "\n")
     if given.report:
-        write_section(given.report, "fuzz", table_of(total, COLUMNS, "files damaged"))
+        words = f"Seed {given.seed}, one tree: the SHA-256 of its Python files begins with {log.sources}."
+        write_section(given.report, "fuzz", [*table_of(counts, COLUMNS, "files damaged"), "", words])
 
 
-def _child(given: argparse.Namespace, shelf: Path, log: Path) -> None:
-    """Try inputs until all are done; an alarm ends one that takes too long."""
+def _child(given: argparse.Namespace, log: CampaignLog, shelf: Path, worker: int, parent: int) -> None:
+    """Try inputs until all of a worker are done; an alarm ends one that takes too long."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     signal.signal(signal.SIGALRM, _late)
-    with tempfile.TemporaryDirectory() as folder, log.open("a", encoding="utf-8") as stream:
-        for number in range(given.first, given.first + given.inputs):
+    with tempfile.TemporaryDirectory() as folder, log.open(worker) as stream:
+        for number in left(given.inputs, log.done(), worker, given.workers):
+            stop_without(parent)
             signal.alarm(MOST_SECONDS)
             try:
                 target, what = run_input(number, given.seed, shelf, Path(folder))
             except (FindingError, _LateError) as error:
                 target, path = one_input(number, given.seed, shelf, Path(folder))
                 what = f"FINDING: {target}: {error}"
-                given.keep.mkdir(exist_ok=True)
-                shutil.copy(path, given.keep / f"{target}-{number}-{path.name}")
+                shutil.copy(path, given.folder / f"{target}-{number}-{path.name}")
             signal.alarm(0)
-            stream.write(f"{number}\t{target}\t{what}\n")
-            stream.flush()
+            line = what.replace("\n", " ")
+            stream.write(f"{number}\t{target}\t{line}\n")
 
 
 class _LateError(BaseException):

@@ -1,10 +1,11 @@
 """Kill commands at random moments, and count what is lost.
 
-    python tests/kills/run.py --kills 500 --counts kills.json --report RELIABILITY.md
+    python tests/kills/run.py --kills 500 --report RELIABILITY.md
 
 Every command runs in a fork of a process that has imported everything, so that kills strike its work. After each
 one the inputs must be what they were, the output whole or not there, and the same command, run again, must succeed
-with the result of a run that nobody killed, bit by bit.
+with the result of a run that nobody killed, bit by bit. A campaign that was cut off goes on when the same command
+is run again.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from campaign_log import CampaignLog, in_forks, left, stop_without
 from reliability import table_of, write_section
 
 from kills.scenarios import Scenario, scenarios
@@ -41,38 +44,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--only", help="a scenario")
-    parser.add_argument("--counts", type=Path, help="JSON of the counts, added to what is there")
+    parser.add_argument("--folder", type=Path, default=Path("kills-run"), help="what is done, to go on from")
+    parser.add_argument("--fresh", action="store_true", help="begin anew where the folder holds a campaign")
     parser.add_argument("--report", type=Path, help="file whose section `kills` gets the counts")
     given = parser.parse_args()
-    rng, counts, faults = random.Random(given.seed), Counter[str](), []
+    facts = {"kills": given.kills, "seed": given.seed, "only": given.only}
+    log = CampaignLog(given.folder.absolute(), facts, given.fresh)
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs"
         found = {k: v for k, v in scenarios(inputs).items() if given.only in (None, k)}
         whole = {name: _whole_run(one, inputs, Path(folder)) for name, one in found.items()}
-        for number in range(given.kills):
-            name = list(found)[number % len(found)]
-            said = _kill_once(found[name], whole[name], inputs, Path(folder), rng)
-            counts.update(f"{name}: {one}" for one in said if not one.startswith("FAULT"))
-            faults += [f"{name}, kill {number}: {one}" for one in said if one.startswith("FAULT")]
-    for name, count in sorted(counts.items()):
-        print(f"{count:>6,}  {name}")
-    print(f"{len(faults):>6,}  faults", *faults, sep="\n        ")
-    _keep(counts, faults, given)
+        work = partial(_kill_many, given, log, found, whole, inputs, os.getpid())
+        in_forks(work, given.workers)
+    faults = _tell(log, given)
     sys.exit(1 if faults else 0)
 
 
-def _keep(counts: Counter[str], faults: list[str], given: argparse.Namespace) -> None:
-    """Add the counts to those of earlier campaigns, and write the report's section."""
-    total, every = Counter(counts), list(faults)
-    if given.counts:
-        before = json.loads(given.counts.read_text()) if given.counts.exists() else {"faults": []}
-        every = before.pop("faults") + every
-        total.update(before)
-        given.counts.write_text(json.dumps(dict(sorted(total.items())) | {"faults": every}, indent=1) + "\n")
+def _kill_many(
+    given: argparse.Namespace,
+    log: CampaignLog,
+    found: dict[str, Scenario],
+    whole: dict[str, tuple[str, float]],
+    inputs: Path,
+    parent: int,
+    worker: int,
+) -> None:
+    """Strike all kills of one worker that are not done."""
+    folder = inputs.parent / f"worker{worker}"
+    folder.mkdir()
+    with log.open(worker) as stream:
+        for number in left(given.kills, log.done(), worker, given.workers):
+            stop_without(parent)
+            name = list(found)[number % len(found)]
+            rng = random.Random(f"{given.seed}/{number}")
+            said = _kill_once(found[name], whole[name], inputs, folder, rng)
+            stream.write(f"{number}\t{json.dumps([name, said])}\n")
+
+
+def _tell(log: CampaignLog, given: argparse.Namespace) -> list[str]:
+    """Print the counts, write the report's section; returns the faults."""
+    counts, faults = Counter[str](), []
+    for number, line in sorted(log.done().items()):
+        name, said = json.loads(line)
+        counts.update(f"{name}: {one}" for one in said if not one.startswith("FAULT"))
+        faults += [f"{name}, kill {number}: {one}" for one in said if one.startswith("FAULT")]
+    for name, count in sorted(counts.items()):
+        print(f"{count:>6,}  {name}")
+    print(f"{len(faults):>6,}  faults", *faults, sep="\n        ")
     if given.report:
-        words = f"{len(every)} bytes lost, changed inputs, partial outputs or unnamed left-over files."
-        write_section(given.report, "kills", [*table_of(total, COLUMNS, "command"), "", words])
+        words = f"{len(faults)} bytes lost, changed inputs, partial outputs or unnamed left-over files."
+        tree = f"Seed {given.seed}, one tree: the SHA-256 of its Python files begins with {log.sources}."
+        write_section(given.report, "kills", [*table_of(counts, COLUMNS, "command"), "", words, "", tree])
+    return faults
 
 
 def _whole_run(scenario: Scenario, inputs: Path, folder: Path) -> tuple[str, float]:
