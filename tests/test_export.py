@@ -251,3 +251,55 @@ def test_bench_times_both_in_onnxruntime(files):
         assert timing["baseline_onnx_ms"] > 0
         assert timing["artifact_onnx_ms"] > 0
     assert "as ONNX files in onnxruntime" in run(*words).stdout
+
+
+class ReadsPadded(nn.Module):
+    """Gives every padded step, so that its outputs are as long as the longest of the lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(12, 8, 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+
+
+@pytest.mark.parametrize("opset", [15, 21])
+def test_lengths_of_the_users_example_follow_the_steps(tmp_path, opset):
+    torch.manual_seed(0)
+    example = (torch.randn(3, 7, 12), torch.tensor([7, 2, 5]))
+    found = export(ReadsPadded().eval(), onnx=tmp_path / "a.onnx", example=example, opset=opset)
+    assert [(one.steps, one.batch) for one in found.parity] == [(1, 1), (7, 3), (20, 16)]
+    (version,) = {one.version for one in onnx.load(tmp_path / "a.onnx").opset_import if one.domain == ""}
+    assert version == opset
+    assert not [note for note in found.notes if "opset" in note]
+
+
+def test_projections_in_a_users_network_are_refused_by_name(tmp_path, capfd):
+    model = nn.Sequential(nn.LSTM(12, 16, proj_size=4, batch_first=True))
+    with pytest.raises(UsageError, match=r"projections \(0: proj_size=4\)"):
+        export(model, onnx=tmp_path / "a.onnx", example=(torch.randn(2, 5, 12),))
+    assert capfd.readouterr() == ("", "")
+
+
+class FollowsValues(nn.Module):
+    """Goes on as long as its input says: what no exporter can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(12, 8, batch_first=True)
+
+    def forward(self, x):
+        steps = x
+        while float(steps.abs().max()) > 0.1:
+            steps = steps / 2
+        return self.rnn(steps)[0][:, -1].tolist()
+
+
+def test_what_exporters_say_is_quoted_in_one_plain_line(tmp_path):
+    with pytest.raises(TrcompressError, match="exporters cannot follow") as caught:
+        export(FollowsValues(), onnx=tmp_path / "a.onnx", example=(torch.randn(2, 5, 12),))
+    assert "\x1b" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "step 1/3" not in str(caught.value)

@@ -212,17 +212,30 @@ def _maker(tokens: int | None, width: int, lengths: bool) -> Callable[[int, int]
 
 
 def _resized(example: Inputs) -> Callable[[int, int], Inputs]:
-    """Inputs of any size from the user's own: rows and steps taken again and again."""
+    """Inputs of any size from the user's own: rows and steps taken again and again, lengths in proportion."""
+    example_steps = example[0].shape[1]
 
     def make(steps: int, batch: int) -> Inputs:
         found = []
         for one in example:
             rows = one[torch.arange(batch) % len(one)]
-            follows = one.dim() > 1 and one.shape[1] == example[0].shape[1]
-            found.append(rows[:, torch.arange(steps) % one.shape[1]] if follows else rows.clamp(max=steps))
+            if one.dim() > 1:
+                follows = one.shape[1] == example_steps
+                found.append(rows[:, torch.arange(steps) % example_steps] if follows else rows)
+            elif one.is_floating_point():
+                found.append(rows)
+            else:
+                found.append(_lengths(rows, steps, example_steps))
         return tuple(found)
 
     return make
+
+
+def _lengths(rows: torch.Tensor, steps: int, example_steps: int) -> torch.Tensor:
+    """Scale lengths to other steps; one fills them all, as the padding of a batch is that of its longest."""
+    found = (rows * steps + example_steps - 1).div(example_steps, rounding_mode="floor").clamp(1, steps)
+    found[found.argmax()] = steps
+    return found
 
 
 def _write_onnx(task: _Task, out: Path, *, int8: bool, opset: int, steps: int) -> _Task:

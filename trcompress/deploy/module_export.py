@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trcompress.deploy.onnx_layers import refuse_projections
 from trcompress.deploy.parity import Inputs, Parity, compare, onnx_runner
 from trcompress.deploy.traced import ReadsPackedOutputs
 from trcompress.errors import MissingExtraError, TrcompressError
@@ -40,8 +42,10 @@ def export_onnx_module(
 
     Raises:
         TrcompressError: no exporter gives a file that computes the same; their words are quoted.
+        UsageError: an LSTM with projections, for which ONNX has no operator.
         MissingExtraError: an exporter's package is not installed.
     """
+    refuse_projections(module)
     faults = []
     inputs = make_inputs(steps, batch)
     for axes in AXES:
@@ -56,7 +60,7 @@ def export_onnx_module(
                 faults.append(f"{_name(dynamo)}: {_first_line(error)}")
                 continue
             if all(one.holds for one in found):
-                return found, f"{_name(dynamo)}; {frozen(axes, steps, batch)}"
+                return found, f"{_name(dynamo)}; {frozen(axes, steps, batch)}{_other_opset(path, opset)}"
             faults.append(f"{_name(dynamo)}: its file is off by {max(one.difference for one in found):.3g}")
     raise TrcompressError(f"torch's exporters cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
 
@@ -127,9 +131,16 @@ def _to_onnx(
         options: dict[str, Any] = {"dynamic_shapes": shapes, "external_data": False, "verbose": False}
     else:
         options = {"dynamic_axes": dict(zip(names, open_axes, strict=True))}
-    torch.onnx.export(
-        module, inputs, str(path), dynamo=dynamo, input_names=names, opset_version=max(opset, 18), **options
-    )
+    torch.onnx.export(module, inputs, str(path), dynamo=dynamo, input_names=names, opset_version=opset, **options)
+
+
+def _other_opset(path: Path, asked: int) -> str:
+    """Say which operators a file has where the exporter could not give those that were asked for."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    found = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    return "" if found == asked else f"; operators of opset {found}, not {asked}"
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
@@ -155,5 +166,11 @@ def _name(dynamo: bool) -> str:
     return "torch.onnx by torch.export" if dynamo else "torch.onnx by tracing"
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+def _first_line(error: BaseException) -> str:
+    """Quote what went wrong in one line: an exporter's error wraps the one that says it, and colours it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [one for one in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if one.strip()]
+    # a line that ends in a colon announces the next one
+    text = " ".join(line.strip() for line in lines[: 2 if lines and lines[0].rstrip().endswith(":") else 1])
+    return f"{type(error).__name__}: {text[:160]}"

@@ -77,12 +77,22 @@ def _layers(module: Any, entry: np.ndarray | None) -> list[OnnxLayer]:
             f"the ONNX graph is built of nn.LSTM, nn.GRU and nn.RNN: got {type(module).__name__}; give the "
             "network's code with `model`, for torch's own exporter"
         )
-    if module.proj_size:
-        raise UsageError(
-            f"ONNX has no operator for an LSTM with projections (proj_size={module.proj_size}): export a network "
-            "without them, or ship it with `torch_export`"
-        )
+    refuse_projections(module)
     return [_layer(module, number, entry if number == 0 else None) for number in range(module.num_layers)]
+
+
+def refuse_projections(network: nn.Module) -> None:
+    """Refuse what ONNX has no operator for, before an exporter does so in a hundred lines.
+
+    Raises:
+        UsageError: an LSTM in the network has projections.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.LSTM) and module.proj_size:
+            raise UsageError(
+                f"ONNX has no operator for an LSTM with projections ({f'{name}: ' if name else ''}"
+                f"proj_size={module.proj_size}): export a network without them, or ship it with `torch_export`"
+            )
 
 
 def _layer(module: Any, number: int, entry: np.ndarray | None) -> OnnxLayer:
