@@ -64,7 +64,8 @@ def test_candidates_are_all_in_the_report_and_the_best_is_kept(loud):
     checkpoint, data, _ = loud
     artifact = decompose_calibrated(checkpoint, Plan.of("24:64", "1,2", layer="*l0"), data)
     rows = artifact.header.weights[0].candidates
-    assert len({(row["metric"], row["bias_corrected"]) for row in rows}) == len(rows) == 26
+    assert len({(row["metric"], row["bias_corrected"]) for row in rows}) == len(rows) == 13 + 2
+    assert sum(not row["bias_corrected"] for row in rows) == 2, "the plain one, and the best of the others"
     (chosen,) = [row for row in rows if row["chosen"]]
     assert chosen["difference"] == min(row["difference"] for row in rows)
     assert all(row["difference"] >= 0 and 0 < row["weight_error"] < 1.5 for row in rows)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.calibration.factor_cache import FactorCache
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
 from trcompress.model.matrix import Matrix
 from trcompress.network.batches import Forward, bytes_of, default_forward, evaluating
+from trcompress.network.calls import Calls
 from trcompress.network.layerwise import Substitute, Tap, layer_by_layer, recurrent_layers
 from trcompress.network.moments import InputMoments
 from trcompress.network.outputs import Outputs, Select
@@ -24,7 +26,7 @@ BRIEF_STEPS = 6_000
 PROBED_STEPS = 8_000
 """Steps over which the sensitivity of gates is measured."""
 KEPT_BYTES = 48 * 2**20
-"""Bytes of the dense network's outputs that are kept; above, they are computed again each time."""
+"""Bytes of the dense network's outputs that are kept, and of what its layers gave; the rest is computed again."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class LiveNetwork:
         tied: names of parameters that are one with others, and must not change.
         seed: of everything random.
         origin: where the data came from, plain values for the lineage.
+        factors: closed forms that were found on the way.
 
     Example:
         >>> lstm, loader = nn.LSTM(3, 4, batch_first=True), [torch.ones(2, 5, 3)] * 4
@@ -54,6 +57,7 @@ class LiveNetwork:
     tied: Collection[str] = ()
     seed: int = 0
     origin: Mapping[str, Any] = field(default_factory=dict)
+    factors: FactorCache = field(default_factory=FactorCache, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -118,11 +122,17 @@ class LiveNetwork:
         """How the outputs answer to a weight's gates; None where no gradient reaches them."""
         return self.sensitivities.get(self.names[key])
 
-    def run(self, batch: Any, substitutes: Mapping[str, Substitute], tap: Tap | None = None) -> list[Tensor]:
+    def run(
+        self,
+        batch: Any,
+        substitutes: Mapping[str, Substitute],
+        tap: Tap | None = None,
+        calls: Calls | None = None,
+    ) -> list[Tensor]:
         """Run a batch with some weights replaced; return the rows that are compared."""
         outputs = self.recording.outputs
         if outputs.kind != "states":
-            with layer_by_layer(self.model, substitutes, tap):
+            with layer_by_layer(self.model, substitutes, tap, calls):
                 return outputs.tensors(self.forward(self.model, batch))
         states: dict[str, list[Tensor]] = {}
 
@@ -132,7 +142,7 @@ class LiveNetwork:
             if tap:
                 tap(what, weight, rows)
 
-        with layer_by_layer(self.model, substitutes, watch):
+        with layer_by_layer(self.model, substitutes, watch, calls):
             self.forward(self.model, batch)
         return [torch.cat(rows) for rows in states.values()]
 
@@ -172,9 +182,10 @@ class HeldOut:
     def __init__(self, live: LiveNetwork, batches: Sequence[Any]) -> None:
         self.live, self.batches = live, batches
         self._kept: list[list[Tensor]] = []
+        self._calls = [Calls(KEPT_BYTES // max(1, len(batches))) for _ in batches]
         with evaluating(live.model, live.seed), torch.no_grad():
-            for batch in batches:
-                self._kept.append(live.run(batch, {}))
+            for batch, calls in zip(batches, self._calls, strict=True):
+                self._kept.append(live.run(batch, {}, calls=calls))
                 if bytes_of(self._kept) > KEPT_BYTES:
                     self._kept = []
                     break
@@ -186,8 +197,9 @@ class HeldOut:
         with evaluating(live.model, live.seed):
             for place, batch in enumerate(self.batches):
                 dense = self._kept[place] if self._kept else live.run(batch, {})
-                rows = len(dense[0])
-                total += float(live.difference(live.run(batch, substitutes), dense)) * rows
+                rows, calls = len(dense[0]), self._calls[place]
+                calls.rewind()
+                total += float(live.difference(live.run(batch, substitutes, calls=calls), dense)) * rows
                 count += rows
         return total / max(1, count) if isfinite(total) else inf
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from trcompress.calibration.sensitivity import Sensitivity
@@ -14,8 +13,6 @@ from trcompress.network.moments import InputMoments
 RIDGES = (0.0, 0.1, 1.0)
 MIDDLE = (0.1,)
 """Weight of the plain error beside the inputs', in units of the mean variance of an input."""
-GATE_FLOOR = 1e-3
-"""Least sensitivity of a gate, in units of the mean."""
 
 
 def candidates(
@@ -50,11 +47,7 @@ def _scaled(rows: Tensor) -> Tensor:
 def _gate_roots(sensitivity: Sensitivity | None, jointly: bool) -> dict[str, Tensor]:
     if sensitivity is None:
         return {}
-    gates = sensitivity.gates
-    diagonal = gates if gates.dim() == 1 else gates.diagonal()
-    floor = GATE_FLOOR * diagonal.mean()
-    roots = {"gates": (diagonal + floor).sqrt()}
-    if gates.dim() == 2 and jointly:
-        values, vectors = torch.linalg.eigh(gates)
-        roots["gates jointly"] = (vectors * (values.clamp_min(0) + floor).sqrt()) @ vectors.t()
-    return {name: root * (len(root) ** 0.5 / root.norm()) for name, root in roots.items()}
+    roots = {"gates": sensitivity.root}
+    if jointly and sensitivity.joint_root is not None:
+        roots["gates jointly"] = sensitivity.joint_root
+    return roots

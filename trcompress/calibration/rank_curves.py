@@ -18,7 +18,6 @@ from trcompress.calibration.metrics import MIDDLE
 from trcompress.calibration.select import Candidate, joint_distance, metrics_of
 from trcompress.calibration.solve import ring_of
 from trcompress.decomposition import MatrixSource
-from trcompress.decomposition.factors import metric_factors
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
 from trcompress.model.matrix import Matrix
@@ -87,7 +86,7 @@ def two_mode_weight(live: LiveNetwork, matrix: Matrix, source: MatrixSource, hig
     (whole,) = gate_sources(two_mode(matrix, 1), source)
     highest = min(highest, matrix.columns, matrix.rows)
     factors = {
-        metric.name: metric_factors(whole, highest, metric)
+        metric.name: live.factors.find(matrix.key, whole, metric, highest)
         for metric in metrics_of(live, matrix.key, ridges=MIDDLE)
     }
     mean = live.moments(matrix.key).mean

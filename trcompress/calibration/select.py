@@ -145,13 +145,18 @@ def choose(
         for done, metric in enumerate(metrics):
             if tell:
                 tell(metric.name, (number + done / len(metrics)) / len(plain))
-            found = solve(one, source, metric, seed=live.seed, quick=quick) if done else one
-            tried += _scored(live, metric, found, source, quick)
+            if not done:
+                tried += [_scored(live, metric, one, None, quick), *_corrected(live, metric, one, source, quick)]
+                continue
+            found = solve(one, source, metric, seed=live.seed, quick=quick, factors=live.factors)
+            tried += _better_mean(live, metric, found, source, quick)
         tokens = getattr(live.sensitivity(key), "tokens", None)
         whole = one.plan.padded_hidden == one.plan.matrix.gate_rows
         if closed and whole and tokens is not None and not quick:
             found = solve_by_tokens(one, source, tokens)
-            tried += _scored(live, Metric(name=TOKENS), found, source, quick)
+            tried += _better_mean(live, Metric(name=TOKENS), found, source, quick)
+    if not quick:
+        tried += _uncorrected(live, tried)
     eligible = rank(tried, least_gain(live, key))
     return Choice(tuple(tried), tuple(eligible), eligible[0])
 
@@ -212,13 +217,35 @@ def least_gain(live: LiveNetwork, key: str) -> float:
     return GAIN_TOKENS if live.is_fed_tokens(key) else GAIN_VECTORS
 
 
-def _scored(
+def _better_mean(
     live: LiveNetwork, metric: Metric, found: CompressedWeight, source: MatrixSource, brief: bool
 ) -> list[Candidate]:
-    """A candidate as it is, and with its bias corrected."""
-    key = found.plan.name
-    biases: list[Tensor | None] = [None]
-    if (own := live.bias(key)) is not None:
-        biases.append(own + bias_shift(found.plan, source, found.cores, live.moments(key).mean))
-    tried = [Candidate(metric.name, found, bias, 0.0) for bias in biases]
-    return [replace(one, score=joint_distance(live, [one], brief)) for one in tried]
+    """A candidate with its bias corrected, or as it is where there is no bias to correct."""
+    return _corrected(live, metric, found, source, brief) or [_scored(live, metric, found, None, brief)]
+
+
+def _corrected(
+    live: LiveNetwork, metric: Metric, found: CompressedWeight, source: MatrixSource, brief: bool
+) -> list[Candidate]:
+    """A candidate with its bias corrected, where it has one."""
+    own = live.bias(found.plan.name)
+    if own is None:
+        return []
+    bias = own + bias_shift(found.plan, source, found.cores, live.moments(found.plan.name).mean)
+    return [_scored(live, metric, found, bias, brief)]
+
+
+def _uncorrected(live: LiveNetwork, tried: Sequence[Candidate]) -> list[Candidate]:
+    """The best candidate in another metric than the plain one, with its bias as it was."""
+    others = [one for one in tried if one.metric != tried[0].metric and one.bias is not None]
+    if not others:
+        return []
+    best = min(others, key=lambda one: one.score)
+    return [replace(best, bias=None, score=joint_distance(live, [replace(best, bias=None)]))]
+
+
+def _scored(
+    live: LiveNetwork, metric: Metric, found: CompressedWeight, bias: Tensor | None, brief: bool
+) -> Candidate:
+    one = Candidate(metric.name, found, bias, 0.0)
+    return replace(one, score=joint_distance(live, [one], brief))

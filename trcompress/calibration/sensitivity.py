@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from trcompress.network.tokens import TokenUse, row_places
 
 Run = Callable[[Any, Mapping[str, Substitute]], list[Tensor]]
 
+GATE_FLOOR = 1e-3
+"""Least sensitivity of a gate, in units of the mean."""
 FULL_GATES = 1536
 """Up to so many gate rows their full second moments are kept, above only the diagonal."""
 
@@ -38,6 +40,25 @@ class Sensitivity:
 
     gates: Tensor
     tokens: TokenSensitivity | None = None
+
+    @cached_property
+    def root(self) -> Tensor:
+        """(O,) the root of every gate's own sensitivity, of mean square 1."""
+        diagonal = self.gates if self.gates.dim() == 1 else self.gates.diagonal()
+        return _even((diagonal + GATE_FLOOR * diagonal.mean()).sqrt())
+
+    @cached_property
+    def joint_root(self) -> Tensor | None:
+        """(O, O) the symmetric root of the gates' second moments; None where only their diagonal is known."""
+        if self.gates.dim() == 1:
+            return None
+        values, vectors = torch.linalg.eigh(self.gates)
+        floor = GATE_FLOOR * self.gates.diagonal().mean()
+        return _even((vectors * (values.clamp_min(0) + floor).sqrt()) @ vectors.t())
+
+
+def _even(root: Tensor) -> Tensor:
+    return root * (len(root) ** 0.5 / root.norm())
 
 
 def gate_sensitivity(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trcompress.calibration.factor_cache import FactorCache
 from trcompress.calibration.token_weights import TokenSensitivity, token_factors
 from trcompress.decomposition import MatrixSource, Metric, decompose
 from trcompress.decomposition.factors import metric_factors
@@ -24,7 +25,13 @@ QUICK_ALS: dict[str, Any] = {"starts": 1, "sweeps": 20, "restarts": 0, "polish":
 
 
 def solve(
-    plain: CompressedWeight, dense: MatrixSource, metric: Metric, *, seed: int = 0, quick: bool = False
+    plain: CompressedWeight,
+    dense: MatrixSource,
+    metric: Metric,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    factors: FactorCache | None = None,
 ) -> CompressedWeight:
     """Find cores in a metric.
 
@@ -34,11 +41,12 @@ def solve(
         metric: what counts.
         seed: of random starts.
         quick: whether a rough answer will do.
+        factors: what closed forms gave before.
     """
     weight = plain.plan
     matrices = gate_sources(weight, dense)
     if is_two_mode(weight) and not weight.per_gate:
-        cores = _two_mode(matrices[0], weight, metric)
+        cores = _two_mode(matrices[0], weight, metric, factors or FactorCache())
     else:
         cores = _by_als(matrices, plain, metric, seed=seed, **(QUICK_ALS if quick else ALS))
     return replace(plain, cores=cores, error=plain_error(weight, dense, cores))
@@ -64,8 +72,11 @@ def is_two_mode(weight: WeightPlan) -> bool:
     return len(weight.structure.in_modes) == len(weight.structure.out_modes) == 1
 
 
-def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric) -> tuple[Tensor, ...]:
-    return _split(weight, *metric_factors(source, ring_of(weight).bottleneck, _padded(metric, weight)))
+def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric, factors: FactorCache) -> tuple[Tensor, ...]:
+    rank = ring_of(weight).bottleneck
+    if weight.padded_hidden != weight.matrix.gate_rows:  # not the matrix that is known by this key
+        return _split(weight, *metric_factors(source, rank, _padded(metric, weight)))
+    return _split(weight, *factors.find(weight.name, source, metric, rank))
 
 
 def _split(weight: WeightPlan, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.layers.convert import dense_kind, own_methods
+from trcompress.network.calls import Calls
 
 Sequences = Tensor | PackedSequence
 """What a recurrent module takes and gives."""
@@ -101,7 +102,10 @@ def _canonical_names(model: nn.Module) -> dict[int, str]:
 
 @contextmanager
 def layer_by_layer(
-    model: nn.Module, substitutes: Mapping[str, Substitute] | None = None, tap: Tap | None = None
+    model: nn.Module,
+    substitutes: Mapping[str, Substitute] | None = None,
+    tap: Tap | None = None,
+    calls: Calls | None = None,
 ) -> Iterator[None]:
     """Run a model's recurrent modules layer by layer while the context lasts.
 
@@ -111,6 +115,7 @@ def layer_by_layer(
         model: any module.
         substitutes: by the full name of the weight_ih they stand for; a weight of several names goes by its first.
         tap: sees what reaches each layer, and what it gives; without one, only modules with substitutes change.
+        calls: what layers gave in another run; those without substitutes that are fed the same give it again.
 
     Example:
         >>> lstm, x, seen = nn.LSTM(3, 2, num_layers=2), torch.randn(4, 1, 3), []
@@ -122,9 +127,9 @@ def layer_by_layer(
     given = substitutes or {}
     with ExitStack() as stack:
         for layers in recurrent_layers(model).values():
-            if tap or any(weight in given for layer in layers for weight in layer.weights):
+            if tap or calls or any(weight in given for layer in layers for weight in layer.weights):
                 run = _run_stack if hasattr(layers[0].module, "num_layers") else _run_cell
-                stack.enter_context(_forward_of(layers[0].module, partial(run, layers, given, tap)))
+                stack.enter_context(_forward_of(layers[0].module, partial(run, layers, given, tap, calls)))
         yield
 
 
@@ -144,6 +149,7 @@ def _run_stack(
     layers: list[RecurrentLayer],
     substitutes: Mapping[str, Substitute],
     tap: Tap | None,
+    calls: Calls | None,
     input: Sequences,
     hx: Any = None,
 ) -> tuple[Sequences, Any]:
@@ -155,7 +161,7 @@ def _run_stack(
         if tap:
             for weight in layer.weights:
                 tap("inputs", weight, _rows(sequences))
-        sequences, state = _run_layer(layer, substitutes, sequences, start)
+        sequences, state = _answer(layer, substitutes, calls, sequences, start)
         last.append(state)
         if tap:
             for weight, rows in zip(layer.weights, _rows(sequences).chunk(directions, dim=-1), strict=True):
@@ -169,6 +175,7 @@ def _run_cell(
     layers: list[RecurrentLayer],
     substitutes: Mapping[str, Substitute],
     tap: Tap | None,
+    calls: Calls | None,
     input: Tensor,
     hx: Any = None,
 ) -> Any:
@@ -176,10 +183,20 @@ def _run_cell(
     (layer,) = layers
     if tap:
         tap("inputs", layer.weights[0], _rows(input))
-    state = _run_layer(layer, substitutes, input, hx)
+    state = _answer(layer, substitutes, calls, input, hx)
     if tap:
         tap("states", layer.weights[0], _rows(state[0] if isinstance(state, tuple) else state))
     return state
+
+
+def _answer(
+    layer: RecurrentLayer, substitutes: Mapping[str, Substitute], calls: Calls | None, input: Sequences, hx: Any
+) -> Any:
+    """What one layer gives, known or computed."""
+    run = partial(_run_layer, layer, substitutes, input, hx)
+    if calls is None or any(weight in substitutes for weight in layer.weights):
+        return run()
+    return calls.answer(layer.weights[0], (input, hx), run)
 
 
 def _run_layer(layer: RecurrentLayer, substitutes: Mapping[str, Substitute], input: Sequences, hx: Any) -> Any:
