@@ -82,7 +82,12 @@ _WHOLE_OPTIONS = (
 @click.command()
 @options.path_argument("checkpoint", "CKPT")
 @budget_options
-@click.option("--calibrate", required=True, metavar="DATA", help="Inputs of the network; labels are not looked at.")
+@click.option(
+    "--calibrate",
+    required=True,
+    metavar="DATA",
+    help="Inputs of the network: a data file, or package.module:loader of batches; labels are not looked at.",
+)
 @whole_options
 @click.option("--finetune", "training_data", metavar="DATA", help="Train afterwards, aware of the rounding.")
 @path_option("--teacher", "FILE", "What that training learns from beside the labels [default: CKPT].")

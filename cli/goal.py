@@ -36,14 +36,18 @@ _CALIBRATION = (
     click.option(
         "--calibrate",
         metavar="DATA",
-        help="Choose by what the network does on these inputs; with --model, package.module:loader of batches too.",
+        help="Choose by what the network does on these inputs: a data file, or package.module:loader of batches.",
     ),
     click.option(
         "--model", "factory", metavar="M:F", help="package.module:factory of your own network; runs your code."
     ),
     data_option,
     head_option,
-    click.option("--readout", type=click.Choice(["final", "every"]), help="Steps the head sees."),
+    click.option(
+        "--compare",
+        type=click.Choice(["final", "every"]),
+        help="Steps that are compared: the final state of a sequence, or every step [default: every, of tokens].",
+    ),
     click.option(
         "--outputs",
         type=click.Choice(["scores", "values", "states"]),
@@ -53,7 +57,7 @@ _CALIBRATION = (
 
 
 def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--calibrate`, `--data-option`, `--head`, `--readout` and `--outputs`."""
+    """Add `--calibrate`, `--data-option`, `--head`, `--compare` and `--outputs`."""
     for option in reversed(_CALIBRATION):
         command = option(command)
     return command
@@ -76,7 +80,7 @@ def calibration_data(given: dict[str, Any]) -> dict[str, Any]:
     options = read_data_options(given["data_options"])
     if kind_of(given["calibrate"]) != "array":
         options["allow_code"] = True  # the user typed package.module:factory
-    named = {"head": given["head"], "readout": given["readout"], "outputs": given["outputs"]}
+    named = {"head": given["head"], "compare": given["compare"], "outputs": given["outputs"]}
     named |= {"data_options": options, "model": given["factory"]}
     return {"calibrate": given["calibrate"], **named}
 

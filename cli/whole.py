@@ -113,22 +113,34 @@ def whole_json(whole: Whole, out: Path | None) -> dict[str, Any]:
 def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
     from trcompress.cli.options import reading
     from trcompress.cli.task_options import open_data, read_data_options
+    from trcompress.data import DataSet
+    from trcompress.data.load import kind_of
+    from trcompress.data.user_batches import call_loader
     from trcompress.network.model_file import open_model
     from trcompress.passes.runnable import runnable_classifier, runnable_model, runnable_stacks
 
     how = reading(given)
     file = open_model(checkpoint, **how)
     wiring = _wiring(given)
-    fed = {"data_options": read_data_options(given["data_options"]), "reading": how}
+    data: Any = given["calibrate"]
+    options = read_data_options(given["data_options"])
     if given["factory"]:
-        return runnable_model(file, given["factory"], given["calibrate"], **fed)
+        return runnable_model(file, given["factory"], data, data_options=options, reading=how)
+    if kind_of(data) == "factory":
+        data, options = call_loader(data, options), {}
     try:
-        data = open_data(given | {"data": given["calibrate"], "max_bad_clips": None})
-        return runnable_classifier(file, data, wiring, seed=given["seed"], reading=how)
+        if isinstance(data, str):
+            held = open_data(given | {"data": data, "max_bad_clips": None})
+        elif isinstance(data, DataSet):
+            held = data
+        else:
+            raise UsageError("batches of a loader feed stacks: an artifact on batches is run with `model`")
+        return runnable_classifier(file, held, wiring, seed=given["seed"], reading=how)
     except (InputFileError, UsageError):  # not a classifier of labelled sequences
         if file.artifact is not None:
             raise
-        return runnable_stacks(file, given["calibrate"], head=given["head"], seed=given["seed"], **fed)
+        fed = {"data_options": options, "reading": how}
+        return runnable_stacks(file, data, head=given["head"], seed=given["seed"], **fed)
 
 
 def _train(checkpoint: Path, out: Path, given: dict[str, Any]) -> tuple[Whole, Mapping[str, Any]]:

@@ -16,12 +16,12 @@ def save_network(path, **modules):
     return read_checkpoint(path)
 
 
-def network_of(checkpoint, arrays, tmp_path, head=None, readout=None, **options):
+def network_of(checkpoint, arrays, tmp_path, head=None, compare=None, **options):
     """The network of a checkpoint on arrays that are written to a file first, and its data."""
     np.savez(tmp_path / "data.npz", **arrays)
     file = of_checkpoint(checkpoint, checkpoint.path)
     data = read_calibration(tmp_path / "data.npz", file, **options)
-    return FileNetwork(file, data, head, readout), data
+    return FileNetwork(file, data, head, compare), data
 
 
 def first_batch(data, count):

@@ -228,11 +228,11 @@ def test_layers_are_fed_what_the_dense_network_feeds_them(tmp_path):
     x = torch.randn(7, 9, 5)
     checkpoint = save_network(tmp_path / "m.safetensors", rnn=rnn)
     wanted, state = rnn(x.transpose(0, 1))
-    for readout, rows in (
+    for compare, rows in (
         ("every", wanted.transpose(0, 1).flatten(0, 1)),
         ("final", torch.cat(tuple(state[-2:]), -1)),
     ):
-        network, data = network_of(checkpoint, {"x": x.numpy()}, tmp_path, readout=readout)
+        network, data = network_of(checkpoint, {"x": x.numpy()}, tmp_path, compare=compare)
         (found,) = network(first_batch(data, 7))
         assert torch.allclose(found, rows, atol=1e-6)
     names = network.weights
@@ -246,7 +246,7 @@ def test_steps_after_the_end_of_a_sequence_do_not_count(tmp_path):
     checkpoint = save_network(tmp_path / "m.safetensors", rnn=rnn)
     arrays = {"x": x.numpy(), "length": lengths}
     every, data = network_of(checkpoint, arrays, tmp_path)
-    final, _ = network_of(checkpoint, arrays, tmp_path, readout="final")
+    final, _ = network_of(checkpoint, arrays, tmp_path, compare="final")
     alone = [rnn(one[:length].unsqueeze(1)) for one, length in zip(x, lengths, strict=True)]
     assert len(every(first_batch(data, 3))[0]) == lengths.sum()
     (found,) = final(first_batch(data, 3))
@@ -419,7 +419,7 @@ def test_what_is_compared_is_what_is_known_or_said(options, measure, classifier)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"readout": "sometimes"}, "readout must be one of"),
+        ({"compare": "sometimes"}, "compare must be one of"),
         ({"head": "fd"}, "head"),
         ({"outputs": "score"}, "outputs must be one of"),
     ],

@@ -223,3 +223,100 @@ def test_a_file_is_calibrated_in_the_users_own_network_on_their_own_batches(tmp_
         assert "--model goes with --calibrate" in alone.stderr
     finally:
         sys.modules.pop("own_network", None)
+
+
+LOADERS = """
+import torch
+from trcompress.data import from_arrays
+
+
+def drawn(wide=12):
+    torch.manual_seed(0)
+    return torch.randn(96, 7, wide)
+
+
+def pairs():
+    x = drawn()
+    return torch.utils.data.DataLoader(list(zip(x, torch.zeros(96))), batch_size=16)
+
+
+def lengths_too():
+    for part in drawn().split(16):
+        yield part, torch.arange(16) % 7 + 1, torch.zeros(16)
+
+
+def named():
+    return [{"x": part[:, : 3 + number % 4], "labels": None} for number, part in enumerate(drawn().split(16))]
+
+
+def data_set():
+    x = drawn().numpy()
+    y = (x[:, 0, 0] > 0).astype(int)
+    return from_arrays({"x_train": x, "y_train": y, "x_test": x[:8], "y_test": y[:8]})
+
+
+def too_wide():
+    return drawn(13).split(16)
+
+
+def empty():
+    return []
+
+
+def broken():
+    yield drawn()[:16]
+    raise ValueError("the disk is gone")
+
+
+def of_four():
+    return [(drawn(), 1, 2, 3)]
+"""
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    """A file that describes its network, and a module of loaders for it."""
+    (tmp_path / "own_loaders.py").write_text(LOADERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"rnn": nn.LSTM(12, 16), "fc": nn.Linear(16, 2)})
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    yield tmp_path
+    sys.modules.pop("own_loaders", None)
+
+
+def verbs(folder):
+    out = folder / "out.safetensors"
+    yield "plan", folder / "m.pt", "--target-ratio", 3, "--effort", "low"
+    yield "plan", folder / "m.pt", "--target-size", "4KB"
+    yield "decompose", folder / "m.pt", "--shape", "12:64", "--ranks", "1,4", "-o", out, "--overwrite"
+    yield "compress", folder / "m.pt", "--target-size", "4KB", "-o", out, "--overwrite"
+
+
+@pytest.mark.parametrize("loader", ["pairs", "lengths_too", "named", "data_set"])
+def test_every_verb_takes_batches_and_data_sets_without_a_model(described, loader):
+    for words in verbs(described):
+        done = run(*words, "--calibrate", f"own_loaders:{loader}")
+        assert done.code == 0, (words, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        ("too_wide", "13 values a step"),
+        ("empty", "at least one batch"),
+        ("broken", "the disk is gone"),
+        ("of_four", r"must be x, (x, labels)"),
+    ],
+)
+def test_every_verb_refuses_data_that_does_not_fit_before_anything_slow(described, loader, words, monkeypatch):
+    from trcompress.passes import decompose, whole_file
+    from trcompress.search import plan
+
+    for module, slow in ((plan, "search_weights"), (decompose, "ranks_for_error"), (whole_file, "whole_")):
+        monkeypatch.setattr(module, slow, lambda *_, **__: pytest.fail("slow work began"))
+    by_error = ("decompose", described / "m.pt", "--shape", "12:64", "--max-error", 0.3, "-o", described / "o")
+    for verb in (*verbs(described), by_error):
+        done = run(*verb, "--calibrate", f"own_loaders:{loader}")
+        assert done.code == 3, (verb, done.stderr)
+        assert words in " ".join(done.stderr.split())

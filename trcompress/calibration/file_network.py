@@ -25,7 +25,7 @@ def file_network(
     data: str | Path | CalibrationData,
     *,
     head: str | None = None,
-    readout: str | None = None,
+    compare: str | None = None,
     outputs: str | None = None,
     seed: int = 0,
     data_options: Mapping[str, Any] | None = None,
@@ -36,7 +36,7 @@ def file_network(
         checkpoint: the dense network.
         data: its inputs; labels are never used. See `read_calibration`.
         head: key of the linear layer over the last stack; None finds it by its shape, "" compares hidden states.
-        readout: what the head sees: the "final" state or "every" step; None decides by the inputs.
+        compare: "final" compares the last state of a sequence, "every" each step; None decides by the inputs.
         outputs: "scores" where the head gives class scores, "values" where it gives numbers, "states" to compare
             hidden states; None: class scores only where the head has one row for each token.
         seed: of everything random.
@@ -44,13 +44,13 @@ def file_network(
 
     Raises:
         InputFileError: the data does not fit the network.
-        UsageError: `head`, `readout` or `outputs` does not exist, or nothing tells what feeds the network.
+        UsageError: `head`, `compare` or `outputs` does not exist, or nothing tells what feeds the network.
     """
     file = of_checkpoint(checkpoint, checkpoint.path)
     file.refuse_unknown()
     if not isinstance(data, CalibrationData):
         data = read_calibration(data, file, **dict(data_options or {}))
-    model = FileNetwork(file, data, "" if outputs == "states" else head, readout)
+    model = FileNetwork(file, data, "" if outputs == "states" else head, compare)
     fitted, held_out = data.divide(seed)
     compared = model.outputs
     if outputs not in (None, "states"):

@@ -13,14 +13,14 @@ from torch import nn
 from trcompress.calibration.file_network import file_network
 from trcompress.calibration.live import LiveNetwork
 from trcompress.checkpoint import Checkpoint
-from trcompress.data import DataSet, load_data
-from trcompress.data.load import kind_of
-from trcompress.errors import UserCodeError
+from trcompress.data.dataset import DataSet
+from trcompress.data.load import kind_of, load_data
+from trcompress.data.user_batches import call_loader
 from trcompress.network.batches import default_forward
 from trcompress.network.calibration_data import CalibrationData
 from trcompress.network.model_file import of_checkpoint
 from trcompress.network.user_model import UserNetwork, load_user_model
-from trcompress.util.user_code import faults_told, find_function
+from trcompress.util.user_code import faults_told
 
 AT_ONCE, MOST = 64, 4096
 """Sequences in a batch, and of all batches, where the data comes from a file."""
@@ -32,7 +32,7 @@ def live_network(
     *,
     model: str | None = None,
     head: str | None = None,
-    readout: str | None = None,
+    compare: str | None = None,
     outputs: str | None = None,
     seed: int = 0,
     data_options: Mapping[str, Any] | None = None,
@@ -41,10 +41,10 @@ def live_network(
 
     Args:
         checkpoint: the dense network.
-        data: its inputs. With `model`, `package.module:loader` gives batches as a DataLoader does.
+        data: its inputs; `package.module:loader` gives a data set, or batches as a DataLoader does.
         model: `package.module:factory` of the user's network; this runs the user's code.
         head: see `file_network`, as for the others.
-        readout: see `file_network`.
+        compare: see `file_network`.
         outputs: see `file_network`.
         seed: of everything random.
         data_options: of `trcompress.data.load_data`, or keyword arguments of the loader.
@@ -54,32 +54,12 @@ def live_network(
         InputFileError: the checkpoint does not fit the network, or the data does not.
     """
     if model is None or isinstance(data, CalibrationData):
-        settings: dict[str, Any] = {"head": head, "readout": readout, "outputs": outputs, "seed": seed}
+        settings: dict[str, Any] = {"head": head, "compare": compare, "outputs": outputs, "seed": seed}
         return file_network(checkpoint, data, **settings, data_options=data_options)
     module = load_user_model(of_checkpoint(checkpoint, checkpoint.path), model).eval()
     batches, forward = user_batches(data, dict(data_options or {}))
-    told = _Told(batches, str(data))
-    live = LiveNetwork.of(module, told, forward=_telling(forward, model), outputs=outputs, seed=seed)
+    live = LiveNetwork.of(module, batches, forward=_telling(forward, model), outputs=outputs, seed=seed)
     return replace(live, origin={"data": str(data), "model": model})
-
-
-@dataclass(frozen=True)
-class _Told:
-    """Batches of the user's, whose faults are told."""
-
-    batches: Iterable[Any]
-    spec: str
-
-    def __iter__(self) -> Iterator[Any]:
-        with faults_told(self.spec):
-            steps = iter(self.batches)
-        while True:
-            with faults_told(self.spec):
-                try:
-                    batch = next(steps)
-                except StopIteration:
-                    return
-            yield batch
 
 
 @dataclass(frozen=True)
@@ -102,18 +82,11 @@ def user_batches(
     """Open batches for a user's network, of a data file or of a loader of theirs, and say how it is run on them."""
     if kind_of(data) == "factory":
         options.pop("allow_code", None)
-        loader = find_function(str(data), "a loader of batches")
-        with faults_told(str(data)):
-            found = loader(**options)
-        if not isinstance(found, (DataSet, Iterable)) or isinstance(found, (str, bytes)):
-            raise UserCodeError(
-                f"{data} must return batches that can be gone through, as a DataLoader: got {type(found).__name__}"
-            )
-        if not isinstance(found, DataSet):
-            return found, default_forward
-    else:
-        found = load_data(data, **options)
-    return _Rows(found), _named_forward
+        given = call_loader(str(data), options)
+        if not isinstance(given, DataSet):
+            return given, default_forward
+        return _Rows(given), _named_forward
+    return _Rows(load_data(data, **options)), _named_forward
 
 
 def _named_forward(model: nn.Module, batch: Any) -> Any:

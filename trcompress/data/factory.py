@@ -23,16 +23,26 @@ def load_factory(spec: str, options: dict[str, Any], *, allow_code: bool = False
             f"a data factory runs code, so the user must type it; files may not name one: got {spec!r}; "
             "in Python, `allow_code=True` lets it run"
         )
-    factory = find_function(spec, "a data factory")
-    _check_options(factory, options, spec)
-    with faults_told(spec):
-        data = factory(**options)
+    data = call_factory(spec, options, "a data factory")
     if not isinstance(data, DataSet):
         raise InputFileError(
             f"{spec} must return a DataSet: got {type(data).__module__}.{type(data).__qualname__}; "
             "make one with trcompress.data.from_arrays, or of Split objects over your own source"
         )
     return data
+
+
+def call_factory(spec: str, options: dict[str, Any], what: str) -> Any:
+    """Call the function that the user named, with the options as keyword arguments; this runs the user's code.
+
+    Raises:
+        UsageError: there is no such function, or it does not take these options.
+        UserCodeError: it raised something.
+    """
+    factory = find_function(spec, what)
+    _check_options(factory, options, spec)
+    with faults_told(spec):
+        return factory(**options)
 
 
 def _check_options(factory: Any, options: dict[str, Any], spec: str) -> None:

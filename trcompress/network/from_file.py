@@ -22,7 +22,7 @@ from trcompress.network.find_head import find_chain, find_head, input_size, outp
 from trcompress.network.model_file import ModelFile
 from trcompress.network.outputs import Outputs
 
-READOUTS = ("final", "every")
+COMPARED = ("final", "every")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class End:
         stack: its name.
         head: key of the matrix over it, or None where its hidden states are the output.
         bias: key of the head's bias.
-        readout: "final" looks at the last state of a sequence, "every" at each step.
+        compare: "final" compares the last state of a sequence, "every" each step.
         tokens: whether the head has one row for each token that the stack is fed: then it gives class scores.
         note: how the head was found, in words.
     """
@@ -41,7 +41,7 @@ class End:
     stack: str
     head: str | None
     bias: str | None
-    readout: str
+    compare: str
     tokens: bool
     note: str
 
@@ -53,7 +53,7 @@ class FileNetwork(nn.Module):
         file: the file.
         data: which stacks are fed by data, and which start from another's last state.
         head: key of the linear layer over the last stack; None finds it by its shape, "" gives hidden states.
-        readout: "final", "every", or None: each step where tokens are fed, else the final state of a sequence.
+        compare: "final", "every", or None: each step where tokens are fed, else the final state of a sequence.
 
     Attributes:
         weights: for each tensor of a stack that can run, by its key in the file, its name in this module.
@@ -61,15 +61,15 @@ class FileNetwork(nn.Module):
         notes: what was decided, in words.
 
     Raises:
-        UsageError: `head` or `readout` does not exist.
+        UsageError: `head` or `compare` does not exist.
     """
 
     def __init__(
-        self, file: ModelFile, data: CalibrationData, head: str | None = None, readout: str | None = None
+        self, file: ModelFile, data: CalibrationData, head: str | None = None, compare: str | None = None
     ) -> None:
         super().__init__()
-        if readout is not None and readout not in READOUTS:
-            raise UsageError(f"readout must be one of {', '.join(READOUTS)}: got {readout!r}")
+        if compare is not None and compare not in COMPARED:
+            raise UsageError(f"compare must be one of {', '.join(COMPARED)}: got {compare!r}")
         self._below, notes = _links(file, data)
         self._starts = {stack: one for stack, one in data.states.items() if isinstance(one, str)}
         self._order = _order(file, data, self._below)
@@ -86,7 +86,7 @@ class FileNetwork(nn.Module):
                 name = str(self._order.index(stack))
                 self.embeddings[name] = nn.Embedding.from_pretrained(feed.embedding)
                 self._tables[name] = feed.embedding_key
-        self._ends = tuple(_end(file, data, stack, head, readout) for stack in self._last_stacks())
+        self._ends = tuple(_end(file, data, stack, head, compare) for stack in self._last_stacks())
         self.heads = nn.ModuleList(_head(file, one) for one in self._ends)
         self.requires_grad_(False)
         self.notes = (*data.notes, *notes, *(one.note for one in self._ends))
@@ -149,7 +149,7 @@ class FileNetwork(nn.Module):
         return (hidden, torch.zeros_like(hidden)) if paired and hidden is not None else hidden
 
     def _read(self, end: End, output: Any, state: Any) -> Tensor:
-        if end.readout == "every":
+        if end.compare == "every":
             return output.data if isinstance(output, PackedSequence) else output.flatten(0, 1)
         hidden = state[0] if isinstance(state, tuple) else state
         module = self.stacks[self._order.index(end.stack)]
@@ -177,7 +177,7 @@ def _head(file: ModelFile, end: End) -> nn.Module:
     return head
 
 
-def _end(file: ModelFile, data: CalibrationData, stack: str, head: str | None, readout: str | None) -> End:
+def _end(file: ModelFile, data: CalibrationData, stack: str, head: str | None, compare: str | None) -> End:
     name, feed = stack or "the network", data.feeds.get(stack)
     found, note = None, f"{name}: hidden states are compared"
     if head != "":
@@ -189,7 +189,7 @@ def _end(file: ModelFile, data: CalibrationData, stack: str, head: str | None, r
                 raise
             note = f"{name}: hidden states are compared, since no head was found ({error})"
     fed_tokens = isinstance(feed, TokenFeed)
-    looked = readout or ("every" if fed_tokens or found is None else "final")
+    looked = compare or ("every" if fed_tokens or found is None else "final")
     note += ", each step" if looked == "every" else ", the final state"
     if found is None:
         return End(stack, None, None, looked, False, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from trcompress.data.array_file import read_arrays
 from trcompress.data.array_source import ArraySource
+from trcompress.data.dataset import DataSet
 from trcompress.data.load import kind_of, load_data
 from trcompress.data.options import ArrayOptions, read_options
+from trcompress.data.user_batches import arrays_of, call_loader
 from trcompress.errors import InputFileError, UsageError, nearest
 from trcompress.network.calibration_data import CalibrationData
 from trcompress.network.embedding import find_embedding
@@ -27,7 +29,9 @@ _PREFIXES = ("x_", "length_", "state_", "embedding_")
 _PARTS = ("train", "val", "test")
 
 
-def read_calibration(spec: str | Path, file: ModelFile, **options: Any) -> CalibrationData:
+def read_calibration(
+    spec: str | Path | DataSet | Iterable[Any], file: ModelFile, **options: Any
+) -> CalibrationData:
     """Open calibration data: an array file, a folder of videos, or what a user's own function returns.
 
     An array file holds `x` (or `x_train`), (N, T, ...) numbers for the first stack, or one array a stack, named
@@ -37,7 +41,8 @@ def read_calibration(spec: str | Path, file: ModelFile, **options: Any) -> Calib
     the states themselves (N, H). Where the file has labels, only its training rows are used.
 
     Args:
-        spec: FILE.npz, FILE.safetensors, a folder of videos, or `package.module:factory`.
+        spec: FILE.npz, FILE.safetensors, a folder of videos, a data set, batches that hold the same arrays, or
+            `package.module:loader` that gives a data set or batches (with `allow_code`: the user typed it).
         file: the dense network.
         options: of `trcompress.data.load_data`.
 
@@ -45,17 +50,51 @@ def read_calibration(spec: str | Path, file: ModelFile, **options: Any) -> Calib
         InputFileError: the file is damaged, or its arrays do not fit the network.
         UsageError: nothing tells which stack an array is for.
     """
-    if kind_of(spec) != "array":
-        data = load_data(spec, **{"validation_fraction": 0.0, **options})
-        feed = VectorFeed(data.train.source, data.train.rows)
-        return _only(file, Path(str(spec)).name, "", feed, data.train.groups, (data.split_note, *data.notes))
+    if not isinstance(spec, (str, Path)):
+        return _given(spec, file, options)
+    kind = kind_of(spec)
+    if kind == "factory":
+        if not options.pop("allow_code", False):
+            return _of_data_set(load_data(spec, **options), file)  # refuses: the user did not type it
+        return _given(call_loader(str(spec), options), file, {})
+    options.pop("allow_code", None)
+    if kind == "video":
+        return _of_data_set(load_data(spec, **{"validation_fraction": 0.0, **options}), file)
     path = Path(spec)
     settings = read_options(ArrayOptions, options, "array")
     arrays = read_arrays(path, settings.max_bytes)
-    named = {stack: key for stack in file.stacks if (key := _key_of(stack, arrays)) is not None}
-    _check_names(arrays, file, str(path))
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _of_arrays(path, sha256, arrays, file, options)
+
+
+def _given(data: DataSet | Iterable[Any], file: ModelFile, options: dict[str, Any]) -> CalibrationData:
+    """Take a data set, or batches as a loader gives them."""
+    name = data.name if isinstance(data, DataSet) else getattr(data, "spec", "the batches")
+    if not isinstance(data, DataSet):
+        return _of_arrays(Path(name), "", arrays_of(data, name), file, options)
+    part = next(iter(data.splits.values()))
+    x, _, lengths = part.batch(np.arange(min(1, len(part))))
+    if x.is_floating_point():
+        return _of_data_set(data, file)
+    x, _, lengths = part.batch(np.arange(len(part)))  # tokens are small
+    arrays = {"x": x.numpy()} | ({} if lengths is None else {"length": lengths.numpy()})
+    return _of_arrays(Path(name), "", arrays, file, options)
+
+
+def _of_data_set(data: DataSet, file: ModelFile) -> CalibrationData:
+    part = next(iter(data.splits.values()))
+    feed = VectorFeed(part.source, part.rows)
+    return _only(file, data.name, "", feed, part.groups, (data.split_note, *data.notes))
+
+
+def _of_arrays(
+    path: Path, sha256: str, arrays: dict[str, np.ndarray], file: ModelFile, options: dict[str, Any]
+) -> CalibrationData:
+    """Find out what each array feeds."""
+    settings = read_options(ArrayOptions, options, "array")
+    named = {stack: key for stack in file.stacks if (key := _key_of(stack, arrays)) is not None}
+    _check_names(arrays, file, str(path))
     if not named:
         return _main(path, sha256, arrays, file, options)
     feeds, notes = {}, []

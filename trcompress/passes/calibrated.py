@@ -29,7 +29,7 @@ def decompose_calibrated(
     dtype: torch.dtype | None = None,
     command: str = "",
     head: str | None = None,
-    readout: str | None = None,
+    compare: str | None = None,
     outputs: str | None = None,
     model: str | None = None,
     data_options: Mapping[str, Any] | None = None,
@@ -47,7 +47,7 @@ def decompose_calibrated(
         dtype: of the cores; the weight's own by default.
         command: how the user asked for this, kept in the lineage.
         head: see `file_network`.
-        readout: see `file_network`.
+        compare: see `file_network`.
         outputs: see `file_network`.
         model: `package.module:factory` of the user's own network; see `live_network`.
         data_options: how to read `data`.
@@ -65,7 +65,7 @@ def decompose_calibrated(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     checkpoint.check_compressible(own_network=model is not None)
-    settings: dict[str, Any] = {"head": head, "readout": readout, "outputs": outputs, "data_options": data_options}
+    settings: dict[str, Any] = {"head": head, "compare": compare, "outputs": outputs, "data_options": data_options}
     live = live or live_network(checkpoint, data, **settings, model=model, seed=seed)
     every = distinct_matrices(checkpoint).matrices
     plans = plan.resolve([one for one in every if one.key in live.known(every)])

@@ -14,6 +14,7 @@ from torch import Tensor
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.write import write_artifact
 from trcompress.calibration import LiveNetwork
+from trcompress.calibration.user_network import live_network
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.weight import distinct_matrices
 from trcompress.errors import UsageError
@@ -54,7 +55,7 @@ def decompose(
     calibrate: str | Path | None = None,
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
-    readout: str | None = None,
+    compare: str | None = None,
     outputs: str | None = None,
     model: str | None = None,
     refine: int = 0,
@@ -83,7 +84,7 @@ def decompose(
         calibrate: inputs of the network, to choose cores by what its outputs do.
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
-        readout: what the head sees: the "final" state or "every" step.
+        compare: what is compared: the "final" state of a sequence, or "every" step.
         outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
         model: `package.module:factory` of your own network, to run on `calibrate`; this runs your code.
         effort: "low", "normal" or "high": how much work goes into the search of a goal.
@@ -119,7 +120,7 @@ def decompose(
     if out is not None:
         out = check_output(out, overwrite=overwrite, keep=(*checkpoint.files, calibrate))
     check_data(calibrate, refine, init)
-    data: dict[str, Any] = {"data_options": data_options, "head": head, "readout": readout, "outputs": outputs}
+    data: dict[str, Any] = {"data_options": data_options, "head": head, "compare": compare, "outputs": outputs}
     data["model"] = model
     if not isinstance(plan, PlanChoice):
         goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
@@ -158,7 +159,7 @@ def choose(
     calibrate: str | Path | None = None,
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
-    readout: str | None = None,
+    compare: str | None = None,
     seed: int = 0,
     outputs: str | None = None,
     model: str | None = None,
@@ -173,9 +174,12 @@ def choose(
     """
     goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
     given = [name for name, value in goals.items() if value is not None]
+    data: dict[str, Any] = {"data_options": data_options, "head": head, "compare": compare, "outputs": outputs}
+    data |= {"model": model, "seed": seed}
     if plan is not None:
         if given == ["max_error"] and max_error is not None:
-            return PlanChoice(ranks_for_error(checkpoint, plan, max_error))
+            live = None if calibrate is None else live_network(checkpoint, calibrate, **data)
+            return PlanChoice(ranks_for_error(checkpoint, plan, max_error), live=live)
         if given:
             raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
         return PlanChoice(plan.against(distinct_matrices(checkpoint).matrices))
@@ -189,12 +193,7 @@ def choose(
         **goals,
         layer=layer,
         calibrate=calibrate,
-        data_options=data_options,
-        head=head,
-        readout=readout,
-        seed=seed,
-        outputs=outputs,
-        model=model,
+        **data,
         effort=effort,
         per_weight=per_weight,
         progress=progress,

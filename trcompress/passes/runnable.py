@@ -93,7 +93,7 @@ def runnable_model(
 
 def runnable_stacks(
     file: ModelFile,
-    data: str | Path,
+    data: str | Path | DataSet | Iterable[Any],
     *,
     head: str | None = None,
     seed: int = 0,

@@ -31,7 +31,7 @@ def plan(
     calibrate: str | Path | None = None,
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
-    readout: str | None = None,
+    compare: str | None = None,
     outputs: str | None = None,
     model: str | None = None,
     kind: str | None = None,
@@ -52,7 +52,7 @@ def plan(
         calibrate: inputs of the network; rows are then measured at its outputs.
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
-        readout: what the head sees: the "final" state or "every" step.
+        compare: what is compared: the "final" state of a sequence, or "every" step.
         outputs: what they are: "scores" of classes, "values", or "states" to compare hidden states instead.
         model: `package.module:factory` of your own network, to run on the data; this runs your code.
         kind: how to read recurrent layers, see `read_checkpoint`.
@@ -87,7 +87,7 @@ def plan(
             calibrate,
             model=model,
             head=head,
-            readout=readout,
+            compare=compare,
             outputs=outputs,
             seed=seed,
             data_options=data_options,
