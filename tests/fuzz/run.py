@@ -31,7 +31,8 @@ from fuzz.corpus import make
 from fuzz.targets import FindingError
 
 MOST_BYTES = 6 << 30
-MOST_SECONDS = 20
+MOST_SECONDS = 20  # of a processor
+MOST_WAITED_SECONDS = 100
 COLUMNS = ("read", "refused", "refused as unsafe", "FINDING")
 
 
@@ -93,17 +94,20 @@ def _tell(log: CampaignLog, given: argparse.Namespace) -> None:
 def _child(given: argparse.Namespace, log: CampaignLog, shelf: Path, worker: int, parent: int) -> None:
     """Try inputs until all of a worker are done; an alarm ends one that takes too long."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    signal.signal(signal.SIGPROF, _late)
     signal.signal(signal.SIGALRM, _late)
     with tempfile.TemporaryDirectory() as folder, log.open(worker) as stream:
         for number in left(given.inputs, log.done(), worker, given.workers):
             stop_without(parent)
-            signal.alarm(MOST_SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+            signal.alarm(MOST_WAITED_SECONDS)
             try:
                 target, what = run_input(number, given.seed, shelf, Path(folder))
             except (FindingError, _LateError) as error:
                 target, path = one_input(number, given.seed, shelf, Path(folder))
                 what = f"FINDING: {target}: {error}"
                 shutil.copy(path, given.folder / f"{target}-{number}-{path.name}")
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             line = what.replace("\n", " ")
             stream.write(f"{number}\t{target}\t{line}\n")
@@ -114,7 +118,7 @@ class _LateError(BaseException):
 
 
 def _late(signum: int, frame: object) -> None:
-    raise _LateError(f"more than {MOST_SECONDS} s")
+    raise _LateError(f"more than {MOST_SECONDS} s of a processor, or {MOST_WAITED_SECONDS} s in all")
 
 
 if __name__ == "__main__":

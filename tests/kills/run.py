@@ -29,6 +29,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from campaign_log import CampaignLog, in_forks, left, stop_without
+from command import run
 from reliability import table_of, write_section
 
 from kills.scenarios import Scenario, scenarios
@@ -101,19 +102,18 @@ def _tell(log: CampaignLog, given: argparse.Namespace) -> list[str]:
 
 
 def _whole_run(scenario: Scenario, inputs: Path, folder: Path) -> tuple[str, float]:
-    """Run a command to its end, twice; returns the fingerprint of its result and the seconds it takes."""
-    marks, seconds = [], 0.0
-    for _ in range(2):
-        place = _fresh(inputs, folder)
-        began = time.perf_counter()
-        code, said = _wait(_start(scenario.words, place))
-        seconds = time.perf_counter() - began
-        if code:
-            raise SystemExit(f"{scenario.words} failed without a kill: {code}\n{said}")
-        marks.append(scenario.fingerprint(place / scenario.output))
-    if len(set(marks)) != 1:
-        raise SystemExit(f"{scenario.words} gives another result each time")
-    return marks[0], seconds
+    """Run a command here and in a fork; returns the fingerprint of its result and the seconds of the fork."""
+    place = _fresh(inputs, folder)
+    done = run(*scenario.words, cwd=place)  # imports all that the forks need
+    if done.code:
+        raise SystemExit(f"{scenario.words} failed without a kill: {done.code}\n{done.stderr}")
+    mark, place = scenario.fingerprint(place / scenario.output), _fresh(inputs, folder)
+    began = time.perf_counter()
+    code, said = _wait(_start(scenario.words, place))
+    seconds = time.perf_counter() - began
+    if code or scenario.fingerprint(place / scenario.output) != mark:
+        raise SystemExit(f"{scenario.words} gives another result each time: {code}\n{said}")
+    return mark, seconds
 
 
 def _kill_once(

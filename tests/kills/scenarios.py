@@ -83,7 +83,8 @@ def _of_models() -> dict[str, Scenario]:
             "--epochs", 6, "--batch-size", 16, "--device", "cpu", "-o", "out.safetensors")  # fmt: skip
     small = ("compress", "in/net.safetensors", "--target-size", "3KB", "--calibrate", "in/data.npz", "-o",
              "out.safetensors", "--overwrite")  # fmt: skip
-    rows = ("reproduce", "table4-complexity", "--quick", "--out", "out", "--overwrite")
+    few = ("--set", "complexity.ranks=[2,3]", "--set", "complexity.batch=1")
+    rows = ("reproduce", "table4-complexity", "--quick", *few, "--out", "out", "--overwrite")
     runs = ("out.run", "out.metrics.json")
     return {
         "decompose": Scenario(decompose, replace, "out.safetensors", tensors_of),
