@@ -24,6 +24,9 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 _OPTIONS = (
     click.option("--shape", "shapes", multiple=True, metavar="I:O", help="Modes, 4x2x5:4x4; repeat per --layer."),
     click.option("--ranks", multiple=True, metavar="R", help="R (all), R,R0, R0,R1,..., or full."),
+    click.option(
+        "--exact-ranks", is_flag=True, help="Refuse ranks above what a bond can carry, do not lower them."
+    ),
     click.option("--layer", "layers", multiple=True, metavar="GLOB", help="What a --shape is for."),
     click.option(
         "--init", type=options.NameOf(ALGORITHMS), default="tr-als", show_default=True, help="How cores start."
@@ -116,14 +119,16 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
     plan = None
     if given["shapes"] or given["ranks"]:
         ranks = ("1",) if [*goals] == ["max_error"] else given["ranks"]
-        plan = read_plan(given["shapes"], ranks, given["layers"], given["gates"])
+        plan = read_plan(given["shapes"], ranks, given["layers"], given["gates"], given["exact_ranks"])
     layer = given["layers"][0] if len(given["layers"]) == 1 else "*"
     settings = goals | {name: given[name] for name in ("seed", *SEARCH)} | calibration_data(given)
     with progress_bar("plan") as update:
         return choose(dense, plan, layer=layer, **settings, progress=update)
 
 
-def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str) -> Any:
+def read_plan(
+    shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str, ...], gates: str, exact: bool = False
+) -> Any:
     """Pair the repeated options into a plan: the k-th shape with the k-th ranks and the k-th layer.
 
     Raises:
@@ -144,7 +149,9 @@ def read_plan(shapes: tuple[str, ...], ranks: tuple[str, ...], layers: tuple[str
                 f"{len(layers)} --layer; give one of each per layer, or one --shape for all"
             )
     spread = [values if len(values) == rules else values * rules for values in (shapes, ranks, layers or (None,))]
-    return Plan(tuple(Rule.parse(s, r, layer=name, gates=gates) for s, r, name in zip(*spread, strict=True)))
+    return Plan(
+        tuple(Rule.parse(s, r, layer=name, gates=gates, exact=exact) for s, r, name in zip(*spread, strict=True))
+    )
 
 
 def _echo_plan(plan: ResolvedPlan, notes: Sequence[str]) -> None:

@@ -13,7 +13,13 @@ import click
 from trcompress.cli.verbs import VERBS
 
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
-_ALIASES = {"data_options": "data_option", "calibrate_options": "data_option", "plan": "shape", "path": "out"}
+_ALIASES = {
+    "data_options": "data_option",
+    "calibrate_options": "data_option",
+    "exact": "exact_ranks",
+    "path": "out",
+    "plan": "shape",
+}
 """Arguments whose option has another name."""
 
 _ELSEWHERE = {"model": "--model"}

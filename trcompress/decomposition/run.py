@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trcompress.decomposition.algorithms import ALGORITHMS, Progress
 from trcompress.decomposition.bound import lower_bound
+from trcompress.decomposition.least_memory import check_memory
 from trcompress.decomposition.metric import Metric
 from trcompress.decomposition.objective import Objective
 from trcompress.decomposition.result import Decomposition
@@ -51,7 +52,7 @@ def decompose(
 
     Raises:
         UsageError: `init` or a setting does not exist.
-        ShapeError: the modes are too small for W.
+        ShapeError: the modes are too small for W, or the ranks so large that a fit has no room in memory.
         InputFileError: W holds NaN or Inf.
 
     Example:
@@ -61,6 +62,8 @@ def decompose(
         (True, [(2, 4, 2), (2, 3, 2), (2, 4, 2), (2, 2, 2)])
     """
     chosen = _settings(init, settings)
+    if device is None or torch.device(device).type == "cpu":
+        check_memory("decompose", ring, init)
     tell = progress or (lambda *_: None)
     inner = InMemoryMatrix(source, device) if isinstance(source, Tensor) else source
     with fitting_threads(inner):

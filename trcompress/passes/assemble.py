@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trcompress.artifact.file import Artifact
 from trcompress.checkpoint import Checkpoint, read_checkpoint
+from trcompress.decomposition.least_memory import check_memory
 from trcompress.decomposition.weight import (
     CompressedWeight,
     decompose_weight,
@@ -22,7 +23,7 @@ from trcompress.decomposition.weight import (
     weight_source,
 )
 from trcompress.errors import OutputFileError, UsageError
-from trcompress.formats import TensorRing
+from trcompress.formats import TensorRing, as_ring
 from trcompress.model.header import Header, SourceFile, Step, Weight
 from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.util.progress import Progress, part_of
@@ -61,12 +62,16 @@ def decompose_checkpoint(
         InputFileError: the file cannot be read, a layer is not the one that its shapes suggest, a tensor cannot be
             kept, or one holds NaN or Inf.
         UsageError: the plan matches no weight.
-        ShapeError: a weight does not fit its modes.
+        ShapeError: a weight does not fit its modes, or its ranks are so large that a fit has no room in memory.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     checkpoint.check_compressible()
     plans = plan.resolve(distinct_matrices(checkpoint).matrices)
+    if torch.device(settings.get("device") or "cpu").type == "cpu":
+        for weight in plans:  # all before the first: none may fail after minutes
+            ring = as_ring(weight.structure, f"{weight.name}: only tensor rings are decomposed")
+            check_memory(weight.name, ring, init)
     found = []
     for done, weight in enumerate(plans):
         options = {

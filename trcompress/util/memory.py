@@ -1,4 +1,4 @@
-"""How much memory a call takes at its peak, and how much autograd keeps after it."""
+"""How much memory a call takes at its peak, how much autograd keeps after it, and how much is left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MACHINE = Path("/proc/meminfo")
 
 
 def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | None:
@@ -76,6 +77,22 @@ def _reset_peak() -> bool:
     except (OSError, AttributeError):
         return False
     return True
+
+
+def available_bytes() -> int | None:
+    """Return how much memory this process can still take, or None where the system does not tell (no Linux).
+
+    What the machine has free, caches that it can drop included, and what a limit on the address space leaves.
+    """
+    try:
+        import resource
+
+        line = next(line for line in MACHINE.read_text().splitlines() if line.startswith("MemAvailable:"))
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError, StopIteration):
+        return None
+    free = int(line.split()[1]) * 1024
+    return free if limit == resource.RLIM_INFINITY else max(0, min(free, limit - status_bytes("VmSize")))
 
 
 def status_bytes(field: str) -> int:
