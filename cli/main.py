@@ -18,7 +18,8 @@ from trcompress.cli.verbs import VERBS
 from trcompress.cli.voice import add_voice_options, voice
 from trcompress.errors import TrcompressError, nearest
 from trcompress.util.claims import claims_last
-from trcompress.util.inputs import inputs_noted
+from trcompress.util.inputs import inputs_noted, note_input
+from trcompress.util.user_code import code_files
 from trcompress.version import __version__
 
 
@@ -65,6 +66,9 @@ def main() -> None:
     print_any_character()
     stop_on_signals()
     with inputs_noted(), claims_last():
+        for word in sys.argv[1:]:  # --model M:F, --data=M:F: the user's code is an input of the command
+            for path in code_files(word.rpartition("=")[2]):
+                note_input(path)
         code = _run()
     try:
         sys.stdout.flush()

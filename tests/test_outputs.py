@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -37,9 +38,27 @@ WRITERS = {
         ["compress", "dense.safetensors", "--target-size", "2KB", "--calibrate", "data.npz", "-o", "OUT"],
         ("dense.safetensors", "data.npz"),
     ),
+    "compress --finetune": (
+        [
+            "compress",
+            "dense.safetensors",
+            "--target-size",
+            "2KB",
+            "--calibrate",
+            "data.npz",
+            "--finetune",
+            "more.npz",
+            "--epochs",
+            1,
+            "-o",
+            "OUT",
+        ],
+        ("dense.safetensors", "data.npz", "more.npz"),
+    ),
     "expand": (["expand", "ring.safetensors", "-o", "OUT"], ("ring.safetensors",)),
     "recipe copy": (["recipe", "copy", "mine.toml", "OUT"], ("mine.toml",)),
     "export": (["export", "ring.safetensors", "--onnx", "OUT"], ("ring.safetensors",)),
+    "export --torch-export": (["export", "ring.safetensors", "--torch-export", "OUT"], ("ring.safetensors",)),
     "report": (
         ["report", "ring.safetensors", "--baseline", "dense.safetensors", "-o", "OUT"],
         ("ring.safetensors", "dense.safetensors"),
@@ -54,7 +73,8 @@ def files(tmp_path_factory):
     torch.manual_seed(0)
     tensors = {f"rnn.{key}": value for key, value in nn.LSTM(12, 16).state_dict().items()}
     save_file(tensors | {"fc.weight": torch.randn(3, 16), "fc.bias": torch.zeros(3)}, folder / "dense.safetensors")
-    np.savez(folder / "data.npz", **small_task.arrays())
+    for name in ("data.npz", "more.npz"):
+        np.savez(folder / name, **small_task.arrays())
     assert run("decompose", folder / "dense.safetensors", *SHAPE, "-o", folder / "ring.safetensors").code == 0
     assert run("recipe", "copy", "synthetic-fig5", folder / "mine.toml").code == 0
     return folder
@@ -81,7 +101,7 @@ FOLDERS = {"data make-clips", "reproduce", "demo", "data extract"}
 
 
 def test_every_verb_that_writes_is_tested_here():
-    assert set(outputs_of(cli, "")) == set(WRITERS) | FOLDERS
+    assert set(outputs_of(cli, "")) == {name.partition(" --")[0] for name in WRITERS} | FOLDERS
     assert {name.partition(" ")[0] for name in WRITERS} <= set(VERBS)
 
 
@@ -119,6 +139,64 @@ def test_every_verb_writes_through_a_link_and_refuses_what_is_no_file(inputs, tm
     assert target.read_bytes() != b"old"
     refused = run(*["/dev/null" if word == "OUT" else word for word in command], "--overwrite", cwd=inputs)
     assert (refused.code, "is a device" in refused.stderr) == (2, True), refused.stderr
+
+
+OWN_CODE = """
+import numpy as np
+import torch
+from torch import nn
+from trcompress.data import from_arrays
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.fc = nn.LSTM(12, 16, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.fc(self.rnn(x)[1][0][-1])
+
+
+def data():
+    return from_arrays(dict(np.load("data.npz")))
+"""
+ON_CODE = {
+    "decompose": ["decompose", "dense.safetensors", *SHAPE, "--calibrate", "data.npz", "--model", "own.code:Net"],
+    "compress": ["compress", "dense.safetensors", "--target-size", "2KB", "--calibrate", "data.npz",
+                 "--model", "own.code:Net"],
+    "finetune": ["finetune", "ring.safetensors", "--data=own.code:data", *FAST],
+    "export": ["export", "ring.safetensors", "--model", "own.code:Net"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "hard link", "its package"])
+@pytest.mark.parametrize("verb", list(ON_CODE))
+def test_code_named_on_the_command_line_is_an_input(inputs, verb, way, monkeypatch):
+    for name in ("own", "own.code"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (inputs / "own").mkdir()
+    code, package = inputs / "own" / "code.py", inputs / "own" / "__init__.py"
+    code.write_text(OWN_CODE)
+    package.write_text("")
+    out = {"itself": code, "its package": package}.get(way, inputs / "other.py")
+    if way in ("link", "hard link"):
+        (out.symlink_to if way == "link" else out.hardlink_to)(code)
+    option = "--torch-export" if verb == "export" else "-o"
+    for more in ([], ["--overwrite"]):
+        done = run(*ON_CODE[verb], option, out, *more, cwd=inputs)
+        assert (done.code, "must not replace the input" in done.stderr) == (2, True), done.stderr
+    assert (code.read_text(), package.read_text()) == (OWN_CODE, "")
+
+
+def test_logs_for_tensorboard_replace_no_file(inputs, tmp_path):
+    words = ["finetune", "ring.safetensors", *ON_DATA, *FAST, "-o", tmp_path / "out.safetensors", "--overwrite"]
+    before = {path.name: path.read_bytes() for path in inputs.iterdir()}
+    for place in ("data.npz", "dense.safetensors"):
+        done = run(*words, "--tensorboard", place, cwd=inputs)
+        assert done.code in (2, 3), done.stderr
+        assert done.stderr.strip().startswith("error: ")
+    assert {path.name: path.read_bytes() for path in inputs.iterdir()} == before
 
 
 def test_a_shard_of_an_index_is_an_input(inputs):

@@ -51,6 +51,25 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
     return function
 
 
+def code_files(spec: str) -> Iterator[Path]:
+    """Yield the files that `package.module:name` would be read from, in any folder that is searched.
+
+    Example:
+        >>> [path.name for path in code_files("trcompress.util.user_code:code_files")]
+        ['__init__.py', '__init__.py', 'user_code.py']
+        >>> list(code_files("4x4:2x2"))
+        []
+    """
+    module, colon, name = spec.partition(":")
+    parts = module.split(".")
+    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in parts):
+        return
+    for root in dict.fromkeys([*sys.path, os.getcwd()]):
+        for depth in range(1, len(parts) + 1):
+            base = Path(root, *parts[:depth])
+            yield from (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file())
+
+
 @contextmanager
 def faults_told(what: str, *, missing_too: bool = True, own_only: bool = False) -> Iterator[None]:
     """Turn what the user's code raises into one line with the last frame of its traceback.
