@@ -74,6 +74,9 @@ def main() -> None:
         sys.stdout.flush()
     except OSError as error:  # what was printed has no place to go
         code = _tell(error) or code
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # gloo's threads, torn down with the interpreter, can abort it
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

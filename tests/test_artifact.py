@@ -190,3 +190,13 @@ def test_header_names_an_unknown_kind_and_role():
     ):
         with pytest.raises(InputFileError, match=words):
             parse_header(VERSION_1.replace(old, new, 1))
+
+
+def test_equal_artifacts_are_equal_bytes(saved, tmp_path):
+    """Safetensors puts the metadata in another order each time: eight writes would seldom agree by chance."""
+    model, _, path = saved
+    whole = path.read_bytes()
+    for number in range(8):
+        assert trcompress.save(model, tmp_path / f"{number}.safetensors").read_bytes() == whole
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    assert list(header["__metadata__"]) == ["format", "trcompress"]

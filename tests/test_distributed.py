@@ -109,6 +109,29 @@ def test_two_processes_give_the_single_process_result(files, tmp_path):
     assert len((tmp_path / "two.run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+ABORTS_AT_THE_END = """
+import atexit, os, sys
+from trcompress.cli.main import main
+atexit.register(os.abort)
+sys.argv[0] = "trcompress"
+main()
+"""
+
+
+def test_what_happens_at_the_end_of_the_interpreter_fails_no_process(files, tmp_path):
+    """Threads of gloo outlive its group, and have aborted processes whose work was done."""
+    (tmp_path / "ends.py").write_text(ABORTS_AT_THE_END)
+    words = ["finetune", files["ring"], "--data", files["data"], "--epochs", 1, "--device", "cpu", "-o",
+             tmp_path / "out.safetensors", "--format", "json"]  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, str(tmp_path / "ends.py"), *map(str, words)], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["history"]
+
+
 @pytest.mark.slow
 def test_evaluation_by_two_processes_counts_every_row_once(files):
     words = ["evaluate", files["ring"], "--data", files["data"], "--batch-size", 7, "--teacher", files["dense"],

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -272,3 +274,36 @@ def test_a_checkpoint_that_changes_meanwhile_is_noticed(inputs, tmp_path, change
     with pytest.raises(InputFileError, match=r"dense.safetensors was changed while|cannot read|no such file"):
         trcompress.decompose(dense, Plan.of("6x2:4x4", 2), out, progress=tamper)
     assert list(tmp_path.iterdir()) == [inputs]
+
+
+CUT_SHORT = """
+import os, sys
+import trcompress
+from trcompress import Plan
+
+def cut(what, fraction):
+    os.truncate(sys.argv[1], 4096)
+
+trcompress.decompose(sys.argv[1], Plan.of("6x2:4x4", 2), sys.argv[2], overwrite=True, progress=cut)
+"""
+
+
+@pytest.mark.parametrize("container", ["safetensors", "pt"])
+def test_a_checkpoint_cut_short_while_it_is_mapped_loses_nothing_else(tmp_path, container):
+    """The system ends the process where it touches what is gone; or the change is noticed first."""
+    torch.manual_seed(0)
+    tensors = {f"rnn.{key}": value for key, value in nn.LSTM(12, 16).state_dict().items()}
+    tensors["emb.weight"] = torch.randn(4096, 64)
+    dense, out = tmp_path / f"dense.{container}", tmp_path / "out.safetensors"
+    save = {"safetensors": save_file, "pt": torch.save}[container]
+    save(tensors, dense)
+    out.write_bytes(b"old")
+    words = [sys.executable, "-c", CUT_SHORT, dense, out]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    noticed = "dense" in done.stderr and "InputFileError" in done.stderr
+    assert done.returncode == -signal.SIGBUS or (done.returncode == 1 and noticed), done.stderr[-500:]
+    assert out.read_bytes() == b"old"
+    save(tensors, dense)
+    again = run("decompose", dense, *SHAPE, "-o", out, "--overwrite")
+    assert again.code == 0, again.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([dense.name, out.name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -63,10 +64,23 @@ def write_artifact(
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             raise system_error(error) from error
+        _sort_metadata(temporary)
         _check_written(temporary, artifact, header, check)
     if sidecar:
         write_sidecar(path, header)
     return path
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in the order of its keys: safetensors writes another one each time. No length changes."""
+    with path.open("r+b") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        table = json.loads(stream.read(size))
+        table = {"__metadata__": dict(sorted(table.pop("__metadata__").items()))} | table
+        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def file_bytes(artifact: Artifact) -> int:

@@ -86,5 +86,6 @@ def team(device: str) -> Iterator[Team]:
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Team(dist.get_rank(), dist.get_world_size(), where)
+        dist.barrier()  # none leaves while another still speaks to it
     finally:
         dist.destroy_process_group()
