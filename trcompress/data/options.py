@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from trcompress.errors import UsageError, nearest
+from trcompress.util.strict import StrictModel
 
 
 def _names(value: Any) -> Any:
@@ -29,7 +30,7 @@ Pixels = Annotated[int, Field(ge=8, le=2048)]
 Options = TypeVar("Options", bound=BaseModel)
 
 
-class SplitOptions(BaseModel):
+class SplitOptions(StrictModel):
     """How train, validation and test are divided.
 
     Attributes:
@@ -40,8 +41,6 @@ class SplitOptions(BaseModel):
         validation_fraction: share of the *training* rows to validate on, by group if groups exist; 0: none.
         split_seed: seed of the division alone; the training seed does not move rows between parts.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     split: Literal["auto", "official", "group", "random", "none"] = "auto"
     test_groups: Names = ()

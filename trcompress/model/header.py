@@ -13,8 +13,6 @@ from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetPydanticSchema,
@@ -29,6 +27,7 @@ from trcompress.model.grammar import MAX_SIZE
 from trcompress.model.kinds import KINDS
 from trcompress.model.layer import ROLES, Layer
 from trcompress.model.weight_plan import WeightPlan
+from trcompress.util.strict import StrictModel
 
 METADATA_KEY = "trcompress"
 VERSION = 2
@@ -46,11 +45,7 @@ Size = Annotated[int, Field(ge=1, lt=MAX_SIZE)]
 Modes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=64)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _LayerRecord(_Strict):
+class _LayerRecord(StrictModel):
     """A layer as version 1 spells it."""
 
     stack: str
@@ -99,7 +94,7 @@ def _layer_schema(_: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSche
     )
 
 
-class Weight(_Strict):
+class Weight(StrictModel):
     """One compressed weight: its structure, and how its cores were found."""
 
     name: str
@@ -151,7 +146,7 @@ class Weight(_Strict):
         return one_of("format", format, FORMATS)
 
 
-class SourceFile(_Strict):
+class SourceFile(StrictModel):
     """The dense checkpoint that was compressed."""
 
     file: str
@@ -162,7 +157,7 @@ class SourceFile(_Strict):
     notes: tuple[str, ...] = ()
 
 
-class Step(_Strict):
+class Step(StrictModel):
     """One command of the artifact's history."""
 
     verb: str
@@ -170,14 +165,14 @@ class Step(_Strict):
     seed: int | None = None
     version: str
     parent_sha256: str | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 StorageRecord = tuple[str, str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]]
 """How one tensor is stored: kind, dtype that it is expanded to, shape."""
 
 
-class PassRecord(_Strict):
+class PassRecord(StrictModel):
     """What one pass did to one tensor or module."""
 
     kind: str
@@ -187,7 +182,7 @@ class PassRecord(_Strict):
     damage: float | None = None
 
 
-class Header(_Strict):
+class Header(StrictModel):
     """All that an artifact says about itself.
 
     Version 2 adds `storage` (tensors in few bits, by key), `packed` (codec and bytes of each entropy-coded stream),
@@ -200,11 +195,11 @@ class Header(_Strict):
     source: SourceFile | None = None
     shared: tuple[tuple[str, ...], ...] = ()
     lineage: tuple[Step, ...] = ()
-    metrics: dict[str, Any] = {}
-    storage: dict[str, StorageRecord] = {}
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    storage: dict[str, StorageRecord] = Field(default_factory=dict)
     packed: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...] = ()
     passes: tuple[PassRecord, ...] = ()
-    original: dict[str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]] = {}
+    original: dict[str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]] = Field(default_factory=dict)
 
     def weight_plans(self) -> dict[str, WeightPlan]:
         """Return the structure of every compressed weight, by its key.

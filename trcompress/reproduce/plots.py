@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from trcompress.errors import MissingExtraError
 from trcompress.util.files import atomic_path, write_text
+from trcompress.util.strict import StrictModel
 
 COLOURS = ("#1b6ca8", "#c8553d", "#6a994e", "#8e5ea2", "#b08900", "#4f4f4f", "#d17ab0", "#2a9d8f")
 """Told apart in print and by the colour-blind; curves also differ in their markers."""
@@ -23,11 +22,7 @@ SHOWN = 0.98
 """The share of all entries that the colours of matrices span; the rest are outliers, drawn in the end colours."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Curve(_Strict):
+class Curve(StrictModel):
     """One line of a picture, or one bar; bars of one `group` share a colour."""
 
     name: str
@@ -37,7 +32,7 @@ class Curve(_Strict):
     group: str = ""
 
 
-class Plot(_Strict):
+class Plot(StrictModel):
     """One picture of curves or bars; `file` is the stem of its PNG and CSV.
 
     Attributes:
@@ -54,14 +49,14 @@ class Plot(_Strict):
     log_y: bool = False
 
 
-class Heatmap(_Strict):
+class Heatmap(StrictModel):
     """One picture of a matrix."""
 
     title: str
     values: tuple[tuple[float, ...], ...]
 
 
-class MatrixPlot(_Strict):
+class MatrixPlot(StrictModel):
     """Matrices side by side on one scale; `file` is the stem of its PNG and CSVs."""
 
     file: str

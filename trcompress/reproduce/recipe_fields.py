@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trcompress.model.grammar import parse_ranks, parse_shape
+from trcompress.util.strict import StrictModel
 
 Text = Annotated[str, Field(max_length=8_000)]
 Short = Annotated[str, Field(max_length=300)]
@@ -41,13 +42,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)]
 DataPath = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_not_code)]
 
 
-class Strict(BaseModel):
-    """A table that knows all its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PaperReading(Strict):
+class PaperReading(StrictModel):
     """One way to read the paper's synthetic experiment where it is silent.
 
     Attributes:
@@ -81,7 +76,7 @@ class PaperReading(Strict):
     starts: Annotated[int, Field(ge=1, le=20)] = 2
 
 
-class Synthetic(Strict):
+class Synthetic(StrictModel):
     """The 81 x 81 experiment of Figs. 5 and 6.
 
     Attributes:
@@ -105,7 +100,7 @@ class Synthetic(Strict):
         return self
 
 
-class Complexity(Strict):
+class Complexity(StrictModel):
     """Table 4, measured.
 
     Attributes:

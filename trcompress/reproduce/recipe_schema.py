@@ -27,11 +27,11 @@ from trcompress.reproduce.recipe_fields import (
     Shape,
     Short,
     Size,
-    Strict,
     Synthetic,
     Text,
 )
 from trcompress.training.settings import FinetuneSettings
+from trcompress.util.strict import StrictModel
 
 DENSE = "dense"
 MAX_PARAMETERS = 2**31
@@ -50,7 +50,7 @@ def _known_structure(name: str) -> str:
     return one_of("structure", name, (DENSE, *FORMATS))
 
 
-class Model(Strict):
+class Model(StrictModel):
     """One recurrent layer and a linear head, trained from scratch.
 
     Attributes:
@@ -120,7 +120,7 @@ class Model(Strict):
         return self.matrix.parameters / self.parameters
 
 
-class Features(Strict):
+class Features(StrictModel):
     """A CNN over the frames, where the data is a video tree and not an array file of features.
 
     Attributes:
@@ -150,7 +150,7 @@ class ArrayFields(ArrayOptions):
     split: Literal["auto"] = "auto"
 
 
-class Data(Strict):
+class Data(StrictModel):
     """Which sequences, and how they are divided.
 
     Attributes:
@@ -178,7 +178,7 @@ class Data(Strict):
         return self
 
 
-class Compression(Strict):
+class Compression(StrictModel):
     """How a trained dense layer is compressed: by a ring that is written out, or by one that is searched for.
 
     Attributes:
@@ -213,7 +213,7 @@ class Compression(Strict):
         return Plan.of(self.shape, self.ranks) if self.shape and self.ranks else None
 
 
-class Recipe(Strict):
+class Recipe(StrictModel):
     """What all kinds share.
 
     Attributes:

@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from trcompress.errors import InputFileError
 from trcompress.reproduce.plots import MatrixPlot, Plot
 from trcompress.util.files import write_text
 from trcompress.util.hardware import Hardware
+from trcompress.util.strict import StrictModel
 
 RESULT_FILE = "result.json"
 Figure = float | str | dict[str, float | str]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ResultRow(_Strict):
+class ResultRow(StrictModel):
     """One figure.
 
     Attributes:
@@ -40,7 +37,7 @@ class ResultRow(_Strict):
     note: str = ""
 
 
-class Claim(_Strict):
+class Claim(StrictModel):
     """A sentence of the paper, and whether it held here; None where it cannot be told."""
 
     text: str
@@ -48,7 +45,7 @@ class Claim(_Strict):
     evidence: str
 
 
-class Table(_Strict):
+class Table(StrictModel):
     """More numbers than fit in rows."""
 
     title: str
@@ -56,7 +53,7 @@ class Table(_Strict):
     rows: tuple[tuple[str | float | int | None, ...], ...]
 
 
-class Findings(_Strict):
+class Findings(StrictModel):
     """What a runner gives back.
 
     Attributes:
@@ -78,7 +75,7 @@ class Findings(_Strict):
     notes: tuple[str, ...] = ()
 
 
-class Result(_Strict):
+class Result(StrictModel):
     """Findings, and how they came about.
 
     Attributes:

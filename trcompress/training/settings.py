@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from trcompress.errors import UsageError, nearest
+from trcompress.util.strict import StrictModel
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -25,11 +26,7 @@ def _class_weights(value: Any) -> Any:
     return value
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DistillSettings(_Strict):
+class DistillSettings(StrictModel):
     """Weights of the loss terms where a teacher is given; a weight of 0 leaves its term out.
 
     Attributes:
@@ -46,7 +43,7 @@ class DistillSettings(_Strict):
     hidden: Weight | None = None
 
 
-class FinetuneSettings(_Strict):
+class FinetuneSettings(StrictModel):
     """Everything that shapes a training run, apart from the model and the data.
 
     Attributes:

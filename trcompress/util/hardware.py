@@ -6,13 +6,11 @@ import os
 import platform
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from trcompress.util.strict import StrictModel
 
 
-class Hardware(BaseModel):
+class Hardware(StrictModel):
     """Where it ran: enough to judge timings, nothing that names a person or a place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpu: str
     cores: int
