@@ -16,9 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from kept import Kept
 from samples import find_sample
 from whole_model_clips import run_clips, training_clips, with_fresh_looks
 from whole_model_g2p import run_g2p
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SEEDS), help="which parts; an empty text only prints")
     parser.add_argument("--seeds", help="instead of those of the final run")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench-whole-model.json")
+    parser.add_argument("--work", type=Path, help="folder that keeps trained networks, to go on from")
+    parser.add_argument("--networks", type=int, default=0, help="train so many and stop; with --work")
     given = parser.parse_args()
     torch.set_num_threads(1)
     record = json.loads(given.out.read_text()) if given.out.exists() else {}
@@ -56,7 +60,9 @@ def main() -> None:
             print(f"{name}: its sample is not at hand; left out")
             continue
         for seed in map(int, (given.seeds or SEEDS[name]).split(",")):
-            keep(record, name, seed, run(seed), given.out)
+            with TemporaryDirectory() as folder:
+                kept = Kept((given.work or Path(folder)) / f"{name}-{seed}", given.networks)
+                keep(record, name, seed, run(seed, kept), given.out)
     print(table(record))
 
 
@@ -96,13 +102,13 @@ def _line(rows: list[Row]) -> str:
 # ---- the parts
 
 
-Run = Callable[[int], list[Row]]
+Run = Callable[[int, Kept], list[Row]]
 
 
 def g2p() -> Run | None:
     """Words, where they are at hand."""
     folder = find_sample("g2p")
-    return partial(run_g2p, folder) if folder else None
+    return (lambda seed, _: run_g2p(folder, seed)) if folder else None
 
 
 def trained(task: Trained) -> Run | None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 
 import torch
 from finetune_choose import folds
+from kept import Kept
 from samples import find_sample
 from whole_model_tasks import CANDIDATES, TASKS
 from whole_model_trained import Trained, run_trained
@@ -47,7 +50,9 @@ def cross_validated(task: Trained, data: DataSet, chosen: list[int]) -> dict[str
     for seed, fold in enumerate(folds(data)):
         if seed in chosen and fold.validation is not None:
             part = replace(fold, validation=None, test=replace(fold.validation, name="test"))
-            for row in run_trained(task, part, seed):
+            with TemporaryDirectory() as folder:
+                rows = run_trained(task, part, seed, Kept(Path(folder)))
+            for row in rows:
                 found.setdefault(f"{row['what']}, {row['bytes']:,} bytes", []).append(row["metric"])
     return {what: round(mean(values), 2) for what, values in found.items()}
 

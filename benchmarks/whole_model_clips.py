@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from kept import Kept
 from torch import nn
-from whole_model_trained import Row, latency
+from whole_model_trained import Row, rows_of
 
 from trcompress import TRLSTM, save
 from trcompress.data import DataSet, load_data, make_clips
 from trcompress.network.model_file import open_model
 from trcompress.passes.runnable import runnable_classifier
 from trcompress.passes.trained import compress_and_train
-from trcompress.training.evaluate import evaluate
 from trcompress.training.finetune import finetune
 from trcompress.training.settings import read_settings
 
@@ -29,6 +30,7 @@ DENSE_BYTES = 4 * (4 * HIDDEN * (INPUTS + HIDDEN + 2) + CLASSES * (HIDDEN + 1))
 """Of the dense network's tensors."""
 TRAIN = {"layout": "ucf11", "classes": CLASSES, "groups": 25, "clips_per_group": 4, "seed": 0}
 TEST = {"layout": "ucf11", "classes": CLASSES, "groups": 100, "clips_per_group": 1, "seed": 1_000}
+BASE = "ring, the same extra training"
 FOLDER = Path(tempfile.gettempdir()) / "trcompress-whole-model"
 
 
@@ -56,7 +58,7 @@ CLIPS = Clips(
     size=7_900,
     tune={"epochs": 20, "batch_size": 16, "lr": 2e-3, "dropout": 0.25},
     fresh={},
-    how={"units": 64, "rank": 8, "matrices": ("ih", "hh"), "storage": ("float16", "int4")},
+    how={"units": 64, "rank": 8, "matrices": ("ih", "hh"), "packed": True},
 )
 
 
@@ -78,49 +80,46 @@ def with_fresh_looks(data: DataSet, folder: Path = FOLDER) -> DataSet:
     return replace(data, test=replace(fresh.train, name="test"))
 
 
-def run_clips(data: DataSet, seed: int, clips: Clips = CLIPS) -> list[Row]:
+def run_clips(data: DataSet, seed: int, kept: Kept, clips: Clips = CLIPS) -> list[Row]:
     """Train the ring and what comes of it, and judge them on the test part."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        ring = trained_ring(data, place, seed, clips)
-        more, small, fresh = (place / f"{name}.safetensors" for name in ("more", "small", "fresh"))
-        tune = read_settings(clips.tune | {"seed": seed})
-        finetune(ring, data, more, settings=tune, teacher=ring)
-        runnable = runnable_classifier(open_model(ring), data, seed=seed)
-        found = compress_and_train(
-            runnable, data, small, target_bytes=clips.size, teacher=ring, settings=tune, seed=seed, **clips.how
-        )
-        if found.training is None:
-            raise RuntimeError(f"clips: {found.whole.nbytes:,} bytes is the least that was reached")
-        epochs = clips.ring["epochs"] + clips.tune["epochs"]
-        scratch = clips.tune | clips.fresh | {"seed": seed, "epochs": epochs, "start": "scratch"}
-        finetune(small, data, fresh, settings=read_settings(scratch), teacher=ring)
-        files = {"ring": ring, "ring, the same extra training": more, "trcompress": small}
-        return rows_of(data, files | {"fresh, the same form": fresh}, seed, found.whole.structure)
+    ring = kept.made("ring", lambda out: train_ring(data, out, seed, clips))
+    tune = read_settings(clips.tune | {"seed": seed})
+    epochs = clips.ring["epochs"] + clips.tune["epochs"]
+    scratch = read_settings(clips.tune | clips.fresh | {"seed": seed, "epochs": epochs, "start": "scratch"})
+    small = kept.made("small", lambda out: compress(data, ring, out, seed, clips))
+    files = {
+        "ring": ring,
+        BASE: kept.made("more", lambda out: finetune(ring, data, out, settings=tune, teacher=ring, resume=True)),
+        f"trcompress, at most {clips.size:,} bytes": small,
+        "fresh, the same form": kept.made(
+            "fresh", lambda out: finetune(small, data, out, settings=scratch, teacher=ring, resume=True)
+        ),
+    }
+    return rows_of(files, data, None, seed, DENSE_BYTES, BASE)
 
 
-def trained_ring(data: DataSet, place: Path, seed: int, clips: Clips) -> Path:
+def train_ring(data: DataSet, out: Path, seed: int, clips: Clips) -> None:
     """Train the ring from random cores."""
+    torch.manual_seed(seed)
     layer = TRLSTM(INPUTS, HIDDEN, shape=SHAPE, ranks=RANKS, batch_first=True)
-    start = save(nn.ModuleDict({"rnn": layer, "fc": nn.Linear(HIDDEN, CLASSES)}), place / "cores.safetensors")
-    settings = read_settings(clips.ring | {"seed": seed, "start": "scratch"})
-    return finetune(start, data, place / "ring.safetensors", settings=settings).out
+    model = nn.ModuleDict({"rnn": layer, "fc": nn.Linear(HIDDEN, CLASSES)})
+    start = save(model, out.with_name("cores.safetensors"), overwrite=True)
+    finetune(start, data, out, settings=read_settings(clips.ring | {"seed": seed, "start": "scratch"}), resume=True)
 
 
-def rows_of(data: DataSet, files: dict[str, Path], seed: int, structure: str) -> list[Row]:
-    """Measure every file on the test part; differences are to the ring that had the same extra training."""
-    found = {what: 100 * evaluate(path, data).right for what, path in files.items()}
-    base = found["ring, the same extra training"]
-    return [
-        {
-            "what": what,
-            "seed": seed,
-            "bytes": path.stat().st_size,
-            "metric": found[what],
-            "change": found[what] - base,
-            "dense_bytes": DENSE_BYTES,
-            "structure": structure,
-            "ms": latency(path, data),
-        }
-        for what, path in files.items()
-    ]
+def compress(data: DataSet, ring: Path, out: Path, seed: int, clips: Clips) -> None:
+    """Do what `trcompress compress RING --target-size ... --finetune DATA` does."""
+    runnable = runnable_classifier(open_model(ring), data, seed=seed)
+    found = compress_and_train(
+        runnable,
+        data,
+        out,
+        target_bytes=clips.size,
+        teacher=ring,
+        overwrite=True,
+        settings=read_settings(clips.tune | {"seed": seed}),
+        seed=seed,
+        **clips.how,
+    )
+    if found.training is None:
+        raise RuntimeError(f"clips: {found.whole.nbytes:,} bytes is the least that was reached")

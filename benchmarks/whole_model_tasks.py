@@ -32,6 +32,7 @@ FLARE = Trained(
     ratio=100,
     ring=Ring("30x40x3:8x8", "5", FLARE_TASK.tune),
     tune={"epochs": 8, "batch_size": 32, "lr": 2e-3, "dropout": 0.3},
+    fresh={"lr": FLARE_TASK.tune["lr"]},
 )
 TASKS = {task.name: task for task in (HAPT, FLARE)}
 CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from kept import Kept
+from safetensors.torch import load_file
 
 from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet
@@ -26,7 +27,6 @@ from trcompress.network.read_classifier import read_classifier
 from trcompress.passes.assemble import decompose_checkpoint
 from trcompress.passes.runnable import runnable_classifier
 from trcompress.passes.trained import compress_and_train
-from trcompress.passes.whole import Whole
 from trcompress.passes.whole_file import base_artifact
 from trcompress.training.dense import train_dense
 from trcompress.training.evaluate import evaluate
@@ -92,45 +92,58 @@ class Trained:
         return self.tune["epochs"] + (self.ring.tune["epochs"] if self.ring else 0)
 
 
-def run_trained(task: Trained, data: DataSet, seed: int) -> list[Row]:
+def run_trained(task: Trained, data: DataSet, seed: int, kept: Kept) -> list[Row]:
     """Train all four and judge them on the test part."""
-    with TemporaryDirectory() as folder:
-        dense = Path(folder) / "dense.safetensors"
+
+    def train(out: Path) -> None:
         settings = read_settings(task.dense | {"seed": seed})
-        train_dense(data, dense, hidden_size=task.hidden, readout=task.readout, settings=settings)
-        files = {"dense": dense, "dense, the same extra training": trained_on(task, data, dense, seed)}
-        start = dense if task.ring is None else ringed(task, task.ring, data, dense, seed)
-        small, whole = compressed(task, data, start, dense, seed)
-        fresh = trained_afresh(task, data, small, dense, seed)
-        files |= {f"trcompress {task.ratio:g}x": small, "fresh, the same form": fresh}
-        return rows_of(task, data, files, seed, whole)
+        train_dense(data, out, hidden_size=task.hidden, readout=task.readout, settings=settings, resume=True)
+
+    dense = kept.made("dense", train)
+    start = ringed(task, task.ring, data, dense, seed, kept) if task.ring else dense
+    small = kept.made("small", lambda out: compress(task, data, start, dense, out, seed))
+    files = {
+        "dense": dense,
+        "dense, the same extra training": trained_on(task, data, dense, seed, kept),
+        f"trcompress {task.ratio:g}x": small,
+        "fresh, the same form": trained_afresh(task, data, small, dense, seed, kept),
+    }
+    return rows_of(files, data, task.wiring, seed, tensor_bytes(dense), "dense")
 
 
-def trained_on(task: Trained, data: DataSet, dense: Path, seed: int) -> Path:
+def trained_on(task: Trained, data: DataSet, dense: Path, seed: int, kept: Kept) -> Path:
     """Give the dense network the training that the compressed one gets, its own teacher."""
-    start, out = dense.with_name("start.safetensors"), dense.with_name("more.safetensors")
-    write_artifact(start, base_artifact(open_model(dense)))
-    settings = read_settings(task.tune | {"seed": seed, "epochs": task.extra_epochs})
-    return finetune(start, data, out, settings=settings, teacher=dense, wiring=task.wiring).out
+
+    def train(out: Path) -> None:
+        start = write_artifact(kept.path("start"), base_artifact(open_model(dense)), overwrite=True)
+        settings = read_settings(task.tune | {"seed": seed, "epochs": task.extra_epochs})
+        finetune(start, data, out, settings=settings, teacher=dense, wiring=task.wiring, resume=True)
+
+    return kept.made("more", train)
 
 
-def ringed(task: Trained, ring: Ring, data: DataSet, dense: Path, seed: int) -> Path:
+def ringed(task: Trained, ring: Ring, data: DataSet, dense: Path, seed: int, kept: Kept) -> Path:
     """Do what `trcompress decompose` and `trcompress finetune` do."""
-    start, out = dense.with_name("cores.safetensors"), dense.with_name("ring.safetensors")
-    write_artifact(start, decompose_checkpoint(dense, Plan.of(ring.shape, ring.ranks), seed=seed))
-    settings = read_settings(ring.tune | {"seed": seed})
-    return finetune(start, data, out, settings=settings, teacher=dense, wiring=task.wiring).out
+
+    def train(out: Path) -> None:
+        artifact = decompose_checkpoint(dense, Plan.of(ring.shape, ring.ranks), seed=seed)
+        start = write_artifact(kept.path("cores"), artifact, overwrite=True)
+        settings = read_settings(ring.tune | {"seed": seed})
+        finetune(start, data, out, settings=settings, teacher=dense, wiring=task.wiring, resume=True)
+
+    return kept.made("ring", train)
 
 
-def compressed(task: Trained, data: DataSet, start: Path, dense: Path, seed: int) -> tuple[Path, Whole]:
-    """Do what `trcompress compress START --target-ratio-model R --calibrate DATA --finetune DATA` does."""
+def compress(task: Trained, data: DataSet, start: Path, dense: Path, out: Path, seed: int) -> None:
+    """Do what `trcompress compress START --target-ratio-model R --finetune DATA --teacher DENSE` does."""
     runnable = runnable_classifier(open_model(start), data, task.wiring, seed=seed)
     found = compress_and_train(
         runnable,
         data,
-        dense.with_name("small.safetensors"),
+        out,
         target_bytes=int(runnable.tensor_bytes / task.ratio),
         teacher=dense,
+        overwrite=True,
         settings=read_settings(task.tune | {"seed": seed}),
         wiring=task.wiring,
         seed=seed,
@@ -138,27 +151,41 @@ def compressed(task: Trained, data: DataSet, start: Path, dense: Path, seed: int
     )
     if found.training is None:
         raise RuntimeError(f"{task.name}: {found.whole.nbytes:,} bytes is the least that was reached")
-    return found.training.out, found.whole
 
 
-def trained_afresh(task: Trained, data: DataSet, small: Path, dense: Path, seed: int) -> Path:
+def trained_afresh(task: Trained, data: DataSet, small: Path, dense: Path, seed: int, kept: Kept) -> Path:
     """Train the file's form from random weights with the same teacher, for all epochs that it took to get there."""
     epochs = task.dense["epochs"] + task.extra_epochs
     settings = read_settings(task.tune | task.fresh | {"seed": seed, "epochs": epochs, "start": "scratch"})
-    out = small.with_name("fresh.safetensors")
-    return finetune(small, data, out, settings=settings, teacher=dense, wiring=task.wiring).out
+    return kept.made(
+        "fresh",
+        lambda out: finetune(small, data, out, settings=settings, teacher=dense, wiring=task.wiring, resume=True),
+    )
 
 
-def rows_of(task: Trained, data: DataSet, files: dict[str, Path], seed: int, whole: Whole) -> list[Row]:
-    """Measure every file on the test part."""
-    rows: list[Row] = []
-    for what, path in files.items():
-        accuracy = 100 * evaluate(path, data, wiring=task.wiring).right
-        row = {"what": what, "seed": seed, "bytes": path.stat().st_size, "metric": accuracy}
-        change = accuracy - (rows[0]["metric"] if rows else accuracy)
-        row |= {"change": change, "dense_bytes": whole.bytes_before, "structure": whole.structure}
-        rows.append(row | {"ms": latency(path, data, task.wiring)})
-    return rows
+def rows_of(
+    files: dict[str, Path], data: DataSet, wiring: Wiring | None, seed: int, dense_bytes: int, base: str
+) -> list[Row]:
+    """Measure every file on the test part; differences are to the one named."""
+    found = {what: 100 * evaluate(path, data, wiring=wiring).right for what, path in files.items()}
+    return [
+        {
+            "what": what,
+            "seed": seed,
+            "bytes": path.stat().st_size,
+            "metric": found[what],
+            "change": found[what] - found[base],
+            "dense_bytes": dense_bytes,
+            "units": next(iter(open_model(path).stacks.values()))[0].hidden_size,
+            "ms": latency(path, data, wiring),
+        }
+        for what, path in files.items()
+    ]
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of all tensors of a dense checkpoint."""
+    return sum(one.nbytes for one in load_file(path).values())
 
 
 def latency(path: Path, data: DataSet, wiring: Wiring | None = None) -> float:
