@@ -129,6 +129,15 @@ def test_faults_are_told_before_anything_is_written(task: tuple[Path, Path], tmp
     assert not out.exists()
 
 
+def test_data_of_another_width_is_refused_by_name(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    given = ("compress", dense, "--target-size", "12KB", "--calibrate", data, "-o", tmp_path / "small.safetensors")
+    found = run(*given, "--data-option", "steps=3")
+    assert found.code == 3, found.stderr
+    assert "80" in found.stderr
+    assert "40" in found.stderr
+
+
 def test_straight_through_moves_values_that_rounding_hides() -> None:
     from trcompress.training.straight_through import StraightThrough
 
