@@ -19,7 +19,8 @@ HAPT = Trained(
     readout=HAPT_MEAN.readout,
     dense=HAPT_MEAN.dense,
     ratio=60,
-    tune={"epochs": 12, "batch_size": 64, "lr": 2e-3},
+    tune={"epochs": 12, "batch_size": 64, "lr": 2e-3, "dropout": 0.5, "input_dropout": 0.2},
+    fresh={"dropout": 0.1, "input_dropout": 0.0},
 )
 """The dense network that benchmarks/finetune_choose.py prefers: the head sees a mean of states; much dropout."""
 FLARE = Trained(
@@ -38,7 +39,9 @@ TASKS = {task.name: task for task in (HAPT, FLARE)}
 CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
     "hapt": {
         "as chosen": {},
-        "fresh at a higher rate": {"fresh": {"lr": 5e-3}},
+        "little dropout": {"tune": {"epochs": 12, "batch_size": 64, "lr": 2e-3}, "fresh": {}},
+        "little dropout, half as long": {"tune": {"epochs": 6, "batch_size": 64, "lr": 2e-3}, "fresh": {}},
+        "much dropout for fresh too": {"fresh": {}},
     },
     "flare": {
         "as chosen": {},
