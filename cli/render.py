@@ -28,7 +28,7 @@ def print_report(report: Report) -> None:
         _print_passes(report)
         _print_tensors(report)
         _print_metrics(report)
-    else:
+    elif report.weights:
         _print_matrices(report.weights)
     _print_latency(report)
     _print_lineage(report)
@@ -125,8 +125,9 @@ def _print_totals(report: Report) -> None:
             count(report.parameters_after),
             ratio(report.model_ratio),
         ],
-        ["input-to-hidden (Eq. 7)", count(before), count(after), ratio(report.compression_ratio)],
     ]
+    if report.weights:
+        rows.append(["input-to-hidden (Eq. 7)", count(before), count(after), ratio(report.compression_ratio)])
     out.print(make_table(["", ">before", ">after", ">ratio"], rows))
     if report.other_bytes_before and report.tensor_bytes_before and report.file_bytes_before:
         _line(
@@ -171,7 +172,7 @@ def _print_matrices(weights: Sequence[WeightReport]) -> None:
 def _print_passes(report: Report) -> None:
     if report.passes:
         rows = [
-            [one["kind"], one["name"], one["before"], one["after"], spell(one["damage"], "error")]
+            [one["kind"], one["name"], one["before"], one["after"], spell(one["damage"], "damage")]
             for one in report.passes
         ]
         out.print(make_table(["pass", "!on", "before", "after", ">damage"], rows))
@@ -196,16 +197,13 @@ def _print_metrics(report: Report) -> None:
 
 def _print_latency(report: Report) -> None:
     if report.latency:
-        rows = [
-            [
-                one["what"],
-                count(one["batch"]),
-                f"{one['baseline_ms']:.3f}",
-                f"{one['artifact_ms']:.3f}",
-                ratio(one["speedup"]),
-            ]
-            for one in report.latency["timings"]
-        ]
+        rows = []
+        for one in report.latency["timings"]:
+            times = [f"{one[side]:.3f}" for side in ("baseline_ms", "artifact_ms")]
+            rows.append([one["what"], count(one["batch"]), *times, ratio(one["speedup"])])
+            onnx = [one[f"{side}_onnx_ms"] for side in ("baseline", "artifact")]
+            if None not in onnx:
+                rows.append([f"{one['what']}, ONNX", count(one["batch"]), *(f"{ms:.3f}" for ms in onnx), ""])
         out.print(make_table(["", ">batch", ">dense ms", ">compressed ms", ">faster"], rows))
 
 

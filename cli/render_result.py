@@ -19,6 +19,9 @@ def print_result(result: Result) -> None:
     out.print(f"data: {result.findings.data}", markup=False)
     if result.findings.rows:
         out.print(_rows(result.findings.rows))
+    for row in result.findings.rows:
+        if row.note:
+            out.print(f"{row.name}: {row.note}", markup=False)
     for claim in result.findings.claims:
         out.print(f"{VERDICTS[claim.holds]}: {claim.text}")
         out.print(f"  {claim.evidence}", markup=False)
@@ -32,8 +35,8 @@ def _rows(rows: tuple[ResultRow, ...]) -> Table:
     shown = []
     for row in rows:
         spread = f"{row.spread:.4f} ({row.runs})" if row.spread is not None and row.runs > 1 else ""
-        shown.append([row.name, figure(row.paper), figure(row.measured), spread, row.note])
-    return make_table(["", ">paper", ">here", ">± over runs", "note"], shown)
+        shown.append([row.name, figure(row.paper), figure(row.measured), spread])
+    return make_table(["", "paper", ">here", ">± over runs"], shown)
 
 
 def _numbers(numbers: Numbers) -> Table:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -46,11 +47,19 @@ def files(tmp_path_factory):
     return paths
 
 
+PASSES = (
+    {"kind": "fold", "name": "embed.weight", "before": "12 wide", "after": "8 wide", "damage": 0.0},
+    {"kind": "units", "name": "rnn", "before": "40 units", "after": "24 units", "damage": None},
+    {"kind": "rounding", "name": "rnn.weight_hh_l0", "before": "as it is", "after": "int4", "damage": 5.6732e-05},
+)
+
+
 @pytest.fixture(scope="module")
 def document(files):
     one = make_report(files["tuned"], results=[files["bench"]])
     two = make_report(files["ring"], results=[files["evaluation"]])
-    return report_document([one, two])
+    rounded = replace(two, artifact="rounded.safetensors", passes=PASSES, weights=())
+    return report_document([one, two, rounded])
 
 
 def hostile_report(tmp_path):
@@ -96,7 +105,7 @@ def parsed(page):
 
 
 def test_the_report_says_where_bytes_sit_and_what_was_measured(files, document):
-    one, two = document["reports"]
+    one, two, _ = document["reports"]
     assert sum(part["bytes_before"] for part in one["parts"]) == one["tensor_bytes_before"]
     assert sum(part["bytes_after"] for part in one["parts"]) == one["tensor_bytes_after"]
     assert sum(tensor["before"] for tensor in one["tensors"]) == one["parameters_before"]
@@ -165,6 +174,19 @@ def test_no_number_stands_on_the_page_by_itself(document):
             continue
         for word in re.findall(r"\S*\d\S*", re.sub(r"Eq\. 7|sha256|top-5", "", words)):
             assert word.strip(",.()") in texts or word.strip(",") == trcompress.__version__ + ";", (word, words)
+
+
+def test_passes_are_shown_and_a_section_without_matrices_is_not(files, document):
+    rounded = document["reports"][2]
+    page = RENDERERS["html"](rounded)
+    assert "Every compressed matrix" not in page
+    assert "alone (Eq. 7)" not in page
+    texts = ["".join(text) for _, _, text in parsed(page).found]
+    assert {"fold", "12 wide", "40 units", "int4", "5.67e-05"} <= set(texts)
+    card = RENDERERS["markdown"](rounded)
+    assert "| rounding | rnn.weight\\_hh\\_l0 | as it is | int4 | 5.67e-05 |" in card
+    assert "Compressed matrices" not in card
+    assert "What passes did" not in RENDERERS["html"](document["reports"][0])
 
 
 def test_parts_of_both_bars_share_one_scale(document):

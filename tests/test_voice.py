@@ -41,7 +41,14 @@ def commands(files, wide):
         "evaluate": ("evaluate", files["ring"], *data, "--baseline", files["dense"]),
         "bench": ("bench", files["ring"], "--baseline", files["dense"], "--batch", "1", "--seconds", 0.01),
         "recipes": ("reproduce", "--list"),
+        "export": ("export", files["ring"], "--onnx", wide.with_suffix(".onnx"), "--overwrite"),
+        "doctor": ("doctor",),
     }
+
+
+WITHOUT_TABLES = {"finetune", "expand", "data", "recipe"}
+ELSEWHERE = {"compress": "test_compress_verb.py", "demo": "test_demo.py"}
+"""Verbs whose tables come of a run too long to repeat here, and the file that runs them."""
 
 
 NAMES = list(commands(dict.fromkeys(("data", "dense", "ring")), Path("x.pt")))
@@ -54,9 +61,30 @@ def test_tables_fit_the_width(files, wide, name, columns):
     done = run(*commands(files, wide)[name], *["--overwrite"] * (name == "decompose"), **environment)
     assert done.code == 0, done.stderr
     rules = [line for line in done.stdout.splitlines() if "───" in line]
-    assert rules
-    assert max(len(line) for line in rules) <= (columns or 80)
+    assert rules or name == "doctor"
+    assert max(map(len, rules or done.stdout.splitlines())) <= (columns or 80)
     assert "…" not in done.stdout
+
+
+def test_every_verb_with_tables_is_among_them():
+    assert {name.split()[0] for name in NAMES} - {"reports", "recipes"} == (
+        set(VERBS) - WITHOUT_TABLES - set(ELSEWHERE) - {"reproduce"}
+    )
+
+
+@pytest.mark.parametrize("columns", [64, 80, 120])
+def test_what_a_recipe_found_fits_the_width(columns, monkeypatch):
+    from trcompress.cli.console import plain_text
+    from trcompress.cli.render_result import print_result
+    from trcompress.reproduce.result import read_result
+
+    folder = Path(__file__).resolve().parent.parent / "results"
+    if not folder.is_dir():
+        pytest.skip("needs the checkout")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for path in folder.glob("*/result.json"):
+        text = plain_text(lambda path=path: print_result(read_result(path)))
+        assert max(map(len, text.splitlines())) <= columns, path
 
 
 def test_quiet_says_results_and_errors_alone(files, tmp_path):
@@ -109,6 +137,15 @@ def test_an_error_is_a_document_too(files, words, code, kind):
     assert document["error"]["type"] == kind
     assert document["error"]["exit_code"] == code
     assert document["error"]["message"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "data extract", "data make-clips", "recipe show", "recipe copy"])
+def test_an_error_of_every_verb_is_a_document(verb):
+    done = run(*verb.split(), "--nonsense", "--format", "json")
+    document = json.loads(done.stdout)
+    assert (done.code, document["schema_version"]) == (2, 1)
+    assert document["error"]["exit_code"] == 2
+    assert "nonsense" in document["error"]["message"]
 
 
 def test_a_missed_gate_is_told_in_the_one_document(files):

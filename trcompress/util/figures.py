@@ -75,12 +75,23 @@ def milliseconds(number: float) -> str:
     return f"{number:,.3f} ms"
 
 
+def damage(number: float) -> str:
+    """Spell what a change did to outputs, often next to nothing, with three digits.
+
+    Example:
+        >>> damage(5.673e-05), damage(0.0312), damage(0.0)
+        ('5.67e-05', '0.0312', '0')
+    """
+    return f"{number:.3g}"
+
+
 SPELLINGS: Mapping[str, Callable[[float], str]] = {
     "count": count,
     "ratio": ratio,
     "size": lambda number: size(int(number)),
     "share": share,
     "error": error,
+    "damage": damage,
     "ms": milliseconds,
 }
 

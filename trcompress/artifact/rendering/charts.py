@@ -133,10 +133,29 @@ def front_chart(front: Sequence[Mapping[str, Any]]) -> Chart | None:
         "accuracy over file size",
         "bytes of the whole file",
         (Line("front", tuple(best)),) if len(best) > 1 else (),
-        tuple(Tick(x.across(value), size(round(10**value))) for value in x.ticks(most=4)),
+        tuple(Tick(x.across(log10(value)), _round_size(value)) for value in _round_sizes(x.low, x.high)),
         tuple(Tick(y.up(value), f"{100 * value:.4g} %") for value in y.ticks()),
         tuple(points),
     )
+
+
+def _round_sizes(low: float, high: float) -> list[int]:
+    """Sizes between two powers of ten, of as many first digits as leave at most four.
+
+    Example:
+        >>> _round_sizes(4.3, 6.0), _round_sizes(4.3, 4.5)
+        ([30000, 100000, 300000, 1000000], [20000, 30000])
+    """
+    powers = range(floor(low), ceil(high) + 1)
+    for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1, 3), (1,)):
+        found = [digit * 10**power for power in powers for digit in digits if low <= log10(digit) + power <= high]
+        if len(found) <= 4:
+            return found
+    return found[:: ceil(len(found) / 4)]
+
+
+def _round_size(value: int) -> str:
+    return size(value).replace(".0 ", " ")
 
 
 class _Axis:

@@ -87,13 +87,11 @@ def _card(report: Mapping[str, Any]) -> list[str]:
     return [
         f"# {escape_markdown(_name(report))}",
         "",
-        f"A recurrent network with tensor-ring weights{source}.",
+        f"A recurrent network, made smaller by trcompress{source}.",
         "",
         *_sizes(report),
-        "",
-        "## Compressed matrices",
-        "",
         *_matrices(report),
+        *_passes(report),
         *_accuracies(report),
         *_use(report),
         *_history(report),
@@ -110,9 +108,10 @@ def _sizes(report: Mapping[str, Any]) -> list[str]:
         (name, spell(report[first], how), spell(report[second], how), spell(report[share], "ratio"))
         for name, first, second, share, how in rows
     ]
-    before, now = (sum(one[key] for one in report["weights"]) for key in ("parameters_before", "parameters_after"))
-    ratio = spell(report["compression_ratio"], "ratio")
-    table.append(("input-to-hidden (Eq. 7)", spell(before, "count"), spell(now, "count"), ratio))
+    if report["weights"]:
+        keys = ("parameters_before", "parameters_after")
+        counts = (spell(sum(one[key] for one in report["weights"]), "count") for key in keys)
+        table.append(("input-to-hidden (Eq. 7)", *counts, spell(report["compression_ratio"], "ratio")))
     lines = _table(("", "before", "after", "ratio"), table)
     if report["other_bytes_before"]:
         whole, other = (spell(report[key], "size") for key in ("file_bytes_before", "other_bytes_before"))
@@ -134,7 +133,22 @@ def _matrices(report: Mapping[str, Any]) -> list[str]:
         )
         for one in report["weights"]
     ]
-    return _table(("matrix", "form", "Eq. 7", "error", "bound"), rows)
+    if not rows:
+        return []
+    return ["", "## Compressed matrices", "", *_table(("matrix", "form", "Eq. 7", "error", "bound"), rows)]
+
+
+def _passes(report: Mapping[str, Any]) -> list[str]:
+    if not report["passes"]:
+        return []
+    rows = [
+        (
+            *(escape_markdown(one[key]) for key in ("kind", "name", "before", "after")),
+            spell(one["damage"], "damage"),
+        )
+        for one in report["passes"]
+    ]
+    return ["", "## Passes", "", *_table(("pass", "on", "before", "after", "damage"), rows)]
 
 
 def _accuracies(report: Mapping[str, Any]) -> list[str]:
