@@ -3,10 +3,13 @@
 import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from command import run
+
+import trcompress
 
 ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = {"reading.md", "your-code.md"}
@@ -54,6 +57,15 @@ def test_a_block_is_of_a_kind_that_is_run_or_is_no_code():
         )
 
 
+def test_every_public_name_has_its_place_in_the_api():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: ([\w.]+)$", page, re.M)
+    found = {getattr(import_module(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in named}
+    public = {getattr(trcompress, name) for name in trcompress.__all__ if name != "__version__"}
+    assert not public - found, "docs/api.md lacks them"
+    assert len(named) == len(set(named))
+
+
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cells = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -70,7 +82,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path, monkeypatch):
     config = pytest.importorskip("mkdocs.config", reason="needs the extra [docs]")
     build = pytest.importorskip("mkdocs.commands.build")
-    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
     monkeypatch.chdir(ROOT)
     found = config.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True)
     build.build(found)
