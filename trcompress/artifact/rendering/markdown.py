@@ -109,9 +109,11 @@ def _sizes(report: Mapping[str, Any]) -> list[str]:
         for name, first, second, share, how in rows
     ]
     if report["weights"]:
-        keys = ("parameters_before", "parameters_after")
-        counts = (spell(sum(one[key] for one in report["weights"]), "count") for key in keys)
-        table.append(("input-to-hidden (Eq. 7)", *counts, spell(report["compression_ratio"], "ratio")))
+        before, now = (
+            spell(sum(one[key] for one in report["weights"]), "count")
+            for key in ("parameters_before", "parameters_after")
+        )
+        table.append(("input-to-hidden (Eq. 7)", before, now, spell(report["compression_ratio"], "ratio")))
     lines = _table(("", "before", "after", "ratio"), table)
     if report["other_bytes_before"]:
         whole, other = (spell(report[key], "size") for key in ("file_bytes_before", "other_bytes_before"))
