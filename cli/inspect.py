@@ -20,17 +20,25 @@ if TYPE_CHECKING:
 @reading_options
 @format_option
 def inspect(checkpoint: Path, format_: str, **given: Any) -> None:
-    """List the recurrent layers of a checkpoint, and what else is in it.
+    """List the recurrent layers of a checkpoint, and what else is in it; or all that an artifact holds.
 
     Reads .pt, .pth, .safetensors and .npz without running any code from the file, and suggests a
-    `plan` line.
+    `plan` line. Of an artifact it shows every tensor with its form, its storage and its bytes, and where it
+    comes from.
 
     Example: trcompress inspect model.pt
     """
     from trcompress.checkpoint import inspect as look
-    from trcompress.checkpoint import read_checkpoint
+    from trcompress.checkpoint import is_artifact, read_checkpoint
     from trcompress.cli.console import print_json
 
+    if is_artifact(checkpoint):
+        from trcompress.artifact.contents import artifact_contents
+        from trcompress.cli.render_contents import print_contents
+
+        held = artifact_contents(checkpoint)
+        print_json(held.to_dict()) if format_ == "json" else print_contents(held)
+        return
     found = look(read_checkpoint(checkpoint, **reading(given)))
     if format_ == "json":
         print_json(found.to_dict() | {"suggestion": plan_line(found.path, found.suggested_ratio)})

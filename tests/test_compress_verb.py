@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trcompress import load_, read_artifact
-from trcompress.artifact.storage import Stored
+from trcompress.artifact.storage import Rounding, Stored
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_straight_through_moves_values_that_rounding_hides() -> None:
     from trcompress.training.straight_through import StraightThrough
 
     layer = nn.Linear(8, 4)
-    rounding = StraightThrough(layer, {"weight": "int4"})
+    rounding = StraightThrough(layer, {"weight": Rounding("int4")})
     own = layer.weight.detach().clone()
     with rounding.step():
         assert len(layer.weight.unique()) <= 16 * 4

@@ -1,9 +1,12 @@
 """Folding keeps every output, and only where it may."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
+import trcompress
 from trcompress.layers.swaps import swapped
 from trcompress.passes.fold import fold_embeddings, merge_biases
 
@@ -79,3 +82,18 @@ def test_merged_biases_give_the_same(kind: str) -> None:
     torch.testing.assert_close(merged(x)[0], layer(x)[0])
     zeros = sum(int((bias == 0).sum()) for name, bias in merged.named_parameters() if "bias_hh" in name)
     assert zeros == 2 * 6 * {"LSTM": 4, "GRU": 2, "RNN": 1}[kind]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_an_entropy_coded_file_holds_one_bias_a_layer(kind: str) -> None:
+    """Rounding moves the mean of what weight_hh loses into the bias that stays, so that the other stays zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(getattr(nn, kind)(40, 32, batch_first=True))
+    batches = [torch.randn(8, 6, 40) for _ in range(4)]
+    wanted = deepcopy(model)(batches[0])[0]
+    whole = trcompress.compress_(
+        model, target_ratio_model=4, calibrate=batches, packed=True, passes=("fold", "rounding")
+    )
+    assert not whole.model[0].bias_hh_l0.any()
+    assert whole.stored
+    torch.testing.assert_close(whole.model(batches[0])[0], wanted, atol=0.1, rtol=0)

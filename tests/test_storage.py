@@ -16,10 +16,10 @@ from trcompress import Plan, compress_, read_artifact, save
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.packing import CODECS, PACKED_KEY, pack, unpack
 from trcompress.artifact.sidecar import sidecar_path
-from trcompress.artifact.storage import STORAGE, Stored
-from trcompress.artifact.write import write_artifact
+from trcompress.artifact.storage import STORAGE, Rounding, Stored
+from trcompress.artifact.write import file_bytes, write_artifact
 from trcompress.errors import InputFileError, UsageError
-from trcompress.model.header import Step
+from trcompress.model.header import Header, Step
 
 
 def small_artifact(tmp_path: Path, kinds: tuple[str, ...] = tuple(STORAGE), packed: bool = False) -> Artifact:
@@ -171,3 +171,29 @@ def test_a_flipped_byte_is_an_error_or_other_values_never_a_crash(
     except InputFileError:
         return
     assert PACKED_KEY not in found.tensors
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("rows", [3, 400])
+def test_the_size_of_a_file_is_known_to_the_byte_before_it_is_written(
+    tmp_path: Path, rows: int, packed: bool
+) -> None:
+    types = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    tensors = {f"k{n}.wéight": torch.zeros(rows, n + 1).to(dtype) for n, dtype in enumerate(types)}
+    draws = {f"w{n}": torch.randn(rows, 7 + n) for n in range(5)}
+    stored = {f"w{n}": Stored.of(draws[f"w{n}"], kind) for n, kind in enumerate(STORAGE)}
+    values = tensors | draws | {key: one.expand() for key, one in stored.items()}
+    artifact = Artifact(values, Header(layers=(), weights=()), stored=stored, packed=packed)
+    assert write_artifact(tmp_path / "a.safetensors", artifact).stat().st_size == file_bytes(artifact)
+
+
+def test_entropy_coded_integers_stay_as_coarse_when_values_change() -> None:
+    """Re-rounding at the scale of the least error would make the file of a trained network larger."""
+    torch.manual_seed(0)
+    coarse = Rounding("int8", 0.5).of(torch.randn(64, 64))
+    moved = coarse.expand() + 0.05 * torch.randn(64, 64)
+    again = coarse.rounding(packed=True).of(moved)
+    assert again.parts["int8"].unique().numel() <= 1.2 * coarse.parts["int8"].unique().numel()
+    assert coarse.rounding(packed=False) == Rounding("int8")
+    fine = coarse.rounding(packed=False).of(moved)
+    assert fine.parts["int8"].unique().numel() > 4 * again.parts["int8"].unique().numel()

@@ -66,7 +66,9 @@ def test_damage_is_of_the_network_left_behind_and_rises_with_the_ratio() -> None
     inputs = divide(batches())
     damage = Damage(speller(), inputs.held_out, lambda model, batch: model(batch), "scores")
     found = [fitted(target) for target in (60_000, 24_000, 14_000)]
-    assert [one.damage for one in found] == sorted(one.damage for one in found)
+    figures = [max(one.damage, 1e-8) for one in found]  # below lies what float32 sums of a folded matrix differ by
+    assert figures == sorted(figures)
+    assert figures[0] < figures[-1]
     for one in found:
         assert damage.of(one.model) == pytest.approx(one.damage, rel=1e-3, abs=1e-9)
 

@@ -36,8 +36,8 @@ class Storage(Protocol):
     def layout(self, shape: Shape) -> dict[str, tuple[torch.dtype, Shape]]:
         """Say which tensors a tensor of this shape becomes, by suffix; "" is the key itself."""
 
-    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Round to the nearest values that can be stored."""
+    def encode(self, tensor: Tensor, step: float | None = None) -> dict[str, Tensor]:
+        """Round to the nearest values that can be stored; integers at levels of a distance, see `Rounding`."""
 
     def decode(self, parts: Mapping[str, Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """Give the values back."""
@@ -54,7 +54,7 @@ class Half:
         """One tensor of the same shape."""
         return {"": (self.dtype, shape)}
 
-    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
+    def encode(self, tensor: Tensor, step: float | None = None) -> dict[str, Tensor]:
         """Cast, values beyond the type's range held at its ends."""
         most = torch.finfo(self.dtype).max
         return {"": tensor.detach().clamp(-most, most).to(self.dtype)}
@@ -86,10 +86,11 @@ class Integers:
         """Codes of the tensor's shape, and (rows,) scales."""
         return {self.kind: (torch.int8, shape), SCALE: (torch.float16, (rows_of(shape),))}
 
-    def encode(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Round to the nearest, at the scale of each row that leaves the least squared error."""
+    def encode(self, tensor: Tensor, step: float | None = None) -> dict[str, Tensor]:
+        """Round to the nearest, at the scale of each row that leaves the least squared error, or at a step's."""
         values = as_rows(tensor.detach().double())
-        return self.pack(self.codes(values, scale := self.scales(values)), scale, tuple(tensor.shape))
+        scale = self.scales(values) if step is None else self.stepped(values, step)
+        return self.pack(self.codes(values, scale), scale, tuple(tensor.shape))
 
     def decode(self, parts: Mapping[str, Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         """Multiply codes by the scales of their rows."""
@@ -111,6 +112,11 @@ class Integers:
     def values(self, codes: Tensor, scale: Tensor) -> Tensor:
         """Return the values that (rows, n) codes stand for."""
         return (codes.to(scale.dtype) + self.offset) * scale.unsqueeze(1)
+
+    def stepped(self, values: Tensor, step: float) -> Tensor:
+        """Return scales of so many root mean squares of each row, or what reaches its largest value."""
+        wanted = values.square().mean(1).sqrt() * step
+        return stored_scale(torch.maximum(wanted, values.abs().amax(1) / self.top))
 
     def scales(self, values: Tensor, energy: Tensor | None = None, tries: int = 24) -> Tensor:
         """Search the scale of each row with the least squared error, as float16 holds it.
@@ -175,6 +181,24 @@ def storage(kind: str) -> Storage:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """How a tensor is rounded whenever its values have changed.
+
+    Args:
+        kind: a key of `STORAGE`.
+        step: distance of the levels of a row relative to the row's root mean square, so that entropy-coded integers
+            stay as coarse as they were; None: the scale with the least error.
+    """
+
+    kind: str
+    step: float | None = None
+
+    def of(self, tensor: Tensor) -> Stored:
+        """Round to the nearest."""
+        return Stored(self.kind, storage(self.kind).encode(tensor, self.step), tuple(tensor.shape), tensor.dtype)
+
+
+@dataclass(frozen=True)
 class Stored:
     """One tensor in its stored form.
 
@@ -195,10 +219,23 @@ class Stored:
     shape: Shape
     dtype: torch.dtype
 
-    @classmethod
-    def of(cls, tensor: Tensor, kind: str) -> Stored:
+    @staticmethod
+    def of(tensor: Tensor, kind: str) -> Stored:
         """Round a tensor to the nearest values of a storage type."""
-        return cls(kind, storage(kind).encode(tensor), tuple(tensor.shape), tensor.dtype)
+        return Rounding(kind).of(tensor)
+
+    def rounding(self, packed: bool) -> Rounding:
+        """Return how to round other values for the same file.
+
+        Args:
+            packed: the file is entropy-coded, so that the distance of the levels decides its size.
+        """
+        grid = storage(self.kind)
+        if not packed or not isinstance(grid, Integers) or not self.parts[SCALE].numel():
+            return Rounding(self.kind)
+        size = as_rows(self.expand().double()).square().mean(1).sqrt()
+        steps = (self.parts[SCALE].double() / size)[size > 0]
+        return Rounding(self.kind, float(steps.median()) if len(steps) else None)
 
     @property
     def nbytes(self) -> int:

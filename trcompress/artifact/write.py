@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,26 @@ from trcompress.model.header import METADATA_KEY, Header
 from trcompress.util.files import atomic_path, check_output, system_error
 
 _BLOCK_BYTES = 1 << 24
+_CODES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+"""What safetensors calls types, in its order."""
+_ORDER = list(_CODES)
 COMPACT_BELOW = 20_000
 """Bytes of tensors below which a header with few-bit storage is compact."""
 
@@ -84,23 +105,29 @@ def _sort_metadata(path: Path) -> None:
 
 
 def file_bytes(artifact: Artifact) -> int:
-    """Return how large the file will be, without writing it."""
+    """Return how large the file will be, to the byte, without writing it."""
     tensors, header = _as_stored(artifact)
     size = sum(one.nbytes for one in tensors.values())
     compact = bool(header.storage) and size < COMPACT_BELOW
-    entries = {
-        key: {"dtype": "BF16", "shape": list(one.shape), "data_offsets": [size - one.nbytes, size]}
-        for key, one in tensors.items()
-    }
     about = {"__metadata__": {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}}
-    table = len(json.dumps(about | entries, separators=(",", ":"), ensure_ascii=False).encode())
+    table = len(json.dumps(about | _entries(tensors), separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + (table + 7) // 8 * 8 + size
+
+
+def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The table of contents as safetensors writes it: wide types first, then by name."""
+    entries, start = {}, 0
+    for key, one in sorted(tensors.items(), key=lambda pair: (-_ORDER.index(pair[1].dtype), pair[0])):
+        stop = start + one.nbytes
+        entries[key] = {"dtype": _CODES[one.dtype], "shape": list(one.shape), "data_offsets": [start, stop]}
+        start = stop
+    return entries
 
 
 def _as_stored(artifact: Artifact) -> tuple[dict[str, Tensor], Header]:
     """The tensors that the file holds, and a header that says how."""
     once = {key: one for key, one in artifact.tensors.items() if key not in artifact.aliases}
-    stored = {key: _current(one, once[key]) for key, one in artifact.stored.items() if key in once}
+    stored = {key: _current(one, once[key], artifact.packed) for key, one in artifact.stored.items() if key in once}
     records = {key: (one.kind, str(one.dtype).removeprefix("torch."), one.shape) for key, one in stored.items()}
     tensors = {key: one for key, one in once.items() if key not in stored}
     parts = {name: part for key, one in stored.items() for name, part in one.named(key).items()}
@@ -113,12 +140,12 @@ def _as_stored(artifact: Artifact) -> tuple[dict[str, Tensor], Header]:
     return tensors | parts, artifact.header.model_copy(update={"storage": records, "packed": streams})
 
 
-def _current(stored: Stored, tensor: Tensor) -> Stored:
+def _current(stored: Stored, tensor: Tensor, packed: bool) -> Stored:
     """What is stored, rounded again where the values have changed."""
     same = stored.shape == tuple(tensor.shape) and torch.equal(
         stored.expand().to(tensor.dtype), tensor.detach().cpu()
     )
-    return stored if same else Stored.of(tensor.detach().cpu(), stored.kind)
+    return stored if same else stored.rounding(packed).of(tensor.detach().cpu())
 
 
 def _own_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

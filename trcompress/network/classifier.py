@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from trcompress.artifact.storage import Rounding
 from trcompress.errors import UsageError, one_of
 from trcompress.layers import dense_class
 from trcompress.layers.padded_lstm import use_padded_kernel
@@ -66,7 +67,7 @@ class Classifier:
         input_size: values per step, or None where the network does not tell.
         classes: scores, or None where the network does not tell.
         notes: how the parts were found, what is not used.
-        storage: storage types of what a file holds in few bits, by name in the module's state.
+        storage: how what a file holds in few bits is rounded, by name in the module's state.
         vocabulary: rows of the embedding in front, or None where there is none.
     """
 
@@ -77,7 +78,7 @@ class Classifier:
     input_size: int | None
     classes: int | None
     notes: tuple[str, ...] = ()
-    storage: Mapping[str, str] = field(default_factory=dict)
+    storage: Mapping[str, Rounding] = field(default_factory=dict)
     vocabulary: int | None = None
 
     def file_tensors(self) -> dict[str, Tensor]:

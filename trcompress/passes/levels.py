@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trcompress.artifact.packing import CODECS
 from trcompress.artifact.storage import Stored
+from trcompress.layers import is_recurrent, kind_of
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.passes.moments import Moments
 from trcompress.passes.rounding import round_matrix
@@ -77,7 +78,7 @@ def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Se
     matrices = [key for key in first if state[key].dim() > 1 and state[key].numel() >= _least(key, packed)]
     found = []
     for key in matrices:
-        bias = _bias_beside(key, state)
+        bias = _bias_beside(key, state, model)
         levels = _matrix_levels(key, state[key], seen.moments.get(key), bias is not None, packed, kinds)
         found.append(LevelChoice(key, first[key], bias, tuple(levels)))
     rest = tuple(key for name in first if name not in matrices for key in first[name])
@@ -99,10 +100,14 @@ def _first_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     return {names[0]: tuple(names) for names in groups.values()}
 
 
-def _bias_beside(key: str, state: Mapping[str, Tensor]) -> str | None:
+def _bias_beside(key: str, state: Mapping[str, Tensor], model: nn.Module) -> str | None:
+    """The bias that takes what a matrix loses; where both biases of a layer are summed, the input's takes all."""
     prefix, dot, leaf = key.rpartition(".")
     if not leaf.startswith("weight") or leaf.startswith("weight_hr"):
         return None
+    owner = model.get_submodule(prefix)
+    if leaf.startswith("weight_hh") and is_recurrent(owner) and kind_of(owner).sums_biases:
+        leaf = leaf.replace("weight_hh", "weight_ih")
     bias = prefix + dot + leaf.replace("weight", "bias", 1)
     return bias if bias in state and state[bias].dim() == 1 and len(state[bias]) == len(state[key]) else None
 
@@ -157,7 +162,10 @@ class Placed:
         self.choices = {one.name: one for one in choices}
         self.levels = dict.fromkeys(self.choices, 0)
         self._before = {key: value.detach().clone() for key, value in model.state_dict().items()}
-        self._bias_of = {one.bias: one.name for one in choices if one.bias is not None}
+        self._matrices: dict[str, list[str]] = {}
+        for one in choices:
+            if one.bias is not None:
+                self._matrices.setdefault(one.bias, []).append(one.name)
 
     @torch.no_grad()
     def put(self, name: str, level: int) -> None:
@@ -168,11 +176,10 @@ class Placed:
         for key in choice.keys:
             held = stored.get(key if name == REST else choice.keys[0])
             state[key].copy_(self._before[key] if held is None else held.expand())
-            if key in self._bias_of:
-                self._shift(state[key], self._bias_of[key])
+            self._shift(state[key], key)
         if choice.bias is not None:
             state[choice.bias].copy_(self._before[choice.bias])
-            self._shift(state[choice.bias], name)
+            self._shift(state[choice.bias], choice.bias)
 
     def stored(self) -> dict[str, Stored]:
         """Collect what a file stores in few bits, by name, and hold the small tensors to it."""
@@ -201,7 +208,9 @@ class Placed:
         for key, value in self.model.state_dict().items():
             value.copy_(self._before[key])
 
-    def _shift(self, bias: Tensor, matrix: str) -> None:
-        shift = self.choices[matrix].levels[self.levels[matrix]].shift
-        if shift is not None:
-            bias += shift.to(bias)
+    def _shift(self, bias: Tensor, key: str) -> None:
+        """Add what the levels of the matrices beside a bias ask."""
+        for name in self._matrices.get(key, ()):
+            shift = self.choices[name].levels[self.levels[name]].shift
+            if shift is not None:
+                bias += shift.to(bias)

@@ -69,7 +69,7 @@ def round_matrix(
         return Rounded(stored, _shift(weight, stored, moments) if centred else None)
     values = as_rows(weight.detach()).double()
     if moments is None or moments.second is None:
-        scale = grid.scales(values) if step is None else _stepped(values, step, grid)
+        scale = grid.scales(values) if step is None else grid.stepped(values, step)
         codes = grid.codes(values, scale)
     else:
         codes, scale = compensated(values, grid, _metric(moments, centred), step)
@@ -83,7 +83,7 @@ def compensated(values: Tensor, grid: Integers, metric: Tensor, step: float | No
     Never worse in the metric than rounding each value to its nearest at the same scales.
     """
     energy = metric.diagonal()
-    scale = grid.scales(values, energy) if step is None else _stepped(values, step, grid)
+    scale = grid.scales(values, energy) if step is None else grid.stepped(values, step)
     plain = grid.codes(values, scale)
     codes = _one_by_one(values, scale, grid, metric)
     codes = _descend(values, codes, scale, grid, metric)
@@ -153,12 +153,6 @@ def _metric(moments: Moments, centred: bool) -> Tensor:
     metric = moments.covariance if centred or moments.second is None else moments.second
     level = metric.diagonal().mean().clamp_min(1e-30)
     return metric + DAMPING * level * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
-
-
-def _stepped(values: Tensor, step: float, grid: Integers) -> Tensor:
-    """A scale of so many root mean squares of each row, or what reaches its largest value where that is more."""
-    wanted = values.square().mean(1).sqrt() * step
-    return stored_scale(torch.maximum(wanted, values.abs().amax(1) / grid.top))
 
 
 def _shift(weight: Tensor, stored: Stored, moments: Moments | None) -> Tensor | None:

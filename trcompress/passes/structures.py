@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from trcompress.errors import UsageError
-from trcompress.layers import CoreWeight, is_plain_stack
+from trcompress.layers import CoreWeight, is_plain_stack, is_recurrent, kind_of
 from trcompress.layers.stack import RingStack
 from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
 from trcompress.passes.damage import Inputs
+from trcompress.passes.fold import merge_biases
 from trcompress.passes.matrix_moments import matrix_moments
 from trcompress.passes.readers import readers_of
 from trcompress.passes.rings import ring_swaps
@@ -64,6 +65,7 @@ class Structures:
         roles: matrices that may be rings: "ih", "hh".
         inputs: to rank units and to fit on.
         forward: `forward(model, batch)`.
+        packed: the file will be entropy-coded: biases that are summed are merged, for zeros take no bytes then.
         units: hidden units that every layer keeps; several numbers are tried by default.
         rank: that matrices get; several are tried by default.
 
@@ -79,6 +81,7 @@ class Structures:
         inputs: Inputs,
         forward: Forward,
         *,
+        packed: bool = False,
         units: int | None = None,
         rank: int | None = None,
     ) -> None:
@@ -86,7 +89,7 @@ class Structures:
         self._roles = roles
         if min(units or 1, rank or 1) < 1 or 0 in (units, rank):
             raise UsageError(f"`units` and `rank` must be 1 or more: got {units} and {rank}")
-        self._given = (units, rank)
+        self._given, self._merges = (units, rank), packed and "fold" in passes
         self.units: Sequence[float] = UNIT_SHARES if "units" in passes else ()
         self.ranks: Sequence[float] = RANK_SHARES if "rings" in passes else ()
         self._able: dict[str, Saliency] | None = None
@@ -96,7 +99,7 @@ class Structures:
         if self._given != (None, None):
             yield self._as_given()
             return
-        yield Structure()
+        yield self._with_merged(Structure())
         for rank in self.ranks:
             yield from self.build(1.0, rank)
         for units in self.units:
@@ -111,7 +114,7 @@ class Structures:
             return
         for rank in (None, *self.ranks):
             if rank is None:
-                yield Structure()
+                yield self._with_merged(Structure())
             else:
                 yield from self.build(1.0, rank)
             for units in self.units:
@@ -128,7 +131,16 @@ class Structures:
         lowered = rank is not None and self._lower(rank, swaps, records)
         if rank is not None and not lowered and not (swaps and isinstance(rank, int)):
             return
-        yield Structure(units, rank, swaps, tuple(records))
+        yield self._with_merged(Structure(units, rank, swaps, tuple(records)))
+
+    def _with_merged(self, made: Structure) -> Structure:
+        """Merge the biases of layers that only see their sum, last of all: repairs move either."""
+        swaps = dict(made.swaps)
+        with swapped(self._model, swaps) as changed:
+            for name, module in changed.named_modules():
+                if self._merges and is_recurrent(module) and module.bias and kind_of(module).sums_biases:
+                    swaps[name] = merge_biases(module)
+        return replace(made, swaps=swaps)
 
     def _as_given(self) -> Structure:
         units, rank = self._given

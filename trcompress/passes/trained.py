@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from trcompress.artifact.write import write_artifact
+from trcompress.artifact.write import COMPACT_BELOW, write_artifact
 from trcompress.data import DataSet
 from trcompress.network.classifier import Wiring
 from trcompress.passes.whole import Whole
 from trcompress.passes.whole_file import RunnableFile, compress_file
 from trcompress.training.display import Display
 from trcompress.training.finetune import FinetuneResult, finetune
+from trcompress.training.job import describe_run
 from trcompress.training.settings import FinetuneSettings
+
+METRICS_BYTES = 1_200
+"""Of figures and hashes that a header holds of a training."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def compress_and_train(
         UsageError, InputFileError, OutputFileError, RunInterruptedError: see `compress_file` and `finetune`.
     """
     settings = settings or FinetuneSettings()
-    artifact, whole = compress_file(runnable, target_bytes=target_bytes, command=command, trained=True, **how)
+    room = target_bytes - _history_bytes(settings, data, wiring, command, target_bytes)
+    artifact, whole = compress_file(runnable, target_bytes=room, command=command, trained=True, **how)
     if not whole.reached:
         return TrainedFile(whole, None)
     with TemporaryDirectory(dir=Path(out).absolute().parent) as folder:
@@ -76,9 +82,20 @@ def compress_and_train(
             out,
             teacher=teacher,
             settings=settings,
+            most_bytes=room,
             wiring=wiring,
             overwrite=overwrite,
             command=command,
             display=display,
         )
     return TrainedFile(whole, trained)
+
+
+def _history_bytes(
+    settings: FinetuneSettings, data: DataSet, wiring: Wiring | None, command: str, target_bytes: int
+) -> int:
+    """What the record of the training takes in the header of a file that is large enough to hold it."""
+    if target_bytes < COMPACT_BELOW:
+        return 0
+    told = describe_run(settings, data, wiring)
+    return len(json.dumps(told)) + len(json.dumps(command)) + METRICS_BYTES + len(json.dumps(data.name))

@@ -19,12 +19,16 @@ FileSize = Callable[[nn.Module, Mapping[str, Stored]], int]
 """Bytes of the file that holds a network with some of its tensors in few bits."""
 
 
+EXACT_BELOW = 100_000
+"""Bytes of tensors below which the file is asked for its size at every rung: its header counts, and its codecs."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """One step of the ladder.
 
     Args:
-        nbytes: of the file; estimated but for the last.
+        nbytes: of the file; estimated but for the last, where it is large.
         damage: at the outputs, of everything done so far together.
         what: what was done last.
     """
@@ -144,7 +148,7 @@ def _measure_all(placed: Placed, damage: Damage, progress: Progress | None) -> d
 
 
 class _Descent:
-    """The rungs so far. Bytes are counted tensor by tensor; the file itself is asked for near the target."""
+    """The rungs so far: a small file is asked for its bytes at each, a large one near the target."""
 
     def __init__(self, placed: Placed, damage: Damage, file_size: FileSize) -> None:
         self._placed, self._damage, self._file_size = placed, damage, file_size
@@ -155,7 +159,7 @@ class _Descent:
         """Take the levels that do no damage."""
         for name, level in start.items():
             self._placed.put(name, level)
-        self._beside = self._exact() - self._placed.nbytes
+        self._ask()
         self._note("what is exact")
 
     def take(self, name: str, level: int) -> None:
@@ -167,7 +171,7 @@ class _Descent:
         """Whether the file is small enough; asked of the file where the count says so."""
         if self.rungs[-1].nbytes > target_bytes:
             return False
-        self._beside = self._exact() - self._placed.nbytes
+        self._ask()
         self.rungs[-1] = replace(self.rungs[-1], nbytes=self._placed.nbytes + self._beside)
         return self.rungs[-1].nbytes <= target_bytes
 
@@ -202,7 +206,13 @@ class _Descent:
     def _exact(self) -> int:
         return self._file_size(self._placed.model, self._placed.stored())
 
+    def _ask(self) -> None:
+        """Ask the file what it takes beside the tensors."""
+        self._beside = self._exact() - self._placed.nbytes
+
     def _note(self, what: str) -> None:
+        if self._placed.nbytes < EXACT_BELOW:
+            self._ask()
         self.rungs.append(Rung(self._placed.nbytes + self._beside, self._damage.of(self._placed.model), what))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.errors import UsageError, one_of
-from trcompress.layers import CoreWeight, is_plain_stack, kind_of
+from trcompress.layers import CoreWeight
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
 from trcompress.network.outputs import Outputs, Select
 from trcompress.passes.budget_search import LONG_FIGURE, BudgetSearch, WholeSize
 from trcompress.passes.damage import Damage, Inputs, divide
-from trcompress.passes.fold import fold_embeddings, merge_biases
+from trcompress.passes.fold import fold_embeddings
 from trcompress.passes.structures import Structures
 from trcompress.passes.walk import Row, Rung, apply_
 from trcompress.util.figures import read_size
@@ -94,6 +94,15 @@ class Whole:
             sidecar=sidecar,
         )
 
+    def settled(self) -> Whole:
+        """Return the same with the bytes that the file will have, in place of what was planned."""
+        artifact = to_artifact(
+            self.model, lineage=(self.step(),), stored=self.stored, passes=self.passes, original=self.original
+        )
+        artifact.packed = self.packed
+        nbytes = file_bytes(artifact)
+        return replace(self, nbytes=nbytes, rungs=(*self.rungs[:-1], replace(self.rungs[-1], nbytes=nbytes)))
+
     def step(self, command: str = "", seed: int = 0) -> Step:
         """Describe what was done, for the lineage."""
         return _step(self.structure, self.measure, self.damage, command, seed)
@@ -150,7 +159,7 @@ def whole_(
     if target_bytes < 1:
         raise UsageError(f"target_bytes must be positive: got {target_bytes:,}")
     passes = [one_of("passes", one, PASSES) for one in passes]
-    storage = [one_of("storage", one, STORAGE) for one in storage]
+    storage = [one_of("storage", one, STORAGE) for one in storage if "rounding" in passes]
     matrices = [one_of("matrices", one, ("ih", "hh")) for one in matrices]
     work = model if in_place else deepcopy(model)
     size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
@@ -160,17 +169,16 @@ def whole_(
     before = size(work, {}, ())
     records: list[PassRecord] = []
     if "fold" in passes:
-        work = _fold(work, inputs, forward, packed, records)
-    kinds = storage if "rounding" in passes else ()
+        work = _fold(work, inputs, forward, records)
     search = BudgetSearch(
-        work, inputs, damage, forward, target_bytes, size, tuple(records), packed, kinds, progress
+        work, inputs, damage, forward, target_bytes, size, tuple(records), packed, storage, progress
     )
-    structures = Structures(work, passes, matrices, inputs, forward, units=units, rank=rank)
+    structures = Structures(work, passes, matrices, inputs, forward, packed=packed, units=units, rank=rank)
     structure, walk = search.trained(structures) if trained else search.untrained(structures)
     work = swap_(work, structure.swaps)
     apply_(work, walk)
     records += [*structure.records, *_rounded(walk.rows)]
-    return Whole(
+    found = Whole(
         work,
         structure.name,
         walk.rungs,
@@ -186,6 +194,7 @@ def whole_(
         walk.reached,
         inputs.notes,
     )
+    return found if file_size else found.settled()
 
 
 def fit_(
@@ -220,15 +229,11 @@ def distinct_tensors(model: nn.Module) -> list[Tensor]:
     return list({(one.data_ptr(), one.shape): one for one in model.state_dict().values()}.values())
 
 
-def _fold(model: nn.Module, inputs: Inputs, forward: Forward, packed: bool, records: list[PassRecord]) -> nn.Module:
-    """Fold embeddings, and biases where zeros take no bytes."""
-    swaps = dict(fold_embeddings(model, inputs.held_out[:1], forward))
+def _fold(model: nn.Module, inputs: Inputs, forward: Forward, records: list[PassRecord]) -> nn.Module:
+    """Fold embeddings."""
+    swaps = fold_embeddings(model, inputs.held_out[:1], forward)
     for name, module in swaps.items():
         records.append(_folded(name, model.get_submodule(name), module))
-    if packed:
-        for name, module in model.named_modules():
-            if is_plain_stack(module) and module.bias and kind_of(module).sums_biases:
-                swaps[name] = merge_biases(swaps.get(name, module))
     return swap_(model, swaps)
 
 

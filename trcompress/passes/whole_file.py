@@ -216,12 +216,15 @@ def compress_file(
     facts = {"damage": found.damage, "measure": found.measure, "structure": found.structure}
     artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts))
     artifact.packed = packed
+    nbytes = file_bytes(artifact)
+    rungs = (*found.rungs[:-1], replace(found.rungs[-1], nbytes=nbytes))
     return artifact, replace(
         found,
+        nbytes=nbytes,
         notes=(*runnable.notes, *found.notes),
         bytes_before=runnable.tensor_bytes,
         rows=tuple(replace(one, name=runnable.key(one.name)) for one in found.rows),
-        rungs=tuple(replace(one, what=_translated(one.what, runnable)) for one in found.rungs),
+        rungs=tuple(replace(one, what=_translated(one.what, runnable)) for one in rungs),
         passes=tuple(runnable.record(one) for one in found.passes),
     )
 

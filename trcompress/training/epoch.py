@@ -77,6 +77,7 @@ class Passes:
         """
         seed_all(self.settings.seed, epoch, self.team.rank)
         self.learner.train()
+        self._rounding.begin_epoch()
         requests = shuffled_requests(self.split, self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
         batches = read_batches(self.split, requests, self.team)
         watch = _Watch(self, epoch)

@@ -26,7 +26,7 @@ from trcompress.training.learner import hidden_misfit
 from trcompress.training.parameters import redraw
 from trcompress.training.run_state import RunState
 from trcompress.training.settings import DistillSettings, FinetuneSettings, combined
-from trcompress.training.straight_through import round_as_stored, storage_kinds
+from trcompress.training.straight_through import round_as_stored, roundings
 from trcompress.training.teacher import Teacher
 from trcompress.version import __version__
 
@@ -94,6 +94,7 @@ def finetune(
     distill: DistillSettings | Mapping[str, Any] | None = None,
     start: str | None = None,
     rounding: str | None = None,
+    most_bytes: int | None = None,
     device: str | None = None,
     teacher_device: str | None = None,
     wiring: Wiring | None = None,
@@ -134,6 +135,8 @@ def finetune(
         distill: loss weights where there is a teacher.
         start: "artifact" or "scratch".
         rounding: of few-bit storage while training: "kept", "int8", "int4" or "none".
+        most_bytes: that the file may take, its history of this training aside: entropy-coded integers are rounded
+            more coarsely at the end where they need more.
         device: "auto", "cpu", "cuda", ...
         teacher_device: where the teacher runs; "same": with the model.
         wiring: how the file's parts form a classifier, where the file does not tell.
@@ -167,7 +170,7 @@ def finetune(
         if file.artifact is None:
             raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
         student = _classifier(file, data, wiring, crew, dropout=settings.dropout)
-        student = replace(student, storage=storage_kinds(student, file.artifact, settings.rounding))
+        student = replace(student, storage=roundings(student, file.artifact, settings.rounding))
         if settings.start == "scratch":
             redraw(student, settings.seed)
         guide = None if teacher is None else _teacher(teacher, data, wiring, settings, crew)
@@ -176,7 +179,7 @@ def finetune(
         shown = CallingDisplay(on_epoch, display or NoDisplay()) if on_epoch else display
         job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, shown)
         state = job.train()
-        stored = round_as_stored(student, file.artifact)
+        stored = round_as_stored(student, file.artifact, most_bytes)
         metrics, evaluations = job.metrics(state, _classifier(file, data, wiring, crew))
         if crew.writes:
             step = _step(settings, identity, command)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact
-from trcompress.artifact.storage import Integers, Stored, as_rows, storage
+from trcompress.artifact.storage import Integers, Rounding, Stored, as_rows, storage
+from trcompress.artifact.write import file_bytes
 from trcompress.network.classifier import Classifier
+
+COARSER = (1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5)
+"""Factors of the levels' distance that are tried until a file is small enough: training moves entropy a little."""
 
 REFRESH = 16
 """Steps for which the scales of integers are kept."""
@@ -25,13 +30,17 @@ class StraightThrough:
 
     Args:
         module: the network.
-        kinds: storage type by name in its state; empty leaves training as it is.
+        storage: how tensors are rounded, by name in its state; empty leaves training as it is.
     """
 
-    def __init__(self, module: nn.Module, kinds: Mapping[str, str]) -> None:
+    def __init__(self, module: nn.Module, storage: Mapping[str, Rounding]) -> None:
         known = dict(module.named_parameters())
-        self._parameters = {name: known[name] for name in kinds if name in known}
-        self._kinds, self._scales = dict(kinds), dict[str, Tensor]()
+        self._parameters = {name: known[name] for name in storage if name in known}
+        self._storage, self._scales = dict(storage), dict[str, Tensor]()
+        self._steps = 0
+
+    def begin_epoch(self) -> None:
+        """Find all scales anew at the next step: a run that goes on from a saved epoch then does the same."""
         self._steps = 0
 
     @contextmanager
@@ -46,7 +55,7 @@ class StraightThrough:
     @contextmanager
     def as_stored(self) -> Iterator[dict[str, Stored]]:
         """Hold the very values that a file would; yields what it stores, by name."""
-        stored = {name: Stored.of(one.data, self._kinds[name]) for name, one in self._parameters.items()}
+        stored = {name: self._storage[name].of(one.data) for name, one in self._parameters.items()}
         with self._held({name: one.expand() for name, one in stored.items()}):
             yield stored
 
@@ -63,18 +72,19 @@ class StraightThrough:
 
     @torch.no_grad()
     def _rounded(self, name: str, values: Tensor) -> Tensor:
-        grid = storage(self._kinds[name])
+        how = self._storage[name]
+        grid = storage(how.kind)
         if not isinstance(grid, Integers):
-            return Stored.of(values, grid.kind).expand()
+            return how.of(values).expand()
         rows = as_rows(values)
         if name not in self._scales:
-            self._scales[name] = grid.scales(rows, tries=8)
+            self._scales[name] = grid.scales(rows, tries=8) if how.step is None else grid.stepped(rows, how.step)
         scale = self._scales[name]
         return grid.values(grid.codes(rows, scale), scale).reshape(values.shape)
 
 
-def storage_kinds(student: Classifier, artifact: Artifact, rounding: str) -> dict[str, str]:
-    """Say which tensors of a network are trained in few bits, and how they are stored.
+def roundings(student: Classifier, artifact: Artifact, rounding: str) -> dict[str, Rounding]:
+    """Say which tensors of a network are trained in few bits, and how they are rounded.
 
     Args:
         student: the network.
@@ -83,24 +93,43 @@ def storage_kinds(student: Classifier, artifact: Artifact, rounding: str) -> dic
     """
     if rounding == "none":
         return {}
-    kept = {name: artifact.stored[key].kind for name, key in student.keys.items() if key in artifact.stored}
+    kept = {
+        name: artifact.stored[key].rounding(artifact.packed)
+        for name, key in student.keys.items()
+        if key in artifact.stored
+    }
     if rounding == "kept":
         return kept
     matrices = [name for name, one in student.module.named_parameters() if one.dim() > 1]
-    return kept | {name: rounding for name in matrices if name in student.keys}
+    return kept | {name: Rounding(rounding) for name in matrices if name in student.keys}
 
 
 @torch.no_grad()
-def round_as_stored(student: Classifier, artifact: Artifact) -> dict[str, Stored]:
+def round_as_stored(student: Classifier, artifact: Artifact, most_bytes: int | None = None) -> dict[str, Stored]:
     """Give a trained network the values that its file will hold.
+
+    Args:
+        student: the network.
+        artifact: the file it comes from.
+        most_bytes: that the file may take: entropy-coded integers become coarser until it does.
 
     Returns:
         What the file stores in few bits, by key.
     """
-    kinds = storage_kinds(student, artifact, "kept") | dict(student.storage)
-    state, found = student.module.state_dict(), dict(artifact.stored)
-    for name, kind in kinds.items():
-        own = artifact.tensors[student.keys[name]].dtype
-        found[student.keys[name]] = stored = Stored.of(state[name].to("cpu", own), kind)
-        state[name].copy_(stored.expand())
+    storage = roundings(student, artifact, "kept") | dict(student.storage)
+    state, keys = student.module.state_dict(), student.keys
+    values = {name: state[name].to("cpu", artifact.tensors[keys[name]].dtype) for name in storage}
+    others = {keys[name]: value.detach().cpu() for name, value in state.items() if name in keys}
+    for coarser in COARSER:
+        rounded = {keys[name]: _coarser(how, coarser).of(values[name]) for name, how in storage.items()}
+        found = artifact.stored | rounded
+        tensors = artifact.tensors | others | {key: one.expand() for key, one in rounded.items()}
+        if most_bytes is None or file_bytes(replace(artifact, tensors=tensors, stored=found)) <= most_bytes:
+            break
+    for name in storage:
+        state[name].copy_(found[keys[name]].expand())
     return found
+
+
+def _coarser(how: Rounding, factor: float) -> Rounding:
+    return how if how.step is None else replace(how, step=how.step * factor)
