@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from trcompress.artifact.storage import STORAGE
 from trcompress.cli import options
 from trcompress.cli.task_options import data_option, path_option, wiring_options
-
-PASSES = ("fold", "rings", "units", "rounding")
-STORAGE = ("float16", "bfloat16", "int8", "int4")
+from trcompress.passes.whole import PASSES, STORED_AS
 
 
 class FileSize(click.ParamType):
@@ -30,25 +30,6 @@ class FileSize(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Names(click.ParamType):
-    """Some of a few names, separated by commas."""
-
-    name = "names"
-
-    def __init__(self, known: tuple[str, ...]) -> None:
-        self._known = known
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split, and check each."""
-        if isinstance(value, tuple):
-            return value
-        found = tuple(one.strip() for one in str(value).split(",") if one.strip())
-        unknown = [one for one in found if one not in self._known]
-        if unknown or not found:
-            self.fail(f"must be some of {', '.join(self._known)}: got {value!r}", param, ctx)
-        return found
-
-
 def budget_options(command: Any) -> Any:
     """Add `--target-size` and `--target-ratio-model`."""
     ratio = click.option(
@@ -65,14 +46,15 @@ def whole_options(command: Any) -> Any:
     return command
 
 
-def _names(name: str, known: tuple[str, ...], default: str, text: str) -> Any:
-    return click.option(f"--{name}", type=Names(known), default=default, show_default=True, help=text)
+def _names(name: str, known: Collection[str], default: Sequence[str], text: str) -> Any:
+    kind = options.NamesOf(known)
+    return click.option(f"--{name}", type=kind, default=",".join(default), show_default=True, help=text)
 
 
 _WHOLE_OPTIONS = (
-    _names("passes", PASSES, ",".join(PASSES), "What may be done."),
-    _names("storage", STORAGE, "float16,int8,int4", "How tensors may be stored."),
-    _names("matrices", ("ih", "hh"), "ih", "Which may be rings."),
+    _names("passes", PASSES, PASSES, "What may be done."),
+    _names("storage", STORAGE, STORED_AS, "How tensors may be stored."),
+    _names("matrices", ("ih", "hh"), ("ih",), "Which may be rings."),
     click.option("--units", type=click.IntRange(1), metavar="N", help="Hidden units to keep [default: found]."),
     click.option("--rank", type=click.IntRange(1), metavar="R", help="Of these matrices [default: found]."),
     click.option("--pack", is_flag=True, help="Entropy-code the integers; coarser ones are then tried."),

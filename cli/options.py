@@ -44,6 +44,27 @@ class NameOf(click.ParamType):
         return [CompletionItem(name) for name in self._registry if name.startswith(incomplete)]
 
 
+class NamesOf(NameOf):
+    """Some of a registry's names, separated by commas."""
+
+    name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Spell the names as they are given."""
+        return f"[{','.join(self._registry)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split, and check each."""
+        if isinstance(value, tuple):
+            return value
+        found = tuple(one.strip() for one in str(value).split(",") if one.strip())
+        unknown = [one for one in found if one not in self._registry]
+        if unknown or not found:
+            hint = nearest(unknown[0], list(self._registry)) if unknown else ""
+            self.fail(f"must be some of {', '.join(self._registry)}: got {value!r}{hint}", param, ctx)
+        return found
+
+
 format_option = click.option(
     "--format",
     "format_",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trcompress.errors import InputFileError, UsageError
+from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.artifact.file import Artifact
@@ -28,10 +28,8 @@ def run_compress(checkpoint: Path, given: dict[str, Any]) -> None:
         artifact, whole = compress_whole(checkpoint, given)
         if whole.reached:
             write_artifact(out, artifact, overwrite=given["overwrite"], sidecar=given["sidecar"])
-    if not whole.reached:
-        print_whole(whole, given["format_"])
-        raise UsageError(_not_reached(whole))
-    print_whole(whole, given["format_"], out, metrics)
+    print_whole(whole, given["format_"], out if whole.reached else None, metrics)
+    whole.require_reached()
 
 
 def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
@@ -40,8 +38,7 @@ def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
         raise UsageError("a budget for the whole file needs `calibrate`: inputs to measure damage on")
     _, whole = compress_whole(checkpoint, given | {"readout": "final", "stacks": None})
     print_whole(whole, given["format_"])
-    if not whole.reached:
-        raise UsageError(_not_reached(whole))
+    whole.require_reached()
 
 
 def compress_whole(checkpoint: Path, given: dict[str, Any]) -> tuple[Artifact, Whole]:
@@ -111,36 +108,21 @@ def whole_json(whole: Whole, out: Path | None) -> dict[str, Any]:
 
 
 def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
+    from trcompress.cli.console import progress_bar
     from trcompress.cli.options import reading
-    from trcompress.cli.task_options import open_data, read_data_options
-    from trcompress.data import DataSet
-    from trcompress.data.load import kind_of
-    from trcompress.data.user_batches import call_loader
-    from trcompress.network.model_file import open_model
-    from trcompress.passes.runnable import runnable_classifier, runnable_model, runnable_stacks
+    from trcompress.cli.task_options import read_data_options
+    from trcompress.passes.runnable import open_runnable
 
-    how = reading(given)
-    file = open_model(checkpoint, **how)
-    wiring = _wiring(given)
-    data: Any = given["calibrate"]
-    options = read_data_options(given["data_options"])
-    if given["factory"]:
-        return runnable_model(file, given["factory"], data, data_options=options, reading=how)
-    if kind_of(data) == "factory":
-        data, options = call_loader(data, options), {}
-    try:
-        if isinstance(data, str):
-            held = open_data(given | {"data": data, "max_bad_clips": None})
-        elif isinstance(data, DataSet):
-            held = data
-        else:
-            raise UsageError("batches of a loader feed stacks: an artifact on batches is run with `model`")
-        return runnable_classifier(file, held, wiring, seed=given["seed"], reading=how)
-    except (InputFileError, UsageError):  # not a classifier of labelled sequences
-        if file.artifact is not None:
-            raise
-        fed = {"data_options": options, "reading": how}
-        return runnable_stacks(file, data, head=given["head"], seed=given["seed"], **fed)
+    with progress_bar("data") as update:
+        return open_runnable(
+            checkpoint,
+            given["calibrate"],
+            _wiring(given),
+            data_options=read_data_options(given["data_options"]),
+            reading=reading(given),
+            seed=given["seed"],
+            progress=update,
+        )
 
 
 def _train(checkpoint: Path, out: Path, given: dict[str, Any]) -> tuple[Whole, Mapping[str, Any]]:
@@ -173,10 +155,8 @@ def _budget(runnable: RunnableFile, given: dict[str, Any]) -> dict[str, Any]:
     """The goal, and what may be done to reach it, as `compress_file` takes them."""
     from trcompress.cli.options import command_line
 
-    if (given["target_size"] is None) == (given["target_ratio_model"] is None):
-        raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
     allowed = {name: given[name] for name in ("seed", "passes", "storage", "matrices", "units", "rank")}
-    target = given["target_size"] or int(runnable.tensor_bytes / given["target_ratio_model"])
+    target = runnable.target_bytes(given["target_size"], given["target_ratio_model"])
     return {"target_bytes": target, "command": command_line(), "packed": given["pack"], **allowed}
 
 
@@ -191,12 +171,3 @@ def _files(given: dict[str, Any]) -> Sequence[Path]:
     """Input files that an output must not replace."""
     named = (given["calibrate"], given.get("training_data"), given.get("teacher"))
     return [Path(one) for one in named if one and Path(one).exists()]
-
-
-def _not_reached(whole: Whole) -> str:
-    from trcompress.util.figures import count
-
-    return (
-        f"the budget cannot be met: {count(whole.nbytes)} bytes is the least that the allowed passes reach; "
-        "allow a larger `target_size`, more `passes`, or entropy coding with `pack=True`"
-    )

@@ -10,7 +10,7 @@ from file_networks import first_batch, network_of, save_network
 from torch import nn
 
 from trcompress import Plan, compress_
-from trcompress.layers import RING_OF, from_dense, is_plain_stack, kind_of, module_matrices
+from trcompress.layers import RING_OF, from_dense, is_plain_stack, module_matrices, recurrent_kind
 from trcompress.model.kinds import KINDS, MODES
 
 LIBRARY = Path(__file__).resolve().parent.parent / "trcompress"
@@ -34,7 +34,7 @@ def ring(module):
 def test_modules_and_the_rings_for_them_are_of_their_kind(kind):
     for module in variants(kind):
         made = ring(module)
-        assert kind_of(module) is kind_of(made) is kind
+        assert recurrent_kind(module) is recurrent_kind(made) is kind
         assert made.mode in kind.modes
         assert kind.modes[made.mode] == getattr(module, "nonlinearity", "tanh")
         assert is_plain_stack(module) is isinstance(module, nn.RNNBase)

@@ -9,6 +9,7 @@ from math import prod
 from typing import ClassVar
 
 import pytest
+import small_task
 import torch
 from command import run
 from conformance import check_algorithm, check_format, check_saved, check_storage
@@ -181,7 +182,7 @@ class Sixths:
     def layout(self, shape):
         return {"toy": (torch.int16, shape)}
 
-    def encode(self, tensor):
+    def encode(self, tensor, step=None):
         return {"toy": (tensor.detach().double() * 6).round().to(torch.int16)}
 
     def decode(self, parts, shape, dtype):
@@ -195,3 +196,17 @@ def toy_storage(monkeypatch):
 
 def test_a_toy_storage_type_conforms(toy_storage, tmp_path):
     check_storage(Sixths.kind, tmp_path)
+
+
+def test_the_command_line_offers_a_toy_storage_type(toy_storage, tmp_path):
+    files = small_task.write_files(tmp_path)
+    words = ("compress", files["dense"], "--calibrate", files["data"], "--target-size", "5400")
+    words += ("--passes", "rounding", "-o", tmp_path / "out.safetensors")
+    assert "toy-sixths]" in run("compress", "--help").stdout.replace("\n", "").replace(" ", "")
+    done = run(*words, "--storage", Sixths.kind, "--format", "json")
+    assert done.code == 0, done.stderr
+    levels = {one["level"] for one in done.json["tensors"]}
+    assert Sixths.kind in levels
+    assert levels <= {Sixths.kind, "as it is"}
+    assert run("report", tmp_path / "out.safetensors").code == 0
+    assert "(did you mean 'toy-sixths'?)" in run(*words, "--storage", "toy-sixth").stderr

@@ -6,7 +6,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mypy import api as mypy
 from test_tree import MODULES
 
@@ -119,7 +121,6 @@ def test_an_unknown_option_of_a_layer_is_named_with_the_nearest(layer, options, 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_a_layer_shows_its_sizes_as_torch_nn_does(name):
-    import torch
 
     options = {"num_layers": 2, "batch_first": True, "bidirectional": True, "dropout": 0.5}
     dense = getattr(torch.nn, name)(12, 8, **options)
@@ -129,6 +130,19 @@ def test_a_layer_shows_its_sizes_as_torch_nn_does(name):
     dense = getattr(torch.nn, f"{name}Cell")(12, 8, bias=False)
     assert repr(cell).splitlines()[1].strip() == repr(dense).partition("(")[2].rpartition(")")[0]
     assert len(repr(ring).splitlines()) == 5
+
+
+def test_compress_takes_inputs_without_labels_as_the_verb_does(tmp_path):
+    torch.manual_seed(0)
+    lstm, head = torch.nn.LSTM(12, 32), torch.nn.Linear(32, 5)
+    state = {f"rnn.{key}": value for key, value in lstm.state_dict().items()}
+    torch.save(state | {"fc.weight": head.weight, "fc.bias": head.bias}, tmp_path / "m.pt")
+    np.savez(tmp_path / "x.npz", x=torch.randn(40, 6, 12).numpy())
+    made = trcompress.compress(
+        tmp_path / "m.pt", calibrate=tmp_path / "x.npz", target_size=9000, passes=["rounding"]
+    )
+    assert made.header.lineage[-1].verb == "compress"
+    assert {one.kind for one in made.header.passes} == {"rounding"}
 
 
 def test_compress_meets_a_budget_for_the_whole_file(tmp_path):
@@ -142,5 +156,7 @@ def test_compress_meets_a_budget_for_the_whole_file(tmp_path):
     assert made.path == out
     assert out.stat().st_size <= trcompress.read_checkpoint(files["dense"]).tensor_bytes / 1.5
     assert trcompress.evaluate(out, files["data"]).accuracy > 0.5
+    with pytest.raises(trcompress.TrcompressError, match=r"the budget cannot be met: [0-9,]+ bytes is the least"):
+        trcompress.compress(files["dense"], calibrate=files["data"], target_size=100, passes=["rounding"])
     with pytest.raises(trcompress.TrcompressError, match="give one budget"):
         trcompress.compress(files["dense"], calibrate=files["data"])

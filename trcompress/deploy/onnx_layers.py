@@ -11,7 +11,7 @@ from torch import nn
 
 from trcompress.deploy.plain_modules import BottleneckLSTM, BottleneckRNN, StandaloneLSTM, StandaloneRNN
 from trcompress.errors import UsageError
-from trcompress.layers import kind_of
+from trcompress.layers import recurrent_kind
 from trcompress.model.kinds import Kind
 
 
@@ -96,7 +96,7 @@ def refuse_projections(network: nn.Module) -> None:
 
 
 def _layer(module: Any, number: int, entry: np.ndarray | None) -> OnnxLayer:
-    kind = kind_of(module)
+    kind = recurrent_kind(module)
     ends = ("", "_reverse") if module.bidirectional else ("",)
 
     def stacked(role: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from trcompress.layers.convert import (
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.linear import TRLinear, TTLinear
 from trcompress.layers.recurrent import TRGRU, TRLSTM, TRRNN
-from trcompress.layers.resolve import kind_of, layers_of
+from trcompress.layers.resolve import layers_of, recurrent_kind
 
 __all__ = [
     "BTLSTM",
@@ -35,8 +35,8 @@ __all__ = [
     "from_dense",
     "is_plain_stack",
     "is_recurrent",
-    "kind_of",
     "layers_of",
     "module_matrices",
+    "recurrent_kind",
     "to_dense_module",
 ]

@@ -11,7 +11,7 @@ from trcompress.layers import arguments, kernels
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.evaluation import Use
 from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, rounded
-from trcompress.layers.resolve import RingOptions, kind_of, layers_of, refuse_unknown_options, resolve
+from trcompress.layers.resolve import RingOptions, layers_of, recurrent_kind, refuse_unknown_options, resolve
 from trcompress.layers.stack import build_parameters, reset
 from trcompress.layers.strategy import Evaluated
 from trcompress.model.kinds import TWO_STATES
@@ -33,7 +33,7 @@ class RingCell(Evaluated):
         refuse_unknown_options(type(self), ring)
         super().__init__()
         nonlinearity = getattr(template, "nonlinearity", "tanh")
-        self.mode = next(mode for mode, one in kind_of(template).modes.items() if one == nonlinearity)
+        self.mode = next(mode for mode, one in recurrent_kind(template).modes.items() if one == nonlinearity)
         self.bias = template.bias
         self.input_size, self.hidden_size = template.input_size, template.hidden_size
         plans = resolve(layers_of(template), **ring)

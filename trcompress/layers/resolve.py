@@ -108,7 +108,7 @@ def layers_of(module: nn.Module, name: str = "") -> list[Layer]:
         _with_keys(
             Layer(
                 stack=name,
-                kind=kind_of(module).name,
+                kind=recurrent_kind(module).name,
                 index=index,
                 reverse=reverse,
                 input_size=int(found.input_size) if index == 0 else fed,
@@ -133,11 +133,11 @@ def _with_keys(layer: Layer, module: nn.Module) -> Layer:
     return replace(layer, keys=keys)
 
 
-def kind_of(module: nn.Module) -> Kind:
+def recurrent_kind(module: nn.Module) -> Kind:
     """Return the kind of a recurrent module: torch.nn.LSTM, GRU, RNN, one of their cells, or a ring layer.
 
     Example:
-        >>> kind_of(nn.GRUCell(20, 8)).name, kind_of(nn.RNN(20, 8, nonlinearity="relu")).name
+        >>> recurrent_kind(nn.GRUCell(20, 8)).name, recurrent_kind(nn.RNN(20, 8, nonlinearity="relu")).name
         ('gru', 'rnn')
     """
     cells = (kind for kind in KINDS.values() if isinstance(module, getattr(nn, kind.cell)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from trcompress.errors import InputFileError, UsageError
-from trcompress.layers import kind_of
+from trcompress.layers import recurrent_kind
 from trcompress.network.calibration_data import CalibrationData
 from trcompress.network.feeds import TokenFeed
 from trcompress.network.find_head import find_chain, find_head, input_size, output_size
@@ -138,7 +138,7 @@ class FileNetwork(nn.Module):
 
     def _start(self, place: int, stack: str, batch: Mapping[str, Any], states: Mapping[str, Any]) -> Any:
         """The initial state of a stack, or None for zeros."""
-        paired = kind_of(self.stacks[place]).states == 2
+        paired = recurrent_kind(self.stacks[place]).states == 2
         if stack in self._starts:
             state = states[self._starts[stack]]
             hidden = state[0] if isinstance(state, tuple) else state

@@ -8,17 +8,13 @@ from typing import Any
 
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.write import write_artifact
-from trcompress.data import DataSet, load_data
-from trcompress.errors import UsageError
+from trcompress.data import DataSet
 from trcompress.network.classifier import Wiring
-from trcompress.network.model_file import open_model
-from trcompress.passes.runnable import runnable_classifier
+from trcompress.passes.runnable import open_runnable
+from trcompress.passes.whole import PASSES, STORED_AS
 from trcompress.passes.whole_file import compress_file
 from trcompress.util.files import check_output
 from trcompress.util.progress import Progress
-
-PASSES = ("fold", "rings", "units", "rounding")
-STORAGE = ("float16", "int8", "int4")
 
 
 def compress(
@@ -29,7 +25,7 @@ def compress(
     target_size: int | None = None,
     target_ratio_model: float | None = None,
     passes: Sequence[str] = PASSES,
-    storage: Sequence[str] = STORAGE,
+    storage: Sequence[str] = STORED_AS,
     matrices: Sequence[str] = ("ih",),
     units: int | None = None,
     rank: int | None = None,
@@ -47,11 +43,12 @@ def compress(
     Args:
         checkpoint: a dense checkpoint, or an artifact.
         out: where to write the artifact; None keeps it in memory.
-        calibrate: inputs of the network; labels are not looked at.
+        calibrate: inputs of the network: a data set, a data file, or "package.module:loader" of batches, which
+            runs the user's code; labels are not looked at.
         target_size: bytes that the file may have.
         target_ratio_model: so many times fewer bytes than the model's tensors have, instead.
-        passes: what may be done: "fold", "rings", "units", "rounding".
-        storage: how tensors may be stored: "float16", "bfloat16", "int8", "int4".
+        passes: what may be done, of `trcompress.passes.whole.PASSES`.
+        storage: how tensors may be stored: keys of `trcompress.artifact.storage.STORAGE`.
         matrices: which may get a lower rank: "ih", "hh".
         units: hidden units that every recurrent layer with more keeps; by default several numbers are tried.
         rank: that these matrices get, where it saves values; by default several are tried.
@@ -73,24 +70,16 @@ def compress(
         >>> compress("model.pt", "small.safetensors", calibrate="data.npz", target_size=500_000)  # doctest: +SKIP
         Artifact(...)
     """
-    if (target_size is None) == (target_ratio_model is None):
-        raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
     if out is not None:
         check_output(out, overwrite=overwrite, keep=(checkpoint, calibrate))
-    wiring = wiring or Wiring()
-    data = calibrate if isinstance(calibrate, DataSet) else load_data(calibrate, **dict(data_options or {}))
-    runnable = runnable_classifier(open_model(checkpoint, **wiring.reading), data, wiring, seed=seed)
-    target = target_size if target_size is not None else int(runnable.tensor_bytes / (target_ratio_model or 1))
+    runnable = open_runnable(checkpoint, calibrate, wiring, data_options=data_options, seed=seed, progress=progress)
+    target = runnable.target_bytes(target_size, target_ratio_model)
     given: dict[str, Any] = {"passes": tuple(passes), "storage": tuple(storage), "matrices": tuple(matrices)}
     given |= {"units": units, "rank": rank}
     artifact, whole = compress_file(
         runnable, target_bytes=target, command=command, seed=seed, packed=pack, progress=progress, **given
     )
-    if not whole.reached:
-        raise UsageError(
-            f"the budget cannot be met: {whole.nbytes:,} bytes is the least that the allowed passes reach; "
-            "allow a larger `target_size`, more `passes`, or entropy coding with `pack=True`"
-        )
+    whole.require_reached()
     if out is not None:
         artifact.path = write_artifact(out, artifact, overwrite=overwrite, sidecar=sidecar)
     return artifact

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.layers import RING_OF, kind_of
+from trcompress.layers import RING_OF, recurrent_kind
 from trcompress.layers.swaps import Swaps, swapped
 from trcompress.network.batches import Forward, evaluating
 from trcompress.passes.compare import distance
@@ -65,7 +65,7 @@ def merge_biases(layer: nn.Module) -> nn.Module:
     Returns:
         A copy of the layer whose outputs are equal.
     """
-    merged, kind = deepcopy(layer), kind_of(layer)
+    merged, kind = deepcopy(layer), recurrent_kind(layer)
     with torch.no_grad():
         for name, bias in merged.named_parameters():
             if name.startswith("bias_hh"):

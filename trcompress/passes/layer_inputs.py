@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from trcompress.layers.resolve import kind_of
+from trcompress.layers.resolve import recurrent_kind
 from trcompress.layers.stack import RingStack
 
 State = tuple[Tensor, ...]
@@ -100,7 +100,7 @@ def _initial(module: Any, hx: Any, inputs: Tensor) -> State:
         return tuple(one if one.dim() == 3 else one.unsqueeze(1) for one in given)
     count = module.num_layers * (2 if module.bidirectional else 1)
     hidden = inputs.new_zeros(count, len(inputs), module.proj_size or module.hidden_size)
-    if kind_of(module).states == 1:
+    if recurrent_kind(module).states == 1:
         return (hidden,)
     return hidden, inputs.new_zeros(count, len(inputs), module.hidden_size)
 
@@ -116,7 +116,7 @@ def _single(module: Any, layer: int, inputs: Tensor) -> tuple[nn.RNNBase, Tensor
         directions = 2 if module.bidirectional else 1
         own = module.all_weights[layer * directions : (layer + 1) * directions]
         fed, weights = inputs, [weight for group in own for weight in group]
-    kind = kind_of(module).module
+    kind = recurrent_kind(module).module
     alone: nn.RNNBase = getattr(nn, kind)(
         fed.shape[-1],
         module.hidden_size,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trcompress.artifact.packing import CODECS
 from trcompress.artifact.storage import Stored
-from trcompress.layers import is_recurrent, kind_of
+from trcompress.layers import is_recurrent, recurrent_kind
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.passes.moments import Moments
 from trcompress.passes.rounding import round_matrix
@@ -106,7 +106,7 @@ def _bias_beside(key: str, state: Mapping[str, Tensor], model: nn.Module) -> str
     if not leaf.startswith("weight") or leaf.startswith("weight_hr"):
         return None
     owner = model.get_submodule(prefix)
-    if leaf.startswith("weight_hh") and is_recurrent(owner) and kind_of(owner).sums_biases:
+    if leaf.startswith("weight_hh") and is_recurrent(owner) and recurrent_kind(owner).sums_biases:
         leaf = leaf.replace("weight_hh", "weight_ih")
     bias = prefix + dot + leaf.replace("weight", "bias", 1)
     return bias if bias in state and state[bias].dim() == 1 and len(state[bias]) == len(state[key]) else None

@@ -1,8 +1,8 @@
-"""Files as live networks with inputs: classifiers found in a file, and networks of the user's own code."""
+"""Files as live networks with inputs: classifiers and stacks found in a file, networks of the user's own code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,21 @@ import numpy as np
 from torch import Tensor, nn
 
 from trcompress.calibration.user_network import user_batches
-from trcompress.data import DataSet, Split
+from trcompress.data import DataSet, Split, load_data
+from trcompress.data.load import kind_of
+from trcompress.data.user_batches import call_loader
+from trcompress.errors import InputFileError, UsageError
 from trcompress.network.batches import bytes_of
 from trcompress.network.classifier import Wiring
 from trcompress.network.from_file import FileNetwork
-from trcompress.network.model_file import ModelFile
+from trcompress.network.model_file import ModelFile, open_model
 from trcompress.network.read_calibration import read_calibration
 from trcompress.network.read_classifier import read_classifier
 from trcompress.network.user_model import load_user_model
 from trcompress.passes.damage import KEPT_BYTES
 from trcompress.passes.whole_file import RunnableFile, base_artifact
 from trcompress.training.evaluate import check_fits
+from trcompress.util.progress import Progress
 
 MOST_SEQUENCES = 1_024
 """Calibration sequences that are read."""
@@ -31,6 +35,62 @@ SEQUENCES = 64
 
 LEAST_BATCHES = 8
 """Among which some are held out."""
+
+
+def open_runnable(
+    path: str | Path,
+    data: str | Path | DataSet,
+    wiring: Wiring | None = None,
+    *,
+    data_options: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> RunnableFile:
+    """Open a file as the network it is: the user's own, a classifier of the data, or stacks fed by its arrays.
+
+    Args:
+        path: a checkpoint or an artifact.
+        data: inputs: a data set, a data file, or "package.module:loader", which runs the user's code.
+        wiring: how the file's parts form a network, where the file does not tell.
+        data_options: of `trcompress.data.load_data`, or of the loader.
+        reading: of `read_checkpoint`; what `wiring` says by default.
+        seed: which sequences are read.
+        progress: called with (what, fraction done) while clips are decoded.
+
+    Raises:
+        InputFileError, UsageError: a file cannot be read, or they do not fit each other.
+    """
+    wiring, options = wiring or Wiring(), dict(data_options or {})
+    how = wiring.reading if reading is None else dict(reading)
+    file, given = open_model(path, **how), data
+    if wiring.model is not None and not isinstance(given, DataSet):
+        return runnable_model(file, wiring.model, given, data_options=options, reading=how)
+    batches: DataSet | Iterable[Any] | None = None
+    if not isinstance(given, DataSet) and kind_of(given) == "factory":
+        batches, options = call_loader(str(given), options), {}
+    try:
+        data_set = given if batches is None else batches
+        if isinstance(data_set, str | Path):
+            data_set = load_data(data_set, progress=_shares(progress), **options)
+        if not isinstance(data_set, DataSet):
+            raise UsageError("batches of a loader feed stacks: an artifact on batches is run with `model`")
+        return runnable_classifier(file, data_set, wiring, seed=seed, reading=how)
+    except (InputFileError, UsageError):  # not a classifier of labelled sequences
+        if file.artifact is not None or isinstance(given, DataSet):
+            raise
+        fed: dict[str, Any] = {"data_options": options, "reading": how}
+        return runnable_stacks(file, given if batches is None else batches, head=wiring.head, seed=seed, **fed)
+
+
+def _shares(progress: Progress | None) -> Callable[[int, int, str], None] | None:
+    """Tell shares of what `load_data` counts."""
+
+    def tell(done: int, total: int, what: str) -> None:
+        if progress is not None:
+            progress(what, done / max(1, total))
+
+    return None if progress is None else tell
 
 
 def runnable_classifier(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from trcompress.errors import UsageError
-from trcompress.layers import CoreWeight, is_plain_stack, is_recurrent, kind_of
+from trcompress.layers import CoreWeight, is_plain_stack, is_recurrent, recurrent_kind
 from trcompress.layers.stack import RingStack
 from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
@@ -138,7 +138,7 @@ class Structures:
         swaps = dict(made.swaps)
         with swapped(self._model, swaps) as changed:
             for name, module in changed.named_modules():
-                if self._merges and is_recurrent(module) and module.bias and kind_of(module).sums_biases:
+                if self._merges and is_recurrent(module) and module.bias and recurrent_kind(module).sums_biases:
                     swaps[name] = merge_biases(module)
         return replace(made, swaps=swaps)
 

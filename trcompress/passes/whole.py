@@ -80,6 +80,18 @@ class Whole:
         """Bytes of the whole file, before over after."""
         return self.bytes_before / self.nbytes
 
+    def require_reached(self) -> None:
+        """Refuse a network that no allowed pass made small enough.
+
+        Raises:
+            UsageError: the file is larger than was asked.
+        """
+        if not self.reached:
+            raise UsageError(
+                f"the budget cannot be met: {self.nbytes:,} bytes is the least that the allowed passes reach; "
+                "allow a larger `target_size`, more `passes`, or entropy coding with `pack=True`"
+            )
+
     def save(self, path: str | Path, *, overwrite: bool = False, sidecar: bool = False) -> Path:
         """Write the network as one artifact; see `trcompress.save`."""
         return save(

@@ -13,6 +13,7 @@ from trcompress.artifact.file import Artifact
 from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.checkpoint import read_checkpoint
+from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
 from trcompress.model.header import Header, PassRecord, Step, Weight
 from trcompress.model.layer import Layer
@@ -56,6 +57,16 @@ class RunnableFile:
             return self.base.header.source.tensor_bytes
         tied = {key for group in self.base.header.shared for key in group[1:]}
         return sum(self.base.stored_bytes(key) for key in self.base.tensors if key not in tied)
+
+    def target_bytes(self, size_bytes: int | None, ratio: float | None) -> int:
+        """Return the bytes that a file may have, given as such or as so many times fewer than its tensors have.
+
+        Raises:
+            UsageError: both are given, or none.
+        """
+        if (size_bytes is None) == (ratio is None):
+            raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
+        return int(self.tensor_bytes / ratio) if ratio is not None else int(size_bytes or 0)
 
     def rebuilt(
         self, module: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], step: Step
