@@ -69,3 +69,28 @@ def test_what_is_no_folder_is_not_fetched(tmp_path):
         trcompress.from_pretrained("someone/some-model")
     with pytest.raises(UsageError, match="must hold JSON values"):
         trcompress.save_pretrained(nn.LSTM(2, 2), tmp_path, config={"a": {1, 2}})
+
+
+class Flexible(nn.Module, trcompress.PretrainedMixin):
+    def __init__(self, width=12, *layers, **options):
+        super().__init__()
+        self.rnn = nn.LSTM(width, 16, **options)
+
+
+def test_keyword_arguments_of_any_name_come_back(tmp_path):
+    model = trcompress.compress_(Flexible(12, bidirectional=True), trcompress.Plan.of("4x3:4x4", "2")).model
+    folder = model.save_pretrained(tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text()) == {"width": 12, "bidirectional": True}
+    assert Flexible.from_pretrained(folder).rnn.bidirectional
+
+
+def test_what_the_hubs_mixin_takes_is_taken(tagger, tmp_path):
+    folder = tagger.save_pretrained(tmp_path, config={"width": 12, "hidden": 16}, push_to_hub=False)
+    of_the_hub = {"force_download": False, "token": None, "cache_dir": None, "local_files_only": True}
+    again = Tagger.from_pretrained(folder, map_location="cpu", strict=True, revision="main", **of_the_hub)
+    assert torch.equal(again.head.weight, tagger.head.weight)
+    assert Tagger.from_pretrained(folder, act="tanh").act == "tanh"
+    with pytest.raises(UsageError, match="`push_to_hub` needs the network"):
+        tagger.save_pretrained(tmp_path / "other", push_to_hub=True)
+    with pytest.raises(TypeError, match=r"Tagger\.__init__\(\) got an unexpected keyword argument 'nonsense'"):
+        Tagger.from_pretrained(folder, nonsense=1)

@@ -10,8 +10,10 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from trcompress.artifact.load import load, load_
@@ -108,44 +110,93 @@ class PretrainedMixin:
         'TRLSTM'
     """
 
-    _config: dict[str, Any]
+    _config: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Remember the arguments that are JSON values."""
         made = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind(made, *args, **options)
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind(made, *args, **options)
+        except TypeError:
+            return made  # `__init__` says it, with its own name
         bound.apply_defaults()
-        given = dict(list(bound.arguments.items())[1:])
+        given: dict[str, Any] = {}
+        for name, value in list(bound.arguments.items())[1:]:
+            kind = signature.parameters[name].kind
+            if kind is not inspect.Parameter.VAR_POSITIONAL:
+                given |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
         object.__setattr__(made, "_config", {name: value for name, value in given.items() if _is_json(value)})
         return made
 
-    def save_pretrained(self, save_directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write weights, config and model card into a folder; see `trcompress.save_pretrained`."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write weights, config and model card into a folder; see `trcompress.save_pretrained`.
+
+        Args:
+            save_directory: the folder.
+            config: takes the place of the arguments that were remembered.
+            push_to_hub: False; nothing here speaks to the Hub.
+            overwrite: replace the three files if they exist.
+
+        Raises:
+            UsageError: `push_to_hub` was asked for, or the network is no module.
+        """
         if not isinstance(self, nn.Module):
             raise UsageError(f"PretrainedMixin goes with torch.nn.Module: {type(self).__name__} is none")
-        return save_pretrained(self, save_directory, config=self._config, overwrite=overwrite)
+        if push_to_hub:
+            raise UsageError("`push_to_hub` needs the network: save the folder, and upload it with huggingface_hub")
+        known = self._config if config is None else config
+        return save_pretrained(self, save_directory, config=known, overwrite=overwrite)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **model_kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        map_location: str | torch.device = "cpu",
+        strict: bool = True,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = True,
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> Self:
         """Build the network with the folder's config and load its weights, in eval mode.
 
         Args:
             pretrained_model_name_or_path: a local folder.
+            map_location: where the network goes.
+            strict: weights are always loaded strictly.
+            force_download: of the Hub, as the next four; a local folder is read whatever they are.
+            token: see above.
+            cache_dir: see above.
+            local_files_only: see above.
+            revision: see above.
             **model_kwargs: take the place of arguments in the config.
 
         Raises:
             InputFileError: there is no such folder, its config is not of this class, or its weights are not.
         """
         config = _read_config(_folder(pretrained_model_name_or_path) / CONFIG)
-        known = set(inspect.signature(cls.__init__).parameters)
-        unknown = sorted(set(config) - known)
+        parameters = inspect.signature(cls.__init__).parameters
+        takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        unknown = [] if takes_any else sorted(set(config) - set(parameters))
         if unknown:
             raise InputFileError(
                 f"the config of {pretrained_model_name_or_path} is not of {cls.__name__}: it has no "
                 f"{', '.join(unknown)}"
             )
         made: Any = cls(**(config | model_kwargs))
-        return from_pretrained(pretrained_model_name_or_path, made).eval()  # type: ignore[union-attr, return-value]
+        loaded: Any = from_pretrained(pretrained_model_name_or_path, made)
+        return loaded.to(map_location).eval()
 
 
 def _folder(path: str | Path) -> Path:
