@@ -1,8 +1,11 @@
 """The package as a stranger gets it: what a wheel holds, how fast --help answers."""
 
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,45 @@ def test_wheel_has_one_top_level_name(tmp_path):
         f"trcompress/{path.relative_to(ROOT / 'trcompress')}" for path in (ROOT / "trcompress").rglob("*.py")
     }
     assert on_disk <= set(names)
+
+
+@pytest.mark.slow
+def test_the_tests_collect_from_an_unpacked_sdist(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (packed,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "--collect-only",
+            "-qq",
+            "-m",
+            "slow or not slow",
+            "-p",
+            "no:cacheprovider",
+        ],
+        cwd=unpacked,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    collected = {line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("tests/")}
+    assert collected == {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_the_metadata_says_what_an_index_shows():
+    found = metadata("trcompress")
+    assert found["Summary"]
+    assert found["License-Expression"] or found["License"]
+    assert len(found["Keywords"].split(",")) >= 5
+    assert {"Typing :: Typed", "Intended Audience :: Developers"} <= set(found.get_all("Classifier"))
+    assert not re.search(r"\]\((?!https?://|#)", found.get_payload()), "links of the README must work elsewhere"
