@@ -88,6 +88,12 @@ BENCHMARKS = {
         bench_tables.as_it_stands,
         "python benchmarks/load.py",
     ),
+    "bench-install": Benchmark(
+        "What the base install takes",
+        "this checkout, in a new environment",
+        bench_tables.as_it_stands,
+        "python benchmarks/install.py",
+    ),
 }
 """The stem of a file in results/ -> what it is; a file that is not here is shown as it stands."""
 

@@ -191,8 +191,13 @@ def _say_memory(record: Mapping[str, Any]) -> str:
 
 
 def _say_tables(record: Mapping[str, Any]) -> str:
-    parts = [name for name, value in record.items() if isinstance(value, list)]
-    return f"see {', '.join(parts)}" if parts else ""
+    parts = [name for name, value in record.items() if isinstance(value, list) and name != "commands"]
+    return f"see {', '.join(parts)}" if parts else "see its table"
+
+
+def _say_install(record: Mapping[str, Any]) -> str:
+    whole, torch = (f"{record[key] / 1e6:,.0f} MB" for key in ("all_bytes", "torch_bytes"))
+    return f"{whole} in {record['packages']} packages, {torch} of it PyTorch; pip check: {record['pip_check']}"
 
 
 RECORDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
@@ -202,6 +207,8 @@ RECORDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "bench-layers": ("Layers at 57,600 inputs", _say_layers),
     "bench-variable-length": ("Packed sequences", _say_lengths),
     "bench-never-slower": ("Rings beside dense, a grid of sizes", _say_never_slower),
+    "bench-load": ("Many layers, large files, long processes", _say_tables),
+    "bench-install": ("The base install", _say_install),
     "bench-larger-than-memory": ("A weight larger than memory", _say_memory),
 }
 """The stem of a benchmark's file -> what it is, and what came out in a line."""
