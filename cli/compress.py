@@ -54,7 +54,7 @@ def _names(name: str, known: Collection[str], default: Sequence[str], text: str)
 _WHOLE_OPTIONS = (
     _names("passes", PASSES, PASSES, "What may be done."),
     _names("storage", STORAGE, STORED_AS, "How tensors may be stored."),
-    _names("matrices", ("ih", "hh"), ("ih",), "Which may be rings."),
+    options.matrices_option(("ih", "hh")),
     click.option("--units", type=click.IntRange(1), metavar="N", help="Hidden units to keep [default: found]."),
     click.option("--rank", type=click.IntRange(1), metavar="R", help="Of these matrices [default: found]."),
     click.option("--pack", is_flag=True, help="Entropy-code the integers; coarser ones are then tried."),

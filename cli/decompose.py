@@ -27,6 +27,7 @@ _OPTIONS = (
     click.option(
         "--exact-ranks", is_flag=True, help="Refuse ranks above what a bond can carry, do not lower them."
     ),
+    options.matrices_option(("ih", "hh", "hr")),
     click.option("--layer", "layers", multiple=True, metavar="GLOB", help="What a --shape is for."),
     click.option(
         "--init", type=options.NameOf(ALGORITHMS), default="tr-als", show_default=True, help="How cores start."
@@ -121,7 +122,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
         ranks = ("1",) if [*goals] == ["max_error"] else given["ranks"]
         plan = read_plan(given["shapes"], ranks, given["layers"], given["gates"], given["exact_ranks"])
     layer = given["layers"][0] if len(given["layers"]) == 1 else "*"
-    settings = goals | {name: given[name] for name in ("seed", *SEARCH)} | calibration_data(given)
+    settings = goals | {name: given[name] for name in ("seed", "matrices", *SEARCH)} | calibration_data(given)
     with progress_bar("plan") as update:
         return choose(dense, plan, layer=layer, **settings, progress=update)
 

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from trcompress.search import NetworkSearch, PlanRow
 
 
-def decompose_line(path: str | Path, rules: Sequence[Rule], *, named: bool) -> str:
+def decompose_line(path: str | Path, rules: Sequence[Rule], *, named: bool, roles: Sequence[str] = ("ih",)) -> str:
     """Spell the `decompose` line of some rings.
 
     Args:
         path: the checkpoint.
         rules: one for each weight.
         named: name the weights; a network of one weight needs no name.
+        roles: of the weights' matrices.
 
     Returns:
         The line, quoted for a shell.
@@ -27,6 +28,8 @@ def decompose_line(path: str | Path, rules: Sequence[Rule], *, named: bool) -> s
     for rule in rules:
         words += ["--layer", str(rule.layer)] if named else []
         words += ["--shape", rule.shape, "--ranks", ",".join(map(str, rule.ranks))]
+    if set(roles) != {"ih"}:
+        words += ["--matrices", ",".join(dict.fromkeys(roles))]
     return shlex.join(words)
 
 
@@ -37,12 +40,16 @@ def plan_line(path: str | Path, ratio: float) -> str:
 
 def chosen_line(found: NetworkSearch) -> str:
     """Spell the line of all rings that a search chose."""
-    return decompose_line(found.path, found.plan.rules, named=len(found.weights) > 1)
+    return decompose_line(found.path, found.plan.rules, named=len(found.weights) > 1, roles=_roles(found))
 
 
 def row_line(found: NetworkSearch, row: PlanRow) -> str:
     """Spell the line of one row; the other weights stay dense."""
-    return decompose_line(found.path, [row.named_rule], named=len(found.weights) > 1)
+    return decompose_line(found.path, [row.named_rule], named=len(found.weights) > 1, roles=_roles(found))
+
+
+def _roles(found: NetworkSearch) -> list[str]:
+    return [one.matrix.role for one in found.weights]
 
 
 def search_with_lines(found: NetworkSearch) -> dict[str, Any]:

@@ -156,3 +156,10 @@ def resolve_device(name: str) -> str:
 def command_line() -> str:
     """The command as the user typed it, for the lineage."""
     return shlex.join(["trcompress", *sys.argv[1:]])
+
+
+def matrices_option(roles: tuple[str, ...]) -> Any:
+    """Add `--matrices`."""
+    return click.option(
+        "--matrices", type=NamesOf(roles), default="ih", show_default=True, help="Which may be rings."
+    )

@@ -49,7 +49,7 @@ def plan(checkpoint: Path, **given: Any) -> None:
         plan_whole(checkpoint, given)
         return
     dense = read_checkpoint(checkpoint, **options.reading(given))
-    settings = {name: given[name] for name in (*GOALS, *SEARCH, "layer", "seed")}
+    settings = {name: given[name] for name in (*GOALS, *SEARCH, "layer", "matrices", "seed")}
     with progress_bar("plan") as update:
         found = search(dense, **settings, **calibration_data(given), progress=update)
     if given["format_"] == "json":

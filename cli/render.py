@@ -114,7 +114,8 @@ def _cell(value: Any) -> str:
 
 def _print_totals(report: Report) -> None:
     before, after = (
-        sum(getattr(one, key) for one in report.weights) for key in ("parameters_before", "parameters_after")
+        sum(getattr(one, key) for one in report.weights if one.role == "ih")
+        for key in ("parameters_before", "parameters_after")
     )
     on_disk = report.tensor_bytes_after if report.file_bytes_after is None else report.file_bytes_after
     rows = [
@@ -126,7 +127,7 @@ def _print_totals(report: Report) -> None:
             ratio(report.model_ratio),
         ],
     ]
-    if report.weights:
+    if before:
         rows.append(["input-to-hidden (Eq. 7)", count(before), count(after), ratio(report.compression_ratio)])
     out.print(make_table(["", ">before", ">after", ">ratio"], rows))
     if report.other_bytes_before and report.tensor_bytes_before and report.file_bytes_before:

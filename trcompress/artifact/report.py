@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class WeightReport:
     bound: float | None
     notes: tuple[str, ...]
     candidates: tuple[dict[str, Any], ...]
+    role: str = "ih"
     error_now: float | None = None
 
 
@@ -52,7 +53,7 @@ class Report:
     """Everything `trcompress report` prints.
 
     Args:
-        compression_ratio: Eq. 7 over all compressed weights together.
+        compression_ratio: Eq. 7 over all compressed input-to-hidden weights together; 1 where there is none.
         model_ratio: parameters of the whole model, before over after.
         file_bytes_before: the checkpoint file as it was, optimizer state and all; None if unknown.
         tensor_bytes_before: the model tensors in it alone; None if unknown.
@@ -125,7 +126,7 @@ def make_report(
         schema_version=SCHEMA_VERSION,
         artifact=str(artifact.path or "(not written)"),
         weights=tuple(
-            _weight_report(one, plans[one.name], against.errors[one.name] if against else None)
+            _weight_report(one, plans[one.name], artifact, against.errors[one.name] if against else None)
             for one in artifact.header.weights
             if one.name in plans
         ),
@@ -175,13 +176,15 @@ def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against |
 
 
 def _ratio(tensors: Sequence[TensorReport], plans: dict[str, WeightPlan]) -> float:
-    """Eq. 7 of the compressed weights together; 1 where there is none."""
-    pairs = [(one.before, one.after) for one in tensors if one.name in plans]
+    """Eq. 7 of the compressed input-to-hidden weights together; 1 where there is none."""
+    inputs = {name for name, plan in plans.items() if plan.matrix.role == "ih"}
+    pairs = [(one.before, one.after) for one in tensors if one.name in inputs]
     before, after = (sum(side) for side in zip(*pairs, strict=True)) if pairs else (1, 1)
     return before / after
 
 
-def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) -> WeightReport:
+def _weight_report(weight: Weight, plan: WeightPlan, artifact: Artifact, error_now: float | None) -> WeightReport:
+    before = prod(artifact.header.original.get(weight.name, (plan.matrix.parameters,)))
     return WeightReport(
         name=weight.name,
         layer=plan.matrix.describe(),
@@ -190,14 +193,15 @@ def _weight_report(weight: Weight, plan: WeightPlan, error_now: float | None) ->
         ranks=weight.ranks,
         rings=plan.copies,
         bottleneck=getattr(plan.structure, "bottleneck", None),
-        parameters_before=plan.matrix.parameters,
+        parameters_before=before,
         parameters_after=plan.parameters,
-        compression_ratio=plan.compression_ratio,
+        compression_ratio=before / plan.parameters,
         init=weight.init,
         error=weight.error,
         bound=weight.bound,
         notes=weight.notes,
         candidates=weight.candidates,
+        role=plan.matrix.role,
         error_now=error_now,
     )
 

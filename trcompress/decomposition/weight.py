@@ -12,9 +12,8 @@ from torch import Tensor
 
 from trcompress.checkpoint import Checkpoint, check_finite
 from trcompress.decomposition import FileMatrix, InMemoryMatrix, MatrixSource, decompose
-from trcompress.errors import InputFileError
+from trcompress.errors import InputFileError, one_of
 from trcompress.formats import as_ring
-from trcompress.model.layer import input_matrices
 from trcompress.model.matrix import Matrix
 from trcompress.model.tied import Distinct, distinct
 from trcompress.model.weight_plan import WeightPlan
@@ -110,9 +109,23 @@ def _joint(errors: Sequence[float], scales: Sequence[float]) -> float:
     )
 
 
-def distinct_matrices(checkpoint: Checkpoint) -> Distinct:
-    """List the input-to-hidden matrices of a checkpoint, tied ones once."""
-    return distinct(input_matrices(checkpoint.layers), checkpoint.shared)
+RECURRENT_ROLES = ("ih", "hh", "hr")
+"""Roles of the matrices of recurrent layers, all of which may be rings."""
+
+
+def distinct_matrices(checkpoint: Checkpoint, roles: Sequence[str] = ("ih",)) -> Distinct:
+    """List matrices of the recurrent layers of a checkpoint, tied ones once.
+
+    Args:
+        checkpoint: the dense checkpoint.
+        roles: of `RECURRENT_ROLES`.
+
+    Raises:
+        UsageError: another role.
+    """
+    chosen = {one_of("matrices", role, RECURRENT_ROLES) for role in roles}
+    every = [matrix for layer in checkpoint.layers for matrix in layer.matrices if matrix.role in chosen]
+    return distinct(every, checkpoint.shared)
 
 
 def measured_error(weight: WeightPlan, source: MatrixSource, cores: Sequence[Tensor]) -> float:

@@ -15,6 +15,7 @@ from trcompress.artifact.file import Artifact
 from trcompress.checkpoint import Checkpoint, read_checkpoint
 from trcompress.decomposition.least_memory import check_memory
 from trcompress.decomposition.weight import (
+    RECURRENT_ROLES,
     CompressedWeight,
     decompose_weight,
     distinct_matrices,
@@ -67,7 +68,8 @@ def decompose_checkpoint(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     checkpoint.check_compressible()
-    plans = plan.resolve(distinct_matrices(checkpoint).matrices)
+    roles = RECURRENT_ROLES if isinstance(plan, ResolvedPlan) else ("ih",)
+    plans = plan.resolve(distinct_matrices(checkpoint, roles).matrices)
     if torch.device(settings.get("device") or "cpu").type == "cpu":
         for weight in plans:  # all before the first: none may fail after minutes
             ring = as_ring(weight.structure, f"{weight.name}: only tensor rings are decomposed")
@@ -87,13 +89,16 @@ def decompose_checkpoint(
     return assemble(checkpoint, found, step, dtype=dtype)
 
 
-def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> ResolvedPlan:
+def ranks_for_error(
+    checkpoint: Checkpoint, plan: Plan, max_error: float, matrices: Sequence[str] = ("ih",)
+) -> ResolvedPlan:
     """Give the rings of a plan the smallest ranks whose TR-SVD stays within a relative error.
 
     Args:
         checkpoint: the dense checkpoint.
         plan: which weights, and their modes; its ranks are ignored.
         max_error: largest ||W - W_hat|| / ||W|| of every weight.
+        matrices: roles that the plan is matched against.
 
     Raises:
         UsageError: the error is not between 0 and 1.
@@ -102,11 +107,11 @@ def ranks_for_error(checkpoint: Checkpoint, plan: Plan, max_error: float) -> Res
 
     if not 0 < max_error < 1:
         raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
-    resolved, found = plan.against(distinct_matrices(checkpoint).matrices), []
+    resolved, found = plan.against(distinct_matrices(checkpoint, matrices).matrices), []
     for weight in resolved.weights:
         modes = weight.structure.in_modes, weight.structure.out_modes
-        matrices = gate_sources(weight, weight_source(checkpoint, weight.matrix))
-        rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in matrices]
+        gates = gate_sources(weight, weight_source(checkpoint, weight.matrix))
+        rings = [tr_svd_max_error(matrix, *modes, max_error)[0] for matrix in gates]
         ranks = tuple(max(ring.ranks[k] for ring in rings) for k in range(len(rings[0].ranks)))
         found.append(replace(weight, structure=TensorRing(*modes, ranks)))
     return replace(resolved, weights=tuple(found))
@@ -131,7 +136,7 @@ def assemble(
     """
     cores: dict[str, Tensor] = {}
     weights, shared = [], []
-    tied = distinct_matrices(checkpoint).tied
+    tied = distinct_matrices(checkpoint, RECURRENT_ROLES).tied
     for one in found:
         own = dtype or getattr(torch, checkpoint.dtypes[one.plan.name])
         cast = [core.to("cpu", own).contiguous() for core in one.cores]

@@ -21,6 +21,7 @@ from trcompress.errors import UsageError
 from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.passes.assemble import check_errors, decompose_checkpoint, ranks_for_error
 from trcompress.passes.calibrated import decompose_calibrated
+from trcompress.search.plan import check_roles
 from trcompress.search.plan import plan as search_plan
 from trcompress.util.files import check_output
 from trcompress.util.progress import Progress
@@ -52,6 +53,7 @@ def decompose(
     max_error: float | None = None,
     max_params: int | None = None,
     layer: str = "*",
+    matrices: Sequence[str] = ("ih",),
     calibrate: str | Path | None = None,
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
@@ -81,6 +83,7 @@ def decompose(
         max_error: a goal, see `trcompress.plan`.
         max_params: a goal, see `trcompress.plan`.
         layer: glob over the weights that a goal is for.
+        matrices: which matrices of the layers may be rings: "ih", "hh", and "hr" where there are projections.
         calibrate: inputs of the network, to choose cores by what its outputs do.
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
@@ -129,6 +132,7 @@ def decompose(
             plan,
             **goals,
             layer=layer,
+            matrices=matrices,
             calibrate=calibrate,
             **data,
             effort=effort,
@@ -156,6 +160,7 @@ def choose(
     max_error: float | None = None,
     max_params: int | None = None,
     layer: str = "*",
+    matrices: Sequence[str] = ("ih",),
     calibrate: str | Path | None = None,
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
@@ -172,6 +177,7 @@ def choose(
     Raises:
         UsageError: neither a plan nor a goal, or a plan with a goal that it cannot take.
     """
+    check_roles(matrices, calibrate)
     goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
     given = [name for name, value in goals.items() if value is not None]
     data: dict[str, Any] = {"data_options": data_options, "head": head, "compare": compare, "outputs": outputs}
@@ -182,7 +188,7 @@ def choose(
             return PlanChoice(ranks_for_error(checkpoint, plan, max_error), live=live)
         if given:
             raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
-        return PlanChoice(plan.against(distinct_matrices(checkpoint).matrices))
+        return PlanChoice(plan.against(distinct_matrices(checkpoint, matrices).matrices))
     if not given:
         raise UsageError(
             "decompose needs `shape` and `ranks` (a plan), or a goal such as `target_ratio=25`; "
@@ -192,13 +198,14 @@ def choose(
         checkpoint,
         **goals,
         layer=layer,
+        matrices=matrices,
         calibrate=calibrate,
         **data,
         effort=effort,
         per_weight=per_weight,
         progress=progress,
     )
-    resolved = found.plan.against(distinct_matrices(checkpoint).matrices)
+    resolved = found.plan.against(distinct_matrices(checkpoint, matrices).matrices)
     return PlanChoice(resolved, {one.matrix.key: one.cores for one in found.weights}, found.notes, found.live)
 
 

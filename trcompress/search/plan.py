@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -28,6 +28,7 @@ def plan(
     max_error: float | None = None,
     max_params: int | None = None,
     layer: str = "*",
+    matrices: Sequence[str] = ("ih",),
     calibrate: str | Path | None = None,
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
@@ -49,6 +50,7 @@ def plan(
         max_error: largest relative error of a weight.
         max_params: most input-to-hidden parameters of all weights together.
         layer: glob over the weights to plan for.
+        matrices: which matrices of the layers may be rings: "ih", "hh", and "hr" where there are projections.
         calibrate: inputs of the network; rows are then measured at its outputs.
         data_options: how to read `calibrate`.
         head: key of the linear layer over the last stack; found by its shape where omitted.
@@ -76,7 +78,14 @@ def plan(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
     goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
-    options: dict[str, Any] = {"layer": layer, "effort": effort, "per_weight": per_weight, "seed": seed}
+    check_roles(matrices, calibrate)
+    options: dict[str, Any] = {
+        "layer": layer,
+        "roles": matrices,
+        "effort": effort,
+        "per_weight": per_weight,
+        "seed": seed,
+    }
     effort_of(effort)
     live = None
     if model is not None and calibrate is None:
@@ -102,6 +111,7 @@ def search_network(
     max_error: float | None = None,
     max_params: int | None = None,
     layer: str = "*",
+    roles: Sequence[str] = ("ih",),
     seed: int = 0,
     effort: str = "normal",
     per_weight: bool = False,
@@ -116,6 +126,7 @@ def search_network(
         max_error: largest relative error of every weight.
         max_params: most input-to-hidden parameters of all weights together.
         layer: glob over the weights to plan for.
+        roles: of the matrices: "ih", "hh", "hr".
         seed: of the noise in starts.
         effort: a key of `EFFORTS`.
         per_weight: every weight reaches the ratio by itself.
@@ -125,13 +136,27 @@ def search_network(
     Raises:
         UsageError: not exactly one goal, an unreachable one, or a glob that matches no weight.
     """
-    every = distinct_matrices(checkpoint).matrices
+    every = distinct_matrices(checkpoint, roles).matrices
     matrices = planned([one for one in every if live is None or one.key in live.known(every)], layer)
     weights = [(matrix, weight_source(checkpoint, matrix)) for matrix in matrices]
     goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix in matrices), per_weight)
     found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)
     total = sum(prod(shape) for shape in checkpoint.shapes.values())
     return replace(found, path=checkpoint.path, model_parameters=total)
+
+
+def check_roles(matrices: Sequence[str], calibrate: object) -> None:
+    """Refuse to weigh by data what only enters through states.
+
+    Raises:
+        UsageError: other matrices than "ih", and data.
+    """
+    others = [one for one in matrices if one != "ih"]
+    if others and calibrate is not None:
+        raise UsageError(
+            f"`calibrate` chooses cores of input weights alone: leave it out for `matrices={','.join(matrices)}`, "
+            "or use `trcompress compress`, which fits low ranks of weight_hh on the states that the data visits"
+        )
 
 
 def planned(matrices: list[Matrix], layer: str) -> list[Matrix]:

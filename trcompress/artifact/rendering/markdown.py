@@ -108,10 +108,9 @@ def _sizes(report: Mapping[str, Any]) -> list[str]:
         (name, spell(report[first], how), spell(report[second], how), spell(report[share], "ratio"))
         for name, first, second, share, how in rows
     ]
-    if report["weights"]:
+    if inputs := [one for one in report["weights"] if one["role"] == "ih"]:
         before, now = (
-            spell(sum(one[key] for one in report["weights"]), "count")
-            for key in ("parameters_before", "parameters_after")
+            spell(sum(one[key] for one in inputs), "count") for key in ("parameters_before", "parameters_after")
         )
         table.append(("input-to-hidden (Eq. 7)", before, now, spell(report["compression_ratio"], "ratio")))
     lines = _table(("", "before", "after", "ratio"), table)
