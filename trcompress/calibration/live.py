@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, isfinite
@@ -226,6 +226,3 @@ def _shared(model: nn.Module) -> set[str]:
         for one in module._parameters.values():
             places[id(one)] = places.get(id(one), 0) + 1
     return {name for key, group in names.items() if places[key] > 1 for name in group}
-
-
-Distance = Callable[[Mapping[str, Substitute]], float]

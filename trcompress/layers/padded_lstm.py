@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.layers.kernels import KernelSettings
-from trcompress.layers.variable_length import groups_for, run
+from trcompress.layers.variable_length import groups_for, run_groups
 
 
 class PaddedForward:
@@ -36,7 +36,7 @@ class PaddedForward:
                 if hx is not None:
                     hx = lstm.permute_hidden(hx, order)
                     lstm.check_forward_args(data, hx, batch_sizes)
-                output, h, c = run(data, groups, hx, weights, settings)
+                output, h, c = run_groups(data, groups, hx, weights, settings)
                 return PackedSequence(output, batch_sizes, order, back), lstm.permute_hidden((h, c), back)
         return type(lstm).forward(lstm, input, hx)
 

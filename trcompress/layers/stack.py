@@ -18,7 +18,7 @@ from trcompress.layers.feed import bottleneck_forms, dense_of, project_inputs, r
 from trcompress.layers.kernels import KernelSettings
 from trcompress.layers.resolve import layers_of, refuse_unknown_options, resolve
 from trcompress.layers.strategy import Evaluated
-from trcompress.layers.variable_length import groups_for, run
+from trcompress.layers.variable_length import groups_for, run_groups
 from trcompress.model.kinds import TWO_STATES
 from trcompress.model.weight_plan import WeightPlan
 
@@ -181,7 +181,7 @@ class RingStack(Evaluated):
         if batch_sizes is not None:
             groups = groups_for(self.mode, x, batch_sizes, self.hidden_size, self.proj_size, self.training)
             if groups is not None:
-                return run(x, groups, hx, weights, settings)
+                return run_groups(x, groups, hx, weights, settings)
         if hx is None:
             batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
             sizes = (layers * (2 if self.bidirectional else 1), batch, self.hidden_size)

@@ -153,7 +153,7 @@ def make_groups(batch_sizes: Tensor, lengths: Sequence[int], places: Sequence[in
     return groups
 
 
-def run(
+def run_groups(
     x: Tensor, groups: Sequence[Group], hx: Any, weights: Sequence[Tensor], settings: KernelSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run LSTM layers over packed sequences; arguments and results otherwise as of `layers.kernels.run`.

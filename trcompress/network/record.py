@@ -86,7 +86,7 @@ def record(
     run = forward or default_forward
     generator = torch.Generator().manual_seed(seed)
     fitted, compared = _Sample(generator), _Sample(generator, HELD_OUT_STEPS)
-    watch = _Watch(model)
+    watch = _InputRecorder(model)
     decided: Outputs | None = None
     with evaluating(model, seed):
         for held, batch in _divided(batches, held_out):
@@ -137,7 +137,7 @@ class _Sample:
         return fits and (self.most_steps is None or sum(self.steps) + steps <= self.most_steps)
 
 
-class _Watch:
+class _InputRecorder:
     """Sums over what reaches the recurrent layers."""
 
     def __init__(self, model: nn.Module) -> None:

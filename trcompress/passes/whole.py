@@ -75,11 +75,6 @@ class Whole:
     reached: bool
     notes: tuple[str, ...] = ()
 
-    @property
-    def file_ratio(self) -> float:
-        """Bytes of the whole file, before over after."""
-        return self.bytes_before / self.nbytes
-
     def require_reached(self) -> None:
         """Refuse a network that no allowed pass made small enough.
 

@@ -33,7 +33,7 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1) * temperature**2
 
 
-def relative_distance(student: Tensor, teacher: Tensor, lengths: Tensor | None) -> Tensor:
+def sequence_distance(student: Tensor, teacher: Tensor, lengths: Tensor | None) -> Tensor:
     """Return ||student - teacher||^2 / ||teacher||^2 over the valid steps of each sequence: (B,).
 
     Args:
@@ -60,7 +60,7 @@ def padded(sequence: Sequence, batch_first: bool, device: torch.device) -> tuple
 def hidden_distance(student: Sequence, teacher: Tensor, batch_first: bool) -> Tensor:
     """Compare the student's hidden states with the teacher's (B, T or more, features): (B,)."""
     own, lengths = padded(student, batch_first, student.data.device)
-    return relative_distance(own.float(), teacher[:, : own.shape[1]].float(), lengths)
+    return sequence_distance(own.float(), teacher[:, : own.shape[1]].float(), lengths)
 
 
 class Recorder:

@@ -66,7 +66,7 @@ class DistillLoss(nn.Module):
         self._teacher = [teacher.eval()]  # a list hides it from nn.Module: it has no parameters of this loss
         self._names = _common(student, teacher) if hidden else []
         watched = (student, teacher) if hidden else ()
-        self._seen = [_Watch(network, self._names) for network in watched]
+        self._seen = [_StateRecorder(network, self._names) for network in watched]
 
     def forward(self, output: Any, *inputs: Any, **named: Any) -> Tensor:
         """Compare with the teacher.
@@ -126,7 +126,7 @@ class DistillLoss(nn.Module):
         return torch.stack(terms).mean()
 
 
-class _Watch:
+class _StateRecorder:
     """Hidden states of some modules, call by call, since they were last taken."""
 
     def __init__(self, network: nn.Module, names: list[str]) -> None:

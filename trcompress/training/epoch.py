@@ -80,7 +80,7 @@ class Passes:
         self._rounding.begin_epoch()
         requests = shuffled_requests(self.split, self.settings.batch_size, seed=self.settings.seed, epoch=epoch)
         batches = read_batches(self.split, requests, self.team)
-        watch = _Watch(self, epoch)
+        watch = _RunningMetrics(self, epoch)
         lr = 0.0
         for number in range(self._steps):
             first = number * self.settings.accumulate
@@ -95,7 +95,7 @@ class Passes:
         set_lr(self.optimizer, lr)
         return lr
 
-    def _step(self, group: list[Request], batches: Iterator[Batch], watch: _Watch) -> None:
+    def _step(self, group: list[Request], batches: Iterator[Batch], watch: _RunningMetrics) -> None:
         """Make one optimizer step over one or several batches."""
         indices = np.concatenate([request.indices for request in group])
         label_total = float(len(indices))
@@ -122,7 +122,7 @@ def _in_parallel(learner: Learner) -> DistributedDataParallel:
     return DistributedDataParallel(learner, find_unused_parameters=not isinstance(learner.network, Chain))
 
 
-class _Watch:
+class _RunningMetrics:
     """Running figures of one pass, kept on the device."""
 
     def __init__(self, passes: Passes, epoch: int) -> None:

@@ -14,7 +14,7 @@ from trcompress.network.model_file import ModelFile
 from trcompress.network.read_classifier import read_classifier
 from trcompress.training.distributed import Team, team
 from trcompress.training.measure import measure
-from trcompress.training.tally import Figures, accuracy_of
+from trcompress.training.tally import Figures, required_accuracy
 from trcompress.training.teacher import Teacher
 
 
@@ -77,8 +77,8 @@ class Evaluation:
 
     @property
     def right(self) -> float:
-        """The accuracy, of data that has classes; see `accuracy_of`."""
-        return accuracy_of(self.accuracy)
+        """The accuracy, of data that has classes; see `required_accuracy`."""
+        return required_accuracy(self.accuracy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as JSON values."""

@@ -43,10 +43,10 @@ class Figures:
         Raises:
             UsageError: the data holds numbers to be met.
         """
-        return accuracy_of(self.accuracy)
+        return required_accuracy(self.accuracy)
 
 
-def accuracy_of(accuracy: float | None) -> float:
+def required_accuracy(accuracy: float | None) -> float:
     """Return an accuracy that must be there.
 
     Raises:
