@@ -1,6 +1,10 @@
-"""What many layers, large files and long processes cost: seconds, and memory that is not the file itself.
+"""What many layers, rows and clips, large files and long processes cost: seconds, and memory beside the files.
 
-Run: python benchmarks/load.py [--layers 200] [--gigabytes 4] [--repeats 2000] [--folder DIR]
+Seconds of a processor are those of the command and of its children; seconds are what the clock says. Memory is the
+most at once that no file backs, of the command and its children together.
+
+Run: python benchmarks/load.py [--layers 200] [--rows 1000000] [--clips 10000] [--gigabytes 4] [--repeats 2000]
+     [--only rows,clips] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -15,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
@@ -29,14 +35,23 @@ def main() -> None:
     """Measure each kind of load and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--only", default="layers,rows,clips,gigabytes,repeats", help="which of them")
     parser.add_argument("--folder", type=Path, help="where the files are made and removed again")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        many_layers(Path(folder), given.layers)
-        large_file(Path(folder), given.gigabytes)
-        long_process(Path(folder), given.repeats)
+    loads = {
+        "layers": many_layers,
+        "rows": many_rows,
+        "clips": many_clips,
+        "gigabytes": large_file,
+        "repeats": long_process,
+    }
+    for name in given.only.split(","):
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+            loads[name](Path(folder), getattr(given, name))
 
 
 def many_layers(folder: Path, layers: int) -> None:
@@ -51,6 +66,51 @@ def many_layers(folder: Path, layers: int) -> None:
     measured(f"inspect, {layers} layers", "inspect", path)
     measured(f"decompose --target-ratio 8, {layers} layers", "decompose", path, "--target-ratio", "8", "-o", out)
     measured(f"report, {layers} layers", "report", out)
+
+
+class Net(nn.Module):
+    """A stack and a head."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.rnn, self.fc = nn.LSTM(inputs, 16), nn.Linear(16, classes)
+
+
+def many_rows(folder: Path, rows: int) -> None:
+    """Evaluate, calibrate and fine-tune on an array file of many rows."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((rows, 4, 8), dtype=np.float32), rng.integers(0, 3, rows)
+    np.savez(folder / "rows.npz", x=x, y=y, group=np.arange(rows) // 100)
+    del x
+    dense, ring, data = folder / "net.safetensors", folder / "ring.safetensors", folder / "rows.npz"
+    save_file(Net(8, 3).state_dict(), dense)
+    size = f"{rows:,} rows ({data.stat().st_size / 1e6:.0f} MB)"
+    shape = ("--shape", "4x2:4x4", "--ranks", "2")
+    measured(f"decompose --calibrate, {size}", "decompose", dense, *shape, "--calibrate", data, "-o", ring)
+    large = ("--data", data, "--batch-size", "1024", "--device", "cpu")
+    measured(f"evaluate, {size}", "evaluate", ring, *large)
+    tuned = folder / "tuned.safetensors"
+    measured(f"finetune, one epoch, {size}", "finetune", ring, *large, "--epochs", "1", "-o", tuned)
+
+
+def many_clips(folder: Path, clips: int) -> None:
+    """Render many short clips, and evaluate and fine-tune a network on them."""
+    groups = max(2, clips // 100)
+    tree = folder / "clips"
+    small = ("--classes", "10", "--groups", groups, "--clips-per-group", "10", "--frames", "6", "--size", "32x32")
+    measured(f"data make-clips, {groups * 100:,} clips", "data", "make-clips", tree, *small)
+    torch.manual_seed(0)
+    dense, ring = folder / "net.safetensors", folder / "ring.safetensors"
+    save_file(Net(16 * 16 * 3, 10).state_dict(), dense)
+    words = ("--shape", "16x16x3:4x4", "--ranks", "3", "--init", "tr-svd")
+    measured("decompose", "decompose", dense, *words, "-o", ring)
+    options = ("size=16x16", "frames=4", "candidates=4", f"cache_dir={folder / 'cache'}")
+    data = ("--data", tree, *(word for one in options for word in ("--data-option", one)), "--device", "cpu")
+    measured(f"evaluate, {groups * 100:,} clips decoded", "evaluate", ring, *data)
+    measured(f"evaluate, {groups * 100:,} clips from the cache", "evaluate", ring, *data)
+    tuned = folder / "tuned.safetensors"
+    measured("finetune, one epoch", "finetune", ring, *data, "--epochs", "1", "-o", tuned)
 
 
 def large_file(folder: Path, gigabytes: float) -> None:
@@ -93,13 +153,31 @@ def long_process(folder: Path, repeats: int) -> None:
 
 def measured(title: str, *words: object) -> None:
     """Run a command and print its seconds and the most memory of its own, mapped files apart."""
-    began, peak = time.perf_counter(), 0.0
+    began, peak, before = time.perf_counter(), 0.0, resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-P", "-m", "trcompress", *map(str, words)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while child.poll() is None:
-        peak = max(peak, own_memory(child.pid))
-        time.sleep(0.02)
-    console.print(f"{title}: {time.perf_counter() - began:.1f} s, {peak:.0f} MB, exit code {child.returncode}")
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        while child.poll() is None:
+            peak = max(peak, sum(own_memory(one) for one in family(child.pid)))
+            time.sleep(0.02)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        console.print(
+            f"{title}: {spent:.1f} s of a processor, {time.perf_counter() - began:.1f} s, {peak:.0f} MB, "
+            f"exit code {child.returncode}"
+        )
+        if child.returncode:
+            said.seek(0)
+            console.print(said.read()[-1000:], markup=False)
+
+
+def family(process: int) -> list[int]:
+    """The process and all that it started, and they."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return [process]
+    return [process, *(one for child in children for one in family(int(child)))]
 
 
 def own_memory(process: int) -> float:
