@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import trcompress
-from trcompress import Plan
+from trcompress import Plan, report
 from trcompress.artifact.file import read_artifact
+from trcompress.artifact.storage import Stored
+from trcompress.artifact.write import write_artifact
 from trcompress.errors import InputFileError
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -104,6 +106,35 @@ def test_the_printed_error_is_the_files_and_above_its_bound(tmp_path_factory, da
     (told,) = artifact.header.weights
     assert told.error == pytest.approx(true_error(weight, out), rel=1e-6, abs=1e-9)
     assert told.error >= told.bound * (1 - 1e-9) - 1e-9
+
+
+@settings(max_examples=40)
+@given(
+    name=st.sampled_from([name for name in VALUES if name != "near the largest"]),
+    dtype=st.sampled_from(DTYPES[:3]),
+    kind=st.sampled_from(["int8", "int4"]),
+    packed=st.booleans(),
+    seed=st.integers(0, 99),
+    rank=st.integers(1, 40),
+)
+def test_the_error_of_few_bit_storage_is_that_of_the_file(tmp_path_factory, name, dtype, kind, packed, seed, rank):
+    folder = tmp_path_factory.mktemp("stored")
+    normal = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    dense, out = folder / "dense.safetensors", folder / "out.safetensors"
+    weight = checkpoint(dense, VALUES[name](normal, dtype), dtype)
+    artifact = trcompress.decompose(dense, Plan.of("4x3:4x2", rank), out, init="tr-svd", seed=seed)
+    artifact.stored = {key: Stored.of(one, kind) for key, one in artifact.tensors.items() if one.dim() >= 2}
+    artifact.packed = packed
+    write_artifact(out, artifact, overwrite=True)
+    (told,) = read_artifact(out).header.weights
+    now = report(out, baseline=dense).weights[0].error_now
+    if now is None:  # four bits have no zero, and nothing is relative to a weight of zeros
+        assert not weight.count_nonzero()
+        assert true_error(weight, out) > 0
+        return
+    assert now == pytest.approx(true_error(weight, out), rel=1e-6, abs=1e-9)
+    assert told.error is None or told.error == pytest.approx(now, rel=1e-6, abs=1e-9)
+    assert told.bound is None or now >= told.bound * (1 - 1e-9) - 1e-9
 
 
 @pytest.mark.parametrize(("inputs", "hidden", "shape"), [(1, 1, "1:1"), (1, 4, "1x1:4x1"), (5, 1, "5:1x1")])
