@@ -27,6 +27,7 @@ def verbs(target: str, path: Path, shelf: Path, rng: random.Random, out: Path) -
     ring = shelf / "artifact" / "ring.safetensors"
     dense = shelf / "checkpoint" / "plain.safetensors"
     human = rng.choice(([], ["--format", "json"]))
+    small = ("--target-size", "2KB", "--passes", "fold,rounding", "-o", out, "--overwrite")
     return {
         "checkpoint": [
             ["inspect", path, *human],
@@ -34,8 +35,10 @@ def verbs(target: str, path: Path, shelf: Path, rng: random.Random, out: Path) -
             ["decompose", path, *SHAPE, "--init", "tr-svd", "-o", out, *human],
             ["report", ring, "--baseline", path, *human],
             ["evaluate", path, "--data", shelf / "array" / "whole.npz"],
+            ["compress", path, "--calibrate", shelf / "array" / "whole.npz", *small, *human],
+            ["plan", path, "--target-ratio", 2, "--effort", "low", *human],
         ],
-        "index": [["inspect", path, *human]],
+        "index": [["inspect", path, *human], ["decompose", path, *SHAPE, "--init", "tr-svd", "-o", out]],
         "artifact": [
             ["report", path, *human],
             ["report", path, "--format", rng.choice(("html", "markdown", "csv"))],
@@ -43,13 +46,14 @@ def verbs(target: str, path: Path, shelf: Path, rng: random.Random, out: Path) -
             ["expand", path, "-o", out, "--overwrite", *human],
             ["inspect", path],
             ["evaluate", path, "--data", shelf / "array" / "whole.npz", *human],
+            ["export", path, "--onnx", out.with_suffix(".onnx"), "--overwrite", *human],
         ],
         "recipe": [
             ["recipe", "validate", path],
             ["recipe", "show", path],
             ["reproduce", path, "--dry-run", *human],
         ],
-        "array": [["evaluate", dense, "--data", path, *human]],
+        "array": [["evaluate", dense, "--data", path, *human], ["compress", dense, "--calibrate", path, *small]],
     }[target]
 
 
@@ -67,7 +71,7 @@ def attempt(target: str, path: Path, shelf: Path, rng: random.Random, scratch: P
         words = rng.choice(verbs(target, path, shelf, rng, out))
         done = run(*words)
         _check(words, done)
-        if words[0] == "decompose" and done.code == 0:
+        if words[0] in ("decompose", "compress") and done.code == 0:
             _check_written(out)
         return CODES[done.code]
     except FindingError:
@@ -99,10 +103,10 @@ def _check(words: list[object], done: Result) -> None:
 
 
 def _check_written(out: Path) -> None:
-    """What decompose wrote must be read back, and reported."""
+    """What a verb wrote must be read back, and reported."""
     done = run("report", out)
     if done.code:
-        raise FindingError(f"decompose wrote what report cannot read: {done.stderr.strip()[-200:]}")
+        raise FindingError(f"a verb wrote what report cannot read: {done.stderr.strip()[-200:]}")
 
 
 def _known(call: Callable[[], object]) -> str:
