@@ -29,6 +29,8 @@ def tr_svd(objective: Objective) -> tuple[list[Tensor], tuple[str, ...]]:
     """
     ring = objective.ring
     left, right = leading_factors(objective, ring.bottleneck)
+    held = _norms(left, 0) * _norms(right, 1) > 0  # a direction that W lacks must take no room in a bond
+    left, right = left[:, held], right[held]
     sizes = _norms(left, 0), _norms(right, 1)
     lossless = is_lossless(ring)
     best: tuple[float, list[Tensor]] | None = None
@@ -101,6 +103,5 @@ def _distance(ring: TensorRing, left: Tensor, right: Tensor, cores: list[Tensor]
 
 
 def _norms(factor: Tensor, dim: int) -> Tensor:
-    """Norms of a factor's directions, 1 where they are zero."""
-    norms = torch.linalg.vector_norm(factor, dim=dim)
-    return torch.where(norms > 0, norms, torch.ones_like(norms))
+    """Norms of a factor's directions."""
+    return torch.linalg.vector_norm(factor, dim=dim)
