@@ -10,6 +10,7 @@ import click
 
 from trcompress.artifact.storage import STORAGE
 from trcompress.cli import options
+from trcompress.cli.goal import outputs_option
 from trcompress.cli.task_options import data_option, path_option, wiring_options
 from trcompress.passes.whole import PASSES, STORED_AS
 
@@ -79,6 +80,7 @@ _WHOLE_OPTIONS = (
 @click.option("--sidecar", is_flag=True, help="Write the history of a small file beside it.")
 @data_option
 @wiring_options
+@outputs_option
 @options.out_option("CKPT.small.safetensors")
 @options.drop_option
 @options.allow_nonfinite_option

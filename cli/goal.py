@@ -32,6 +32,12 @@ _OPTIONS = (
     click.option("--per-weight", is_flag=True, help="Every weight reaches the ratio by itself."),
 )
 
+outputs_option = click.option(
+    "--outputs",
+    type=click.Choice(["scores", "values", "states"]),
+    help="What they are: class scores, numbers, or hidden states instead [default: what is known].",
+)
+
 _CALIBRATION = (
     click.option(
         "--calibrate",
@@ -48,11 +54,7 @@ _CALIBRATION = (
         type=click.Choice(["final", "every"]),
         help="Steps that are compared: the final state of a sequence, or every step [default: every, of tokens].",
     ),
-    click.option(
-        "--outputs",
-        type=click.Choice(["scores", "values", "states"]),
-        help="What they are: class scores, numbers, or hidden states instead [default: what is known].",
-    ),
+    outputs_option,
 )
 
 

@@ -80,7 +80,9 @@ device_option = click.option(
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 kind_option = click.option(
-    "--kind", metavar="KIND", help="Read recurrent layers as lstm, gru or rnn; or STACK=KIND,STACK=KIND."
+    "--kind",
+    metavar="KIND",
+    help="Read recurrent layers as lstm, gru, rnn or rnn_relu; or STACK=KIND,STACK=KIND.",
 )
 skip_objects_option = click.option(
     "--skip-objects", is_flag=True, help="Leave out Python objects beside the weights instead of refusing the file."

@@ -21,6 +21,7 @@ def print_report(report: Report) -> None:
     """Print one report: sizes, matrices, accuracy, lineage; with --verbose candidates and tensors too."""
     out.print(bold(report.artifact))
     _print_totals(report)
+    _print_outputs(report)
     _print_accuracy(report)
     if is_verbose():
         for weight in report.weights:
@@ -90,11 +91,12 @@ def _print_candidates(candidates: Sequence[Mapping[str, Any]], most: int | None)
     """Print what calibration compared, the best first; only some of it where `most` is given."""
     ranked = sorted(candidates, key=lambda one: one.get("difference", 0.0))
     shown = ranked if most is None else ranked[:most]
-    columns = [column for column in ranked[0] if column != "measure"]
+    same = {column for column in ranked[0] if len({str(one.get(column)) for one in ranked}) == 1}
+    columns = [column for column in ranked[0] if column != "measure" and not (len(ranked) > 1 and column in same)]
     columns.sort(key=lambda column: CANDIDATE_COLUMNS.index(column) if column in CANDIDATE_COLUMNS else 99)
     out.print(
         make_table(
-            [column.replace("_", " ") for column in columns],
+            [_head(column, ranked[0][column]) for column in columns],
             [[_cell(one.get(column)) for column in columns] for one in shown],
             title="candidates, by the dense network's answers on held-out calibration data",
             caption=f"difference: {ranked[0].get('measure', 'from the dense network')}",
@@ -102,6 +104,12 @@ def _print_candidates(candidates: Sequence[Mapping[str, Any]], most: int | None)
     )
     if len(shown) < len(ranked):
         out.print(f"  and {len(ranked) - len(shown)} more: trcompress report -v lists all", markup=False)
+
+
+def _head(column: str, value: Any) -> str:
+    """Name a column; one of figures keeps each in one piece."""
+    figures = isinstance(value, float | int) and not isinstance(value, bool)
+    return (">" if figures else "") + column.replace("_", " ")
 
 
 def _cell(value: Any) -> str:
@@ -155,12 +163,14 @@ def _print_accuracy(report: Report) -> None:
 
 
 def _print_matrices(weights: Sequence[WeightReport]) -> None:
+    if not weights:
+        return
     rows = [
         [
             one.name,
-            f"{one.shape} ranks {','.join(map(str, sorted(set(one.ranks))))}",
+            f"{one.shape} ranks {','.join(map(str, one.ranks[:-1]))}",
             ratio(one.compression_ratio),
-            spell(one.error, "error"),
+            spell(one.error if one.error_now is None else one.error_now, "error"),
             spell(one.bound, "error"),
         ]
         for one in weights[:MOST_MATRICES]
@@ -208,7 +218,21 @@ def _print_latency(report: Report) -> None:
         out.print(make_table(["", ">batch", ">dense ms", ">compressed ms", ">faster"], rows))
 
 
+def _print_outputs(report: Report) -> None:
+    """How far the outputs moved on held-out data, as every calibrated step found it."""
+    steps = {"plain": "without data", "chosen": "calibrated", "refined": "refined"}
+    for step in report.lineage:
+        facts = step["settings"].get("calibration")
+        if isinstance(facts, Mapping) and facts.get("measure"):
+            known = {name: facts.get(f"difference_{name}") for name in steps}
+            moved = [f"{value:.4g} {steps[name]}" for name, value in known.items() if isinstance(value, float)]
+            _line(f"{facts['measure']}, held out: {', '.join(moved)}")
+
+
 def _print_lineage(report: Report) -> None:
+    if not (report.source or report.lineage or report.baseline):
+        _line("lineage: none in the file; of a small one, a sidecar holds it (compress --sidecar)")
+        return
     out.print(bold("lineage"))
     if report.source:
         _line(f"  source {report.source['file']}  sha256 {report.source['sha256']}")
@@ -229,4 +253,5 @@ def print_decomposition(artifact: Artifact, format_: str) -> None:
     for weight in result.weights:
         print_weight(weight, None if is_verbose() else 5)
     _print_totals(result)
+    _print_outputs(result)
     _line(f"wrote {result.artifact}")

@@ -118,6 +118,7 @@ def _runnable(checkpoint: Path, given: dict[str, Any]) -> RunnableFile:
             checkpoint,
             given["calibrate"],
             _wiring(given),
+            outputs=given["outputs"],
             data_options=read_data_options(given["data_options"]),
             reading=reading(given),
             seed=given["seed"],

@@ -233,3 +233,105 @@ def test_the_users_own_network_on_batches_of_their_own(tmp_path: Path, monkeypat
     assert (tmp_path / "small").stat().st_size <= 16_000
     model = load_(tmp_path / "small", own.Net())
     assert model(own.batches()[0]).shape == (16, 3)
+
+
+UNFIT = """
+import torch
+from torch import nn
+from own_whole_net import Net
+
+
+class Two(Net):
+    def forward(self, x, lengths):
+        return super().forward(x)
+
+
+def narrow():
+    return [torch.randn(4, 6, 40), torch.randn(4, 6, 40)]
+
+
+def breaks():
+    yield torch.randn(4, 6, 40)
+    raise KeyError("second batch")
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "batches", "words"),
+    [
+        ("Two", "narrow", ("Two was called with (float32 (4, 6, 40))", "'lengths'", "loader", "unfit_code:Two")),
+        ("Net", "breaks", ("your code failed", "KeyError", "unfit_code.py", "in breaks")),
+    ],
+)
+@pytest.mark.parametrize("verb", ["compress", "plan", "decompose"])
+def test_batches_that_the_users_network_does_not_take_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, network: str, batches: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "own_whole_net.py").write_text(OWN_CODE)
+    (tmp_path / "unfit_code.py").write_text(UNFIT)
+    monkeypatch.syspath_prepend(tmp_path)
+    from importlib import import_module
+
+    torch.manual_seed(0)
+    save_file(import_module("own_whole_net").Net().state_dict(), tmp_path / "own.safetensors")
+    goal = ("--target-size", "16KB") if verb == "compress" else ("--target-ratio", "2")
+    code = ("--model", f"unfit_code:{network}", "--calibrate", f"unfit_code:{batches}")
+    done = run(verb, tmp_path / "own.safetensors", *goal, *code)
+    assert done.code == 3
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_numbers_to_be_met_are_not_taken_for_class_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 6, 40)).astype(np.float32), rng.normal(size=(80, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.GRU(40, 32, batch_first=True), "fc": nn.Linear(32, 3)})
+    save_file(model.state_dict(), tmp_path / "dense.safetensors")
+    words = (
+        "compress",
+        tmp_path / "dense.safetensors",
+        "--target-ratio-model",
+        4,
+        "--calibrate",
+        tmp_path / "data.npz",
+    )
+    measures = {}
+    for told in (None, "scores", "states"):
+        more = ("--outputs", told) if told else ()
+        found = run(*words, *more, "-o", tmp_path / "small", "--overwrite", "--format", "json")
+        measures[told] = found.json["measure"]
+    assert measures[None] == "relative squared distance of the outputs"
+    assert measures["scores"] == "divergence of the class scores"
+    assert measures["states"] == "relative squared distance of the hidden states"
+
+
+def test_errors_of_rings_and_bytes_before_are_the_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.LSTM(96, 96, batch_first=True), "fc": nn.Linear(96, 3)})
+    save_file(model.state_dict(), tmp_path / "dense.safetensors")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(64, 5, 96)).astype(np.float32))
+    words = (
+        "compress",
+        tmp_path / "dense.safetensors",
+        "--calibrate",
+        tmp_path / "data.npz",
+        "--passes",
+        "rings,rounding",
+    )
+    out = tmp_path / "ring.safetensors"
+    assert run(*words, "--target-size", "60KB", "--storage", "float16,int8", "-o", out).code == 0
+    (weight,) = run("report", out, "--format", "json").json["weights"]
+    read, dense = read_artifact(out), model["rnn"].weight_ih_l0.detach().double()
+    (plan,) = read.weight_plans().values()
+    rebuilt = plan.to_dense([core.double() for core in read.cores(weight["name"])])
+    assert weight["error"] == pytest.approx(float((dense - rebuilt).norm() / dense.norm()), rel=1e-6)
+    tail = torch.linalg.svdvals(dense)[plan.structure.bottleneck :].norm() / dense.norm()
+    assert weight["bound"] == pytest.approx(float(tail), rel=1e-4)
+    small = tmp_path / "small.safetensors"
+    assert run(*words, "--passes", "units,rounding", "--target-size", "9KB", "-o", small).code == 0
+    known = run("report", small, "--format", "json").json
+    assert known["source"] is None
+    assert known["tensor_bytes_before"] == sum(one.nbytes for one in model.state_dict().values())
+    assert "lineage: none in the file" in run("report", small).stdout
+    assert "Eq. 7" not in run("report", small).stdout

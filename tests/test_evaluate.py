@@ -183,3 +183,26 @@ def test_wrong_keys_of_the_users_network_are_named_with_the_nearest(files):
     for path in (files["ring"], files["dense"]):
         with pytest.raises(InputFileError, match=r"missing normal.weight \(did you mean 'norm.weight'\?\)"):
             evaluate(path, files["data"], wiring=wiring)
+
+
+def test_a_relu_network_is_told_by_its_kind_and_what_is_assumed_is_said_where_it_is_run(tmp_path):
+    found = small_task.arrays()
+    torch.manual_seed(0)
+    network = small_task.Network("RNN", nonlinearity="relu")
+    torch.save(network.state_dict(), tmp_path / "relu.pt")
+    np.savez(tmp_path / "data.npz", **found)
+    words = ("evaluate", tmp_path / "relu.pt", "--data", tmp_path / "data.npz", "--format", "json")
+    assumed, told = trcompress(*words), trcompress(*words, "--kind", "rnn-relu")
+    assert any("tanh assumed" in note and "rnn_relu" in note for note in assumed.json["notes"])
+    assert not any("assumed" in note for note in told.json["notes"])
+    shown = trcompress(*words[:-2])
+    assert "tanh assumed" in shown.stderr
+    assert "--kind rnn_relu" in shown.stderr
+    wanted = nn.functional.cross_entropy(
+        network(torch.from_numpy(found["x_test"])), torch.from_numpy(found["y_test"])
+    )
+    assert told.json["loss"] == pytest.approx(float(wanted), rel=1e-4)
+    assert assumed.json["loss"] != pytest.approx(float(wanted), rel=1e-3)
+    wrong = trcompress(*words, "--kind", "encoder.rnn=relu")
+    assert wrong.code == 2
+    assert "rnn_relu" in wrong.stderr

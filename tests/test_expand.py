@@ -101,9 +101,61 @@ def test_safetensors_outputs_and_refusals(tmp_path):
 
 
 def test_fewer_units_say_which_arguments_change(tmp_path):
-    model = nn.Sequential(nn.LSTM(12, 8))
-    trcompress.compress_(model, Plan.of("4x3:4x2", 2))
-    records = (PassRecord(kind="units", name="0", before="16 units", after="8 units"),)
-    path = trcompress.save(model, tmp_path / "m.tr.safetensors", passes=records)
-    (note,) = trcompress.expand(path, tmp_path / "dense.pt").notes
-    assert note.startswith("0: 16 units -> 8 units; construct it with the new hidden_size")
+    model = nn.ModuleDict({"rnn": nn.GRU(12, 8, 2), "fc": nn.Linear(8, 3)})
+    records = (PassRecord(kind="units", name="rnn", before="16 units", after="8 units"),)
+    original = {"rnn.weight_hh_l0": (48, 16), "rnn.weight_ih_l1": (48, 16), "fc.weight": (3, 16)}
+    path = trcompress.save(model, tmp_path / "m.safetensors", passes=records, original=original)
+    assert trcompress.expand(path, tmp_path / "dense.pt").notes == (
+        "construct rnn with hidden_size=8 instead of 16",
+        "construct fc with in_features=8 instead of 16",
+    )
+
+
+class Words(nn.Module):
+    """Fewer words than values each: the embedding can be folded."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.encoder, self.rnn = nn.Embedding(12, 24), nn.LSTM(24, 24, 2, batch_first=True)
+        self.decoder = nn.Linear(24, 12)
+        if tied:
+            self.decoder.weight = self.encoder.weight
+
+    def forward(self, tokens):
+        return self.decoder(self.rnn(self.encoder(tokens))[0])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_folded_embedding_loads_into_the_unmodified_model(tmp_path, tied, live):
+    torch.manual_seed(0)
+    model = Words(tied)
+    tokens = torch.randint(0, 12, (64, 7))
+    dense, small, out = tmp_path / "lit.ckpt", tmp_path / "small.safetensors", tmp_path / "expanded.pt"
+    state = {f"net.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"epoch": 1, "pytorch-lightning_version": "2.4.0", "state_dict": state}, dense)
+    np.savez(tmp_path / "tokens.npz", x=tokens.numpy())
+    wanted = model(tokens).detach()
+    if live:
+        trcompress.compress_(model, target_size="31KB", calibrate=list(tokens.split(16))).save(small)
+    else:
+        line = (
+            "--calibrate",
+            tmp_path / "tokens.npz",
+            "--target-size",
+            "31KB",
+            "--storage",
+            "float16",
+            "-o",
+            small,
+        )
+        assert run("compress", dense, *line).code == 0
+    kinds = {one.kind for one in trcompress.read_artifact(small).header.passes}
+    assert ("fold" in kinds) is not tied
+    assert run("expand", small, "-o", out).code == 0
+    found = torch.load(out, weights_only=True)
+    if not live:
+        found = {key.removeprefix("net."): value for key, value in found["state_dict"].items()}
+    again = Words(tied)
+    again.load_state_dict(found)
+    assert float((again(tokens) - wanted).norm() / wanted.norm()) < 1e-2

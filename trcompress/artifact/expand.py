@@ -12,14 +12,9 @@ from torch import Tensor
 
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.storage import DTYPES
+from trcompress.artifact.unchanged import changed_arguments, unfolded
 from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.util.files import atomic_path, check_output
-
-_ARGUMENTS = {
-    "units": "hidden_size (and input_size of what reads it)",
-    "fold": "its width, and input_size behind it",
-}
-"""Pass -> the constructor arguments that it changes."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,9 @@ class Expanded:
 def expand(artifact: str | Path | Artifact, out: str | Path, *, overwrite: bool = False) -> Expanded:
     """Write a compressed model as the ordinary checkpoint it came from, with the same keys, nesting and dtypes.
 
-    Every compressed matrix is multiplied out in float64 and cast to the dtype that it had; all else,
-    corrected biases among it, is as the artifact holds it. The file loads where trcompress is not installed.
+    Every compressed matrix is multiplied out in float64 and cast to the dtype that it had; folded embeddings and
+    what reads them get their own width back, filled with zeros; all else, corrected biases among it, is as the
+    artifact holds it. The file loads where trcompress is not installed.
 
     Args:
         artifact: the artifact, or its path.
@@ -68,13 +64,9 @@ def expand(artifact: str | Path | Artifact, out: str | Path, *, overwrite: bool 
     path = check_output(out, overwrite=overwrite, keep=given)
     if not isinstance(artifact, Artifact):
         artifact = read_artifact(artifact)
-    tensors = dense_tensors(artifact)
+    tensors = unfolded(artifact.header, dense_tensors(artifact))
     places = _places(artifact, tensors)
-    notes = [
-        f"{one.name or 'the model'}: {one.before} -> {one.after}; construct it with the new {_ARGUMENTS[one.kind]}"
-        for one in artifact.header.passes
-        if one.kind in _ARGUMENTS
-    ]
+    notes = list(changed_arguments(artifact.header, tensors))
     nesting = next((dicts for key, (dicts, _) in places.items() if key not in artifact.beside), ())
     flat = path.suffix == ".safetensors"
     if flat and any(dicts for dicts, _ in places.values()):

@@ -18,7 +18,7 @@ from trcompress.artifact.parts import PartReport, TensorReport, part_reports, te
 from trcompress.artifact.results import read_measured
 from trcompress.checkpoint import Checkpoint
 from trcompress.model.grammar import format_shape
-from trcompress.model.header import Weight
+from trcompress.model.header import READ, Weight
 from trcompress.model.weight_plan import WeightPlan
 
 SCHEMA_VERSION = 1
@@ -56,7 +56,7 @@ class Report:
         compression_ratio: Eq. 7 over all compressed input-to-hidden weights together; 1 where there is none.
         model_ratio: parameters of the whole model, before over after.
         file_bytes_before: the checkpoint file as it was, optimizer state and all; None if unknown.
-        tensor_bytes_before: the model tensors in it alone; None if unknown.
+        tensor_bytes_before: the model tensors in it alone; without a source, what its tensors would take.
         other_bytes_before: the difference: what the file held beside the model; None if unknown.
         file_bytes_after: the artifact file; None if it was never written.
         bytes_ratio: model tensors before over the whole artifact file after (its tensors, if never written).
@@ -138,7 +138,7 @@ def make_report(
         ),
         metrics=dict(artifact.header.metrics),
         source=source.model_dump(mode="json") if source else None,
-        lineage=tuple(step.model_dump(mode="json") for step in artifact.header.lineage),
+        lineage=tuple(step.model_dump(mode="json") for step in artifact.header.lineage if step.verb != READ),
         baseline=against.to_dict() if against else None,
         passes=tuple(one.model_dump(mode="json") for one in artifact.header.passes),
         dropped=tuple(str(key) for keys in artifact.reading("dropped") for key in keys),
@@ -156,7 +156,7 @@ def _counts(artifact: Artifact, plans: dict[str, WeightPlan], against: Against |
         if against
         else (source.size_bytes, source.tensor_bytes)
         if source
-        else (None, None)
+        else (None, sum(one.bytes_before for one in tensors))
     )
     file_after = artifact.path.stat().st_size if artifact.path else None
     return {

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from trcompress.errors import InputFileError
-from trcompress.model.header import DETACHED, MAX_HEADER, Header, parse_header
+from trcompress.model.header import MAX_HEADER, Header, parse_header
 from trcompress.util.files import write_text
 
 
@@ -31,7 +31,7 @@ def with_sidecar(header: Header, path: Path) -> Header:
         InputFileError: the file beside it is none that `write_sidecar` wrote.
     """
     side = sidecar_path(path)
-    if any(getattr(header, name) for name in DETACHED) or not side.is_file():
+    if header.has_history or not side.is_file():
         return header
     if side.stat().st_size > MAX_HEADER:
         raise InputFileError(f"{side} is larger than a header may be; move it away")

@@ -16,7 +16,7 @@ from trcompress.checkpoint import Checkpoint
 from trcompress.data.dataset import DataSet
 from trcompress.data.load import kind_of, load_data
 from trcompress.data.user_batches import call_loader
-from trcompress.network.batches import default_forward
+from trcompress.network.batches import batch_fits, default_forward
 from trcompress.network.calibration_data import CalibrationData
 from trcompress.network.model_file import of_checkpoint
 from trcompress.network.user_model import UserNetwork, load_user_model
@@ -58,7 +58,7 @@ def live_network(
         return file_network(checkpoint, data, **settings, data_options=data_options)
     module = load_user_model(of_checkpoint(checkpoint, checkpoint.path), model).eval()
     batches, forward = user_batches(data, dict(data_options or {}))
-    live = LiveNetwork.of(module, batches, forward=_telling(forward, model), outputs=outputs, seed=seed)
+    live = LiveNetwork.of(module, batches, forward=telling(forward, model), outputs=outputs, seed=seed)
     return replace(live, origin={"data": str(data), "model": model})
 
 
@@ -95,9 +95,12 @@ def _named_forward(model: nn.Module, batch: Any) -> Any:
     return UserNetwork(model)(inputs.pop("x"), inputs.pop("lengths"), **inputs)
 
 
-def _telling(forward: Callable[[nn.Module, Any], Any], spec: str) -> Callable[[nn.Module, Any], Any]:
+def telling(forward: Callable[[nn.Module, Any], Any], spec: str) -> Callable[[nn.Module, Any], Any]:
+    """Tell the faults of a user's network by their last frame, and what it cannot be called with by its sizes."""
+
     def told(model: nn.Module, batch: Any) -> Any:
-        with faults_told(f"the network of {spec}", own_only=True):
+        advice = f"; let the loader give what the network of {spec} takes"
+        with batch_fits(model, batch, advice), faults_told(f"the network of {spec}", own_only=True):
             return forward(model, batch)
 
     return told

@@ -23,6 +23,10 @@ STORABLE = frozenset(str(dtype).removeprefix("torch.") for dtype in DTYPES.value
 """Dtypes that an artifact can hold."""
 
 
+ASSUMED = "tanh assumed"
+"""Part of the note on a stack whose nonlinearity the file does not tell."""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A dense checkpoint file; no tensor is in memory until it is asked for.
@@ -72,6 +76,11 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         self._opened  # noqa: B018 - what the files are like now, before anything more is read
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Notes on what the file does not tell, and a network that is run depends on."""
+        return tuple(note for note in self.notes if ASSUMED in note)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -12,6 +12,14 @@ from trcompress.model.kinds import KINDS, kind_of_gates
 
 _NAMED = re.compile("|".join(KINDS), re.IGNORECASE)
 
+_WISHES: dict[str, tuple[str, str | None]] = {name: (name, None) for name in KINDS} | {
+    mode.lower(): (name, nonlinearity)
+    for name, kind in KINDS.items()
+    for mode, nonlinearity in kind.modes.items()
+    if kind.nonlinearities
+}
+"""What a user may call a kind: by its name, or by the `mode` of its torch.nn module where that says more."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -24,10 +32,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class KindRule:
-    """The user's word: every stack that matches `glob` is of this kind."""
+    """The user's word: every stack that matches `glob` is of this kind, and of this nonlinearity."""
 
     glob: str
     kind: str
+    nonlinearity: str | None = None
 
     def matches(self, stack: str) -> bool:
         """Return True where the rule is about this stack."""
@@ -38,22 +47,30 @@ def parse_kinds(text: str | None) -> tuple[KindRule, ...]:
     """Read a `kind`: one kind for every stack, or `glob=kind` pairs joined by commas.
 
     Raises:
-        UsageError: not one of lstm, gru, rnn.
+        UsageError: not one of lstm, gru, rnn, rnn_tanh, rnn_relu.
 
     Example:
         >>> parse_kinds("enc*=gru,dec=lstm")[0]
-        KindRule(glob='enc*', kind='gru')
+        KindRule(glob='enc*', kind='gru', nonlinearity=None)
+        >>> parse_kinds("rnn_relu")[0].nonlinearity
+        'relu'
     """
     rules = []
     for part in (text or "").split(",") if text is not None else ():
         glob, equals, kind = part.strip().rpartition("=")
-        if kind.lower() not in KINDS:
-            known = sorted(KINDS)
+        wish = _WISHES.get(kind.lower().replace("-", "_"))
+        if wish is None:
+            known = sorted(_WISHES)
             raise UsageError(
                 f"`kind` must be one of {', '.join(known)}, or STACK=kind pairs: got {part!r}{nearest(kind, known)}"
             )
-        rules.append(KindRule(glob if equals else "*", kind.lower()))
+        rules.append(KindRule(glob if equals else "*", *wish))
     return tuple(rules)
+
+
+def told_nonlinearity(stack: str, rules: Sequence[KindRule]) -> str | None:
+    """Return the nonlinearity that the user named for a stack."""
+    return next((rule.nonlinearity for rule in rules if rule.matches(stack)), None)
 
 
 def decide(

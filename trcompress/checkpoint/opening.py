@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trcompress.checkpoint.content import FileContent
-from trcompress.checkpoint.dense import Checkpoint
+from trcompress.checkpoint.dense import ASSUMED, Checkpoint
 from trcompress.checkpoint.folding import fold
 from trcompress.checkpoint.foreign import foreign_tensors, matching, without_ignored
-from trcompress.checkpoint.kinds import KindRule, parse_kinds
+from trcompress.checkpoint.kinds import KindRule, parse_kinds, told_nonlinearity
 from trcompress.checkpoint.layouts import known_layouts
 from trcompress.checkpoint.limits import DamageError, printable
 from trcompress.checkpoint.names import parse_recurrent
@@ -43,7 +43,8 @@ def read_checkpoint(
 
     Args:
         path: the file, an index of several, or a folder with one; never modified.
-        kind: "lstm", "gru" or "rnn" where the shapes cannot tell, or `stack-glob=kind` pairs joined by commas.
+        kind: "lstm", "gru", "rnn" or "rnn_relu" where the file cannot tell, or `stack-glob=kind` pairs joined by
+            commas.
         skip_objects: leave out objects of foreign classes beside the weights instead of refusing the file;
             calls stay refused.
         ignore_unknown: keys or globs of tensors in a layer's own module that take no part in its steps.
@@ -122,7 +123,7 @@ def _checkpoint(
     unknown, known_better = without_ignored(
         foreign_tensors(layers, shapes, weights.beside | layouts.understood), wishes.ignore_unknown, shapes
     )
-    assumed = _unknown_nonlinearities(layers, hints)
+    assumed = _unknown_nonlinearities(layers, hints, rules)
     told = (
         (f"taken to have no part in a layer's steps, as asked: {', '.join(known_better)}",) if known_better else ()
     )
@@ -197,15 +198,21 @@ def _refuse_objects(tensors: Mapping[str, AnyTensor | UnreadableTensor]) -> None
         )
 
 
-def _unknown_nonlinearities(layers: tuple[Layer, ...], hints: Mapping[str, ModuleHint]) -> tuple[str, ...]:
+def _unknown_nonlinearities(
+    layers: tuple[Layer, ...], hints: Mapping[str, ModuleHint], rules: Sequence[KindRule]
+) -> tuple[str, ...]:
     """Say where tanh is an assumption: the weights of an RNN do not tell it from relu."""
     unknown = {
         layer.stack
         for layer in layers
         if KINDS[layer.kind].nonlinearities
+        and not told_nonlinearity(layer.stack, rules)
         and "nonlinearity" not in getattr(hints.get(layer.keys["weight_ih"]), "options", {})
     }
-    return tuple(f"stack {stack!r}: tanh assumed; weights do not tell it from relu" for stack in sorted(unknown))
+    return tuple(
+        f"stack {stack!r}: {ASSUMED}; weights do not tell it from relu: `kind=rnn_relu` says so"
+        for stack in sorted(unknown)
+    )
 
 
 def _nothing_found(tensors: Mapping[str, AnyTensor | UnreadableTensor], notes: tuple[str, ...]) -> str:

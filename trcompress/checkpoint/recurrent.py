@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trcompress.checkpoint.kinds import Decision, KindRule, decide
+from trcompress.checkpoint.kinds import Decision, KindRule, decide, told_nonlinearity
 from trcompress.checkpoint.names import RecurrentName, parse_recurrent
 from trcompress.checkpoint.statedicts import ModuleHint
 from trcompress.checkpoint.stored import AnyTensor, UnreadableTensor
@@ -104,7 +104,9 @@ def _layer(
         )
     proj = projection[0] if projection else 0
     _check_shapes(keys, shapes, decision, proj)
-    options = hint.options if hint and hint.kind == decision.kind else {}
+    options = dict(hint.options) if hint and hint.kind == decision.kind else {}
+    if told := told_nonlinearity(name.stack, rules):
+        options["nonlinearity"] = told
     frozen = {role: keys[role] for role in ROLES if role in keys}
     return Layer(
         stack=name.stack,

@@ -94,14 +94,14 @@ def decompose_weight(weight: WeightPlan, source: MatrixSource, **options: Any) -
     return CompressedWeight(
         plan=weight,
         cores=stacked if weight.per_gate else tuple(parts[0].cores),
-        error=_joint([part.error for part in parts], scales),
-        bound=_joint([part.bound for part in parts], scales),
+        error=joint_error([part.error for part in parts], scales),
+        bound=joint_error([part.bound for part in parts], scales),
         init=parts[0].init,
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _joint(errors: Sequence[float], scales: Sequence[float]) -> float:
+def joint_error(errors: Sequence[float], scales: Sequence[float]) -> float:
     """Relative error of stacked matrices from the relative errors of each."""
     whole = sum(scales)
     return (

@@ -104,7 +104,7 @@ def read_sequence_network(
     file.refuse_unknown()
     order, how = find_chain(file, tuple(stacks))
     built = [to_plain(file.build_stack(name, dropout=0.0)[0]) for name in order]
-    notes = [f"recurrent stacks: {' -> '.join(name or '(root)' for name in order)}; {how}"]
+    notes = [*file.notes, f"recurrent stacks: {' -> '.join(name or '(root)' for name in order)}; {how}"]
     linear, note = _find_linear(file, output_size(file.stacks[order[-1]]), head)
     table, table_note = _find_table(file, input_size(file.stacks[order[0]]), embedding)
     network = SequenceNetwork(table, built, linear, readout)

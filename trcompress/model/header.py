@@ -33,8 +33,10 @@ METADATA_KEY = "trcompress"
 VERSION = 2
 """The newest version that is read. Written where a tensor is stored in few bits or a pass is recorded, else 1."""
 
-DETACHED = {"source", "lineage", "metrics"}
-"""Fields of the history: a compact header leaves them out."""
+DETACHED = {"source", "metrics"}
+"""Fields of the history that a compact header leaves out; of the lineage it keeps how the checkpoint was read."""
+
+READ = "read"  # the verb of a step that only tells how the checkpoint was read
 
 COMPRESSED = "zlib:"
 """What a compressed header begins with, followed by base85."""
@@ -201,6 +203,11 @@ class Header(StrictModel):
     passes: tuple[PassRecord, ...] = ()
     original: dict[str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]] = Field(default_factory=dict)
 
+    @property
+    def has_history(self) -> bool:
+        """Whether the file tells where it came from, as a compact header does not."""
+        return bool(self.source or self.metrics or any(one.verb != READ for one in self.lineage))
+
     def weight_plans(self) -> dict[str, WeightPlan]:
         """Return the structure of every compressed weight, by its key.
 
@@ -265,10 +272,15 @@ def _decompressed(text: str) -> str:
 
 
 def _lean(header: Header) -> dict[str, Any]:
-    """The structure of each weight without how it was found, and the passes that changed sizes."""
+    """The structure of each weight without how it was found, the passes that changed sizes, how it was read."""
     history = {"candidates": (), "notes": (), "error": None, "bound": None}
     weights = tuple(one.model_copy(update=history) for one in header.weights)
-    return {"weights": weights, "passes": tuple(one for one in header.passes if one.kind != "rounding")}
+    read = [one.settings["reading"] for one in header.lineage if one.settings.get("reading")]
+    return {
+        "weights": weights,
+        "passes": tuple(one for one in header.passes if one.kind != "rounding"),
+        "lineage": tuple(Step(verb=READ, command="", version="", settings={"reading": one}) for one in read),
+    }
 
 
 def _check_sizes(plan: WeightPlan) -> None:

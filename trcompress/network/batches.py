@@ -153,13 +153,25 @@ def run_first(model: nn.Module, forward: Forward, batch: Any) -> Any:
     """
     if forward is not default_forward:
         return forward(model, batch)
-    try:
+    with batch_fits(model, batch, "; give forward=lambda model, batch: ... where the batch has another form"):
         return forward(model, batch)
+
+
+@contextmanager
+def batch_fits(model: nn.Module, batch: Any, advice: str) -> Iterator[None]:
+    """Tell what a network was called with where it cannot be called so.
+
+    Raises:
+        InputFileError: the network raised something that a batch of another form would not make it raise.
+    """
+    try:
+        yield
     except (TypeError, RuntimeError, ValueError, IndexError, AttributeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         raise InputFileError(
             f"the calibration data must be what the network takes: {type(model).__name__} was called with "
-            f"{_described(model, batch)}: {type(error).__name__}: {_first_line(error)}; "
-            "give forward=lambda model, batch: ... where the batch has another form"
+            f"{_described(model, batch)}: {type(error).__name__}: {_first_line(error)}{advice}"
         ) from error
 
 

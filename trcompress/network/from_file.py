@@ -89,7 +89,7 @@ class FileNetwork(nn.Module):
         self._ends = tuple(_end(file, data, stack, head, compare) for stack in self._last_stacks())
         self.heads = nn.ModuleList(_head(file, one) for one in self._ends)
         self.requires_grad_(False)
-        self.notes = (*data.notes, *notes, *(one.note for one in self._ends))
+        self.notes = (*file.notes, *data.notes, *notes, *(one.note for one in self._ends))
 
     @property
     def file_keys(self) -> dict[str, str]:

@@ -39,6 +39,7 @@ class ModelFile:
         unknown: stack -> tensors in a layer's own module that its kind cannot use.
         beside: keys that lay in another dict than the model's own.
         shared: groups of keys that are one tensor.
+        notes: what was assumed of the layers because the file does not tell.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class ModelFile:
     unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
     shared: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def main_stacks(self) -> list[str]:
@@ -134,9 +136,8 @@ def of_checkpoint(checkpoint: Checkpoint, path: Path) -> ModelFile:
     """See a dense checkpoint as a model's file."""
     stacks = _as_sequences(checkpoint.layers)
     tensor, shapes = checkpoint.tensor, checkpoint.shapes
-    return ModelFile(
-        path, stacks, {}, shapes, tensor, None, checkpoint.unknown, checkpoint.beside, checkpoint.shared
-    )
+    seen = checkpoint.unknown, checkpoint.beside, checkpoint.shared, checkpoint.assumed
+    return ModelFile(path, stacks, {}, shapes, tensor, None, *seen)
 
 
 def _as_sequences(layers: Sequence[Layer]) -> dict[str, list[Layer]]:

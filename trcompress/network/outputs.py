@@ -1,7 +1,7 @@
 """What of a network's outputs is compared, and how: class scores by divergence, others by squared distance.
 
     divergence    mean over rows of KL(dense || compressed)
-    distance      ||compressed - dense||^2 / ||dense - mean(dense)||^2
+    distance      ||compressed - dense||^2 / ||dense - mean(dense)||^2, over ||dense||^2 where all rows are alike
 
 Nothing is taken for class scores only because its shape would allow it.
 """
@@ -185,6 +185,8 @@ def _axis(node: Any, dimensions: int) -> int:
 
 
 def relative_distance(mine: Tensor, dense: Tensor) -> Tensor:
-    """Squared distance over the variance of what it should be."""
-    spread = (dense - dense.mean(0)).square().sum().clamp_min(torch.finfo(dense.dtype).tiny)
-    return (mine - dense).square().sum() / spread
+    """Squared distance over the variance of what it should be; over its size where rows do not differ."""
+    spread, size = (dense - dense.mean(0)).square().sum(), dense.square().sum()
+    info = torch.finfo(dense.dtype)
+    scale = torch.where(spread > (10 * info.eps) ** 2 * size, spread, size).clamp_min(info.tiny)
+    return (mine - dense).square().sum() / scale

@@ -50,7 +50,7 @@ def read_classifier(
     file.refuse_unknown()
     order, how = find_chain(file, wiring.stacks)
     head = find_head(file, output_size(file.stacks[order[-1]]), classes, wiring.head)
-    notes = _describe(file, order, how, f"{head.weight}: {head.note}", wiring.readout)
+    notes = file.notes + _describe(file, order, how, f"{head.weight}: {head.note}", wiring.readout)
     linear = _load_head(file, head.weight, head.bias)
     built = {
         name: file.build_stack(name, dropout=dropout if file.stacks[name][-1].index else 0.0) for name in order
@@ -125,7 +125,8 @@ def _load_head(file: ModelFile, weight: str, bias: str | None) -> nn.Linear:
 
 def _describe(file: ModelFile, order: Sequence[str], how: str, head: str, readout: str) -> tuple[str, ...]:
     stacks = " -> ".join(f"{name or '(root)'} ({_sizes(file.stacks[name])})" for name in order)
-    return (f"classifier: {stacks}; {how}", f"head: {head}; reads the {readout} output")
+    output = "every output" if readout == "every" else f"the {readout} output"
+    return (f"classifier: {stacks}; {how}", f"head: {head}; reads {output}")
 
 
 def _sizes(layers: Sequence[Layer]) -> str:

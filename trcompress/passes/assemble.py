@@ -25,7 +25,7 @@ from trcompress.decomposition.weight import (
 )
 from trcompress.errors import OutputFileError, UsageError
 from trcompress.formats import TensorRing, as_ring
-from trcompress.model.header import Header, SourceFile, Step, Weight
+from trcompress.model.header import READ, Header, SourceFile, Step, Weight
 from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.util.progress import Progress, part_of
 from trcompress.version import __version__
@@ -208,6 +208,14 @@ def _reading(checkpoint: Checkpoint, weights: Sequence[Weight]) -> dict[str, Any
     if cast:
         told["dense_dtypes"] = cast
     return {"reading": told} if told else {}
+
+
+def with_reading(lineage: Sequence[Step], step: Step) -> tuple[Step, ...]:
+    """Add a step; what it took to read the checkpoint (nesting, keys left out) is told with it."""
+    if not lineage or lineage[-1].verb != READ:
+        return (*lineage, step)
+    settings = {**lineage[-1].settings, **step.settings}
+    return (*lineage[:-1], step.model_copy(update={"settings": settings}))
 
 
 def _describe_source(checkpoint: Checkpoint) -> SourceFile:

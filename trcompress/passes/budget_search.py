@@ -13,15 +13,13 @@ from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
 from trcompress.passes.damage import Damage, Inputs
 from trcompress.passes.matrix_moments import matrix_moments
+from trcompress.passes.ring_errors import LONG_FIGURE
 from trcompress.passes.structures import Structure, Structures
 from trcompress.passes.walk import Walk, walk_down
 from trcompress.util.progress import Progress, part_of
 
 WholeSize = Callable[[nn.Module, Mapping[str, Stored], Sequence[PassRecord]], int]
 """Bytes of the file that holds a network, some of its tensors in few bits, with these records."""
-
-LONG_FIGURE = 1.2345678901234567e-05
-"""Takes as many characters as any damage, so that planned headers are no shorter than written ones."""
 
 HARMLESS = 1e-3
 """Damage below which no other structure is looked for."""

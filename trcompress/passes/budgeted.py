@@ -23,6 +23,7 @@ from trcompress.search.goal import Goal
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.plan import planned
 from trcompress.search.weights import search_weights
+from trcompress.util.arguments import check_batches, check_model, check_numbers
 from trcompress.util.progress import Progress
 
 Compared = str | Outputs | Select | None
@@ -95,6 +96,9 @@ def search_plan(
         >>> found.weights[0].chosen.weight.compression_ratio >= 3
         True
     """
+    check_model(model)
+    check_batches("calibrate", calibrate)
+    check_numbers({"seed": 0}, seed=seed)
     weights = live_weights(model, layers)
     goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix, _ in weights), per_weight)
     effort_of(effort)

@@ -18,6 +18,7 @@ from trcompress.model.header import Step
 from trcompress.model.plan import Plan
 from trcompress.network.batches import Forward
 from trcompress.passes.budgeted import Compared, budgeted, search_plan
+from trcompress.passes.checks import check_given, refuse_rings
 from trcompress.passes.compressed import Compressed, Replacement
 from trcompress.passes.live import LiveWeights, find_weights, local_name
 from trcompress.passes.ring_module import ring_module, tie_cores_
@@ -161,7 +162,10 @@ def compress_(
         >>> trcompress.compress_(model, target_ratio=2, effort="low").compression_ratio >= 2
         True
     """
+    check_given(model, plan, calibrate, refine=refine, seed=seed)
+    goals = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
     if target_size is not None or target_ratio_model is not None:
+        refuse_rings({**goals, "refine": refine or None})
         goal: dict[str, Any] = {"target_size": target_size, "target_ratio_model": target_ratio_model, "plan": plan}
         whole: dict[str, Any] = {"passes": passes, "storage": storage, "matrices": matrices, "packed": packed}
         more: dict[str, Any] = {"forward": forward, "outputs": outputs, "trained": trained, "progress": progress}
@@ -171,7 +175,6 @@ def compress_(
         raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")
     live = find_weights(model)
     _require_some(live)
-    goals = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
     data: dict[str, Any] = {"forward": forward, "outputs": outputs, "seed": seed, "progress": progress}
     batches = calibrate
     if plan is None:

@@ -22,7 +22,7 @@ def compress(
     out: str | Path | None = None,
     *,
     calibrate: str | Path | DataSet,
-    target_size: int | None = None,
+    target_size: int | str | None = None,
     target_ratio_model: float | None = None,
     passes: Sequence[str] = PASSES,
     storage: Sequence[str] = STORED_AS,
@@ -31,6 +31,7 @@ def compress(
     rank: int | None = None,
     pack: bool = False,
     wiring: Wiring | None = None,
+    outputs: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -45,7 +46,7 @@ def compress(
         out: where to write the artifact; None keeps it in memory.
         calibrate: inputs of the network: a data set, a data file, or "package.module:loader" of batches, which
             runs the user's code; labels are not looked at.
-        target_size: bytes that the file may have.
+        target_size: bytes that the file may have, as a number or in words ("500KB").
         target_ratio_model: so many times fewer bytes than the model's tensors have, instead.
         passes: what may be done, of `trcompress.passes.whole.PASSES`.
         storage: how tensors may be stored: keys of `trcompress.artifact.storage.STORAGE`.
@@ -54,6 +55,7 @@ def compress(
         rank: that these matrices get, where it saves values; by default several are tried.
         pack: entropy-code what is stored in few bits.
         wiring: how the file's parts form a network, where the file does not tell.
+        outputs: what they are: class "scores", "values" or hidden "states" instead; None: what the data says.
         data_options: how to read `calibrate`.
         seed: of everything random.
         overwrite: replace `out`.
@@ -72,7 +74,8 @@ def compress(
     """
     if out is not None:
         check_output(out, overwrite=overwrite, keep=(checkpoint, calibrate))
-    runnable = open_runnable(checkpoint, calibrate, wiring, data_options=data_options, seed=seed, progress=progress)
+    read: dict[str, Any] = {"outputs": outputs, "data_options": data_options, "seed": seed, "progress": progress}
+    runnable = open_runnable(checkpoint, calibrate, wiring, **read)
     target = runnable.target_bytes(target_size, target_ratio_model)
     given: dict[str, Any] = {"passes": tuple(passes), "storage": tuple(storage), "matrices": tuple(matrices)}
     given |= {"units": units, "rank": rank}

@@ -41,7 +41,7 @@ def fold_embeddings(model: nn.Module, batches: Sequence[Any], forward: Forward) 
     wanted = _answers(model, batches, forward)
     found: dict[str, nn.Module] = {}
     for name, embedding in model.named_modules():
-        if not isinstance(embedding, nn.Embedding) or not _narrows(embedding):
+        if not isinstance(embedding, nn.Embedding) or not _narrows(embedding) or _is_tied(model, embedding):
             continue
         readers = [
             one
@@ -80,6 +80,12 @@ def _narrows(module: nn.Embedding) -> bool:
     if type(module) is not nn.Embedding or module.max_norm is not None or module.scale_grad_by_freq:
         return False
     return module.num_embeddings < module.embedding_dim
+
+
+def _is_tied(model: nn.Module, embedding: nn.Embedding) -> bool:
+    """Whether something else holds the same table, as a tied decoder does: two tables would not fit it again."""
+    every = model.named_parameters(remove_duplicate=False)
+    return sum(one.data_ptr() == embedding.weight.data_ptr() for _, one in every) > 1
 
 
 def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from trcompress.calibration.user_network import user_batches
+from trcompress.calibration.user_network import telling, user_batches
 from trcompress.data import DataSet, Split, load_data
 from trcompress.data.load import kind_of
 from trcompress.data.user_batches import call_loader
@@ -19,6 +19,7 @@ from trcompress.network.batches import bytes_of
 from trcompress.network.classifier import Wiring
 from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import ModelFile, open_model
+from trcompress.network.outputs import Outputs
 from trcompress.network.read_calibration import read_calibration
 from trcompress.network.read_classifier import read_classifier
 from trcompress.network.user_model import load_user_model
@@ -42,6 +43,7 @@ def open_runnable(
     data: str | Path | DataSet,
     wiring: Wiring | None = None,
     *,
+    outputs: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -53,6 +55,7 @@ def open_runnable(
         path: a checkpoint or an artifact.
         data: inputs: a data set, a data file, or "package.module:loader", which runs the user's code.
         wiring: how the file's parts form a network, where the file does not tell.
+        outputs: what is compared: "scores", "values" or "states"; None: what the data or the network says.
         data_options: of `trcompress.data.load_data`, or of the loader.
         reading: of `read_checkpoint`; what `wiring` says by default.
         seed: which sequences are read.
@@ -63,9 +66,10 @@ def open_runnable(
     """
     wiring, options = wiring or Wiring(), dict(data_options or {})
     how = wiring.reading if reading is None else dict(reading)
+    compared: dict[str, Any] = {"outputs": outputs, "reading": how}
     file, given = open_model(path, **how), data
     if wiring.model is not None and not isinstance(given, DataSet):
-        return runnable_model(file, wiring.model, given, data_options=options, reading=how)
+        return runnable_model(file, wiring.model, given, data_options=options, **compared)
     batches: DataSet | Iterable[Any] | None = None
     if not isinstance(given, DataSet) and kind_of(given) == "factory":
         batches, options = call_loader(str(given), options), {}
@@ -75,11 +79,11 @@ def open_runnable(
             data_set = load_data(data_set, progress=_shares(progress), **options)
         if not isinstance(data_set, DataSet):
             raise UsageError("batches of a loader feed stacks: an artifact on batches is run with `model`")
-        return runnable_classifier(file, data_set, wiring, seed=seed, reading=how)
+        return runnable_classifier(file, data_set, wiring, seed=seed, **compared)
     except (InputFileError, UsageError):  # not a classifier of labelled sequences
         if file.artifact is not None or isinstance(given, DataSet):
             raise
-        fed: dict[str, Any] = {"data_options": options, "reading": how}
+        fed: dict[str, Any] = {"data_options": options, **compared}
         return runnable_stacks(file, given if batches is None else batches, head=wiring.head, seed=seed, **fed)
 
 
@@ -98,6 +102,7 @@ def runnable_classifier(
     data: DataSet,
     wiring: Wiring | None = None,
     *,
+    outputs: str | None = None,
     seed: int = 0,
     reading: Mapping[str, Any] | None = None,
 ) -> RunnableFile:
@@ -109,6 +114,7 @@ def runnable_classifier(
         file: a checkpoint or an artifact.
         data: the inputs.
         wiring: how the file's parts form a classifier, where the file does not tell.
+        outputs: what is compared; None: class scores, or numbers where the data has numbers to be met.
         seed: which sequences are read.
         reading: how the file was read; see `read_checkpoint`.
 
@@ -122,7 +128,8 @@ def runnable_classifier(
     batches = list(_batches(part, seed))
     notes = (*classifier.notes, note)
     base = base_artifact(file, reading)
-    return RunnableFile(base, classifier.module, classifier.keys, batches, _run, "scores", notes)
+    given = outputs or ("values" if data.task == "regression" else "scores")
+    return RunnableFile(base, classifier.module, classifier.keys, batches, _run, given, notes)
 
 
 def runnable_model(
@@ -130,6 +137,7 @@ def runnable_model(
     spec: str,
     data: str | Path,
     *,
+    outputs: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
 ) -> RunnableFile:
@@ -139,6 +147,7 @@ def runnable_model(
         file: a checkpoint or an artifact.
         spec: "package.module:factory" of the network; runs the user's code.
         data: a data file, or "package.module:loader".
+        outputs: what is compared, where it is not known; see `find_outputs`.
         data_options: of `trcompress.data.load_data`, or of the loader.
         reading: how the file was read; see `read_checkpoint`.
 
@@ -150,7 +159,7 @@ def runnable_model(
     keys = {name: name for name in module.state_dict()}
     kept = list(islice(batches, MOST_SEQUENCES))
     base, notes = base_artifact(file, reading), (f"the network of {spec}",)
-    return RunnableFile(base, module, keys, kept, forward, None, notes)
+    return RunnableFile(base, module, keys, kept, telling(forward, spec), outputs, notes)
 
 
 def runnable_stacks(
@@ -158,6 +167,7 @@ def runnable_stacks(
     data: str | Path | DataSet | Iterable[Any],
     *,
     head: str | None = None,
+    outputs: str | None = None,
     seed: int = 0,
     data_options: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
@@ -168,6 +178,7 @@ def runnable_stacks(
         file: a dense checkpoint.
         data: see `read_calibration`.
         head: key of the linear layer over the last stack; None finds it.
+        outputs: what is compared; None: class scores only where the head has one row for each token.
         seed: which examples are held out.
         data_options: of `trcompress.data.load_data`.
         reading: how the file was read; see `read_checkpoint`.
@@ -176,12 +187,13 @@ def runnable_stacks(
         InputFileError, UsageError: the data does not fit the file.
     """
     given = read_calibration(data, file, **dict(data_options or {}))
-    network = FileNetwork(file, given, head)
+    network = FileNetwork(file, given, "" if outputs == "states" else head)
+    compared = network.outputs if outputs in (None, "states") else Outputs(str(outputs), network.outputs.select)
     fitted, held = given.divide(seed)
     batches = list(given.batches(fitted[:MOST_SEQUENCES], SEQUENCES))
     held_out = list(given.batches(held[:MOST_SEQUENCES], SEQUENCES))
     base, keys = base_artifact(file, reading), network.file_keys
-    return RunnableFile(base, network, keys, batches, _run_stacks, network.outputs, network.notes, held_out)
+    return RunnableFile(base, network, keys, batches, _run_stacks, compared, network.notes, held_out)
 
 
 def _run_stacks(module: nn.Module, batch: Any) -> Any:

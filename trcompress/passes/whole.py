@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,20 @@ from torch import Tensor, nn
 from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
+from trcompress.decomposition.weight import CompressedWeight
 from trcompress.errors import UsageError, one_of
 from trcompress.layers import CoreWeight
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
 from trcompress.network.outputs import Outputs, Select
-from trcompress.passes.budget_search import LONG_FIGURE, BudgetSearch, WholeSize
+from trcompress.passes.budget_search import BudgetSearch, WholeSize
 from trcompress.passes.damage import Damage, Inputs, divide
 from trcompress.passes.fold import fold_embeddings
+from trcompress.passes.ring_errors import LONG_FIGURE, carry_out, unmeasured
 from trcompress.passes.structures import Structures
-from trcompress.passes.walk import Row, Rung, apply_
+from trcompress.passes.walk import Row, Rung
+from trcompress.util.arguments import check_numbers
 from trcompress.util.figures import read_size
 from trcompress.util.progress import Progress
 from trcompress.version import __version__
@@ -57,6 +60,7 @@ class Whole:
         measure: what that figure is, in words.
         packed: whether the file is entropy-coded.
         reached: whether the file is as small as asked.
+        rings: matrices that were replaced, by name: their errors as the file holds them.
         notes: what was decided, in words.
     """
 
@@ -73,6 +77,7 @@ class Whole:
     measure: str
     packed: bool
     reached: bool
+    rings: Mapping[str, CompressedWeight] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def require_reached(self) -> None:
@@ -89,26 +94,19 @@ class Whole:
 
     def save(self, path: str | Path, *, overwrite: bool = False, sidecar: bool = False) -> Path:
         """Write the network as one artifact; see `trcompress.save`."""
-        return save(
-            self.model,
-            path,
-            overwrite=overwrite,
-            lineage=(self.step(),),
-            stored=self.stored,
-            passes=self.passes,
-            original=self.original,
-            packed=self.packed,
-            sidecar=sidecar,
-        )
+        return save(self.model, path, overwrite=overwrite, packed=self.packed, sidecar=sidecar, **self._told())
 
     def settled(self) -> Whole:
         """Return the same with the bytes that the file will have, in place of what was planned."""
-        artifact = to_artifact(
-            self.model, lineage=(self.step(),), stored=self.stored, passes=self.passes, original=self.original
-        )
+        artifact = to_artifact(self.model, **self._told())
         artifact.packed = self.packed
         nbytes = file_bytes(artifact)
         return replace(self, nbytes=nbytes, rungs=(*self.rungs[:-1], replace(self.rungs[-1], nbytes=nbytes)))
+
+    def _told(self) -> dict[str, Any]:
+        """What the file says of itself."""
+        told = {"stored": self.stored, "passes": self.passes, "original": self.original, "found": self.rings}
+        return told | {"lineage": (self.step(),)}
 
     def step(self, command: str = "", seed: int = 0) -> Step:
         """Describe what was done, for the lineage."""
@@ -182,8 +180,7 @@ def whole_(
     )
     structures = Structures(work, passes, matrices, inputs, forward, packed=packed, units=units, rank=rank)
     structure, walk = search.trained(structures) if trained else search.untrained(structures)
-    work = swap_(work, structure.swaps)
-    apply_(work, walk)
+    work, rings = carry_out(work, structure, walk)
     records += [*structure.records, *_rounded(walk.rows)]
     found = Whole(
         work,
@@ -199,6 +196,7 @@ def whole_(
         damage.measure,
         packed,
         walk.reached,
+        rings,
         inputs.notes,
     )
     return found if file_size else found.settled()
@@ -221,6 +219,7 @@ def fit_(
     """
     if plan is not None or (target_size is None) == (target_ratio_model is None):
         raise UsageError("a plan, `target_size` and `target_ratio_model` each set the size of the file: give one")
+    check_numbers({"target_ratio_model": 1.0}, target_ratio_model=target_ratio_model)
     if calibrate is None:
         raise UsageError("`target_size` and `target_ratio_model` need `calibrate`: batches to measure damage on")
     if target_size is not None:
@@ -281,8 +280,8 @@ def _saved_bytes(
     )
     resized = {one.name: (1_000_000, 1_000_000) for one in records if one.kind != "rounding"}
     original = {f"{name}.weight_ih_l0": shape for name, shape in resized.items()}
-    lineage = (step,) if records else ()
-    artifact = to_artifact(model, stored=stored, passes=tuple(records), lineage=lineage, original=original)
+    told: dict[str, Any] = {"lineage": (step,) if records else (), "original": original, "found": unmeasured(model)}
+    artifact = to_artifact(model, stored=stored, passes=tuple(records), **told)
     artifact.packed = packed
     return file_bytes(artifact)
 

@@ -13,16 +13,20 @@ from trcompress.artifact.file import Artifact
 from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.checkpoint import read_checkpoint
+from trcompress.decomposition.weight import CompressedWeight
 from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
-from trcompress.model.header import Header, PassRecord, Step, Weight
+from trcompress.model.header import READ, Header, PassRecord, Step, Weight
 from trcompress.model.layer import Layer
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.batches import Forward
 from trcompress.network.model_file import ModelFile
 from trcompress.network.outputs import Outputs, Select
-from trcompress.passes.assemble import assemble
+from trcompress.passes.assemble import assemble, with_reading
+from trcompress.passes.ring_errors import core_weights, init_of, unmeasured
 from trcompress.passes.whole import PASSES, Whole, whole_
+from trcompress.util.arguments import check_numbers
+from trcompress.util.figures import read_size
 from trcompress.version import __version__
 
 
@@ -58,18 +62,31 @@ class RunnableFile:
         tied = {key for group in self.base.header.shared for key in group[1:]}
         return sum(self.base.stored_bytes(key) for key in self.base.tensors if key not in tied)
 
-    def target_bytes(self, size_bytes: int | None, ratio: float | None) -> int:
+    def target_bytes(self, size: int | str | None, ratio: float | None) -> int:
         """Return the bytes that a file may have, given as such or as so many times fewer than its tensors have.
 
         Raises:
             UsageError: both are given, or none.
         """
-        if (size_bytes is None) == (ratio is None):
+        if (size is None) == (ratio is None):
             raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
-        return int(self.tensor_bytes / ratio) if ratio is not None else int(size_bytes or 0)
+        check_numbers({"target_ratio_model": 1.0}, target_ratio_model=ratio)
+        return int(self.tensor_bytes / ratio) if ratio is not None else read_size(size or 0)
+
+    @property
+    def may_fold(self) -> bool:
+        """Whether every embedding is a table of its own in the file: none of the data's, none tied to a head."""
+        own = [name for name, one in self.module.named_modules() if isinstance(one, nn.Embedding)]
+        keys = {self.keys.get(f"{name}.weight".lstrip(".")) for name in own}
+        return None not in keys and not any(keys & set(group) for group in self.base.header.shared)
 
     def rebuilt(
-        self, module: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], step: Step
+        self,
+        module: nn.Module,
+        stored: Mapping[str, Stored],
+        records: Sequence[PassRecord],
+        step: Step,
+        rings: Mapping[str, CompressedWeight] | None = None,
     ) -> Artifact:
         """Put a changed network in the place of the file's.
 
@@ -78,6 +95,7 @@ class RunnableFile:
             stored: tensors in few bits, by their names in its state.
             records: of the passes, by names in the network.
             step: for the lineage.
+            rings: errors of new rings, by their names in the network; None leaves room for them.
         """
         state = {
             self.key(name): value.detach()
@@ -94,25 +112,38 @@ class RunnableFile:
         tensors |= {key: held[key].expand() if key in held else value.to(own[key]) for key, value in state.items()}
         kept = {key: one for key, one in self.base.stored.items() if key not in replaced}
         header = self._header(module, tensors, records, step)
+        found = unmeasured(module) if rings is None else rings
+        header = header.model_copy(update={"weights": self._measured(header.weights, found)})
         return Artifact(tensors, header, stored=kept | held)
 
     def _header(
         self, module: nn.Module, tensors: Mapping[str, Tensor], records: Sequence[PassRecord], step: Step
     ) -> Header:
         before = self.base.header
-        ours = {self.key(f"{name}.core.0").removesuffix(".core.0"): one for name, one in _core_weights(module)}
+        ours = {self._ring_key(name): one for name, one in core_weights(module).items()}
         kept = {one.name: one for one in before.weights if one.name not in ours or _same(one, ours[one.name])}
         weights = [*kept.values(), *(_described(key, one) for key, one in ours.items() if key not in kept)]
         changes = {
             "layers": tuple(self._layer(layer, module) for layer in before.layers),
             "weights": tuple(weights),
             "shared": tuple(group for group in before.shared if _equal(group, tensors)),
-            "lineage": (*before.lineage, step),
+            "lineage": with_reading(before.lineage, step),
             "passes": (*before.passes, *(self.record(one) for one in records)),
         }
         after = before.model_copy(update=changes)
         original = {**self._resized(tensors, after.weight_plans()), **before.original}
         return after.model_copy(update={"original": original})
+
+    def _ring_key(self, name: str) -> str:
+        return self.key(f"{name}.core.0").removesuffix(".core.0")
+
+    def _measured(self, weights: Sequence[Weight], found: Mapping[str, CompressedWeight]) -> tuple[Weight, ...]:
+        """Add the errors of new rings; those that were in the file keep what was found when they were made."""
+        told = {self._ring_key(name): {"error": one.error, "bound": one.bound} for name, one in found.items()}
+        before = {one.name for one in self.base.header.weights}
+        return tuple(
+            one if one.name in before else one.model_copy(update=told.get(one.name, {})) for one in weights
+        )
 
     def _resized(
         self, tensors: Mapping[str, Tensor], plans: Mapping[str, WeightPlan]
@@ -170,9 +201,7 @@ def base_artifact(file: ModelFile, reading: Mapping[str, Any] | None = None) -> 
         return file.artifact
     checkpoint = read_checkpoint(file.path, **dict(reading or {}))
     checkpoint.check_compressible()
-    step = Step(verb="read", command="", version=__version__)
-    base = assemble(checkpoint, (), step)
-    return replace(base, header=base.header.model_copy(update={"lineage": ()}))
+    return assemble(checkpoint, (), Step(verb=READ, command="", version=__version__))
 
 
 def compress_file(
@@ -208,10 +237,8 @@ def compress_file(
         artifact.packed = packed
         return file_bytes(artifact)
 
-    if not all(name in runnable.keys for name in runnable.module.state_dict() if "embeddings." in name):
-        settings["passes"] = [
-            one for one in settings.get("passes", PASSES) if one != "fold"
-        ]  # a table of the data's
+    if not runnable.may_fold:
+        settings["passes"] = [one for one in settings.get("passes", PASSES) if one != "fold"]
     found = whole_(
         runnable.module,
         runnable.batches,
@@ -225,7 +252,7 @@ def compress_file(
         **settings,
     )
     facts = {"damage": found.damage, "measure": found.measure, "structure": found.structure}
-    artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts))
+    artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts), found.rings)
     artifact.packed = packed
     nbytes = file_bytes(artifact)
     rungs = (*found.rungs[:-1], replace(found.rungs[-1], nbytes=nbytes))
@@ -251,18 +278,13 @@ def _dense_shapes(tensors: Mapping[str, Tensor], plans: Mapping[str, WeightPlan]
     return shapes | {key: (one.matrix.rows, one.matrix.columns) for key, one in plans.items()}
 
 
-def _core_weights(module: nn.Module) -> list[tuple[str, CoreWeight]]:
-    return [(name, one) for name, one in module.named_modules() if isinstance(one, CoreWeight)]
-
-
 def _same(weight: Weight, cores: CoreWeight) -> bool:
     return weight.structure == cores.plan.structure and weight.per_gate == cores.plan.per_gate
 
 
 def _described(key: str, cores: CoreWeight) -> Weight:
     plan = replace(cores.plan, matrix=replace(cores.plan.matrix, key=key))
-    two_mode = len(plan.structure.in_modes) == len(plan.structure.out_modes) == 1
-    return Weight.of(plan, init="low-rank" if two_mode else "tr-als", dtype=str(cores.dtype).removeprefix("torch."))
+    return Weight.of(plan, init=init_of(plan), dtype=str(cores.dtype).removeprefix("torch."))
 
 
 def _equal(group: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:

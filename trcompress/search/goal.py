@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trcompress.errors import UsageError
+from trcompress.util.arguments import check_numbers
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Goal:
         """
         if sum(goal is not None for goal in (target_ratio, max_error, max_params)) != 1:
             raise UsageError("plan takes exactly one of `target_ratio`, `max_error` and `max_params`")
+        check_numbers({}, target_ratio=target_ratio, max_error=max_error, max_params=max_params)
         if target_ratio is not None and target_ratio <= 1:
             raise UsageError(f"`target_ratio` must be above 1: got {target_ratio:g}")
         if max_error is not None and not 0 < max_error < 1:

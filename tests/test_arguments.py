@@ -1,0 +1,78 @@
+"""What a user passes by mistake: one line that names the argument, never a fault from deep inside."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from command import run
+from torch import nn
+
+import trcompress
+from trcompress.errors import UsageError
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.LSTM(12, 8, batch_first=True))
+
+
+X = torch.zeros(4, 5, 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"target_ratio": "8"}, "`target_ratio` must be a finite number: got '8'"),
+        ({"target_ratio": math.nan}, "`target_ratio` must be a finite number: got nan"),
+        ({"target_ratio": True}, "`target_ratio` must be a finite number: got True"),
+        ({"max_params": math.inf}, "`max_params` must be a finite number"),
+        ({"target_ratio_model": math.nan, "calibrate": [X]}, "`target_ratio_model` must be a finite number"),
+        ({"target_ratio_model": 0.5, "calibrate": [X]}, "`target_ratio_model` must be 1 or more: got 0.5"),
+        ({"target_ratio": 2, "calibrate": [X], "refine": -1}, "`refine` must be 0 or more: got -1"),
+        ({"target_ratio": 2, "calibrate": [X], "refine": 2.5}, "`refine` must be a whole number: got 2.5"),
+        ({"target_ratio": 2, "seed": "a"}, "`seed` must be a whole number: got 'a'"),
+        ({"target_ratio": 2, "calibrate": X}, r"`calibrate` must be batches.*one Tensor.*x.split"),
+        ({"target_ratio": 2, "calibrate": X.numpy()}, "one ndarray"),
+        ({"target_ratio": 2, "calibrate": "data.npz"}, "one str"),
+        ({"target_ratio": 2, "calibrate": {"x": X}}, "one dict"),
+        ({"target_ratio": 2, "calibrate": 3}, "one int"),
+        (
+            {"target_ratio": 2, "target_size": "5KB", "calibrate": [X]},
+            "`target_ratio` cannot go with `target_size`",
+        ),
+        ({"plan": "4x3:4x2"}, r"Plan.of.*got '4x3:4x2'"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(given, words):
+    with pytest.raises(UsageError, match=words):
+        trcompress.compress_(model(), **given)
+
+
+@pytest.mark.parametrize("given", [None, model().state_dict(), "model.pt", np.zeros(3)])
+@pytest.mark.parametrize("function", [trcompress.compress_, trcompress.search_plan])
+def test_what_is_no_network_is_refused(function, given):
+    with pytest.raises(UsageError, match=r"must be a torch.nn.Module: got"):
+        function(given, target_ratio=2)
+
+
+def test_the_distance_of_outputs_that_do_not_differ_is_relative_to_their_size():
+    one = torch.randn(5, 1, 12, generator=torch.Generator().manual_seed(0))
+    found = trcompress.compress_(nn.Sequential(nn.LSTM(12, 8), Last()), target_ratio=2, calibrate=[one])
+    assert 0 < found.facts["difference_chosen"] <= found.facts["difference_plain"] < 10
+
+
+class Last(nn.Module):
+    """Scores of one example: a single row."""
+
+    def forward(self, states):
+        return states[0][-1]
+
+
+@pytest.mark.parametrize("option", ["--target-ratio", "--max-error", "--target-ratio-model"])
+def test_not_a_number_is_one_line_on_the_command_line(tmp_path, option):
+    torch.save(model().state_dict(), tmp_path / "m.pt")
+    np.savez(tmp_path / "d.npz", x=X.numpy())
+    done = run("plan", tmp_path / "m.pt", option, "nan", "--calibrate", tmp_path / "d.npz")
+    assert done.code == 2
+    assert "nan" in done.stderr
