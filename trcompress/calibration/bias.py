@@ -12,7 +12,7 @@ from trcompress.model.weight_plan import WeightPlan
 
 
 def bias_shift(weight: WeightPlan, dense: MatrixSource, cores: Sequence[Tensor], mean: Tensor) -> Tensor:
-    """What to add to the input bias so that the average pre-activation is the dense one.
+    """Return what to add to the input bias so that the average pre-activation is the dense one.
 
     Args:
         weight: the structure.

@@ -77,7 +77,7 @@ class RankCurve:
 
 
 def two_mode(matrix: Matrix, rank: int) -> WeightPlan:
-    """A weight as a product of two matrices."""
+    """Build a weight as a product of two matrices."""
     return Rule((matrix.columns,), (matrix.rows,), (1, rank)).resolve(matrix)
 
 

@@ -162,12 +162,12 @@ def choose(
 
 
 def metrics_of(live: LiveNetwork, key: str, ridges: Sequence[float], jointly: bool = True) -> list[Metric]:
-    """The metrics to try for one weight, the plain one first."""
+    """Return the metrics to try for one weight, the plain one first."""
     return candidates(live.moments(key), live.sensitivity(key), ridges=ridges, jointly=jointly)
 
 
 def rank(tried: Sequence[Candidate], least: float) -> list[Candidate]:
-    """The candidates that may be chosen, best first; the first of `tried` is what the others must beat.
+    """Return the candidates that may be chosen, best first; the first of `tried` is what the others must beat.
 
     Among candidates that are exact, those that leave the bias alone come first.
     """
@@ -208,7 +208,7 @@ def choose_jointly(
 
 
 def joint_distance(live: LiveNetwork, chosen: Sequence[Candidate], brief: bool = False) -> float:
-    """The held-out distance with all these weights in place."""
+    """Return the held-out distance with all these weights in place."""
     return live.distance({live.names[one.key]: one.substitute(live) for one in chosen}, brief)
 
 

@@ -49,7 +49,7 @@ def cost(matrix: Matrix, rank: int | None) -> int:
 
 
 def break_even(matrix: Matrix) -> int:
-    """The least rank at which two factors are no smaller than the weight itself."""
+    """Return the least rank at which two factors are no smaller than the weight itself."""
     return -(-matrix.parameters // (matrix.rows + matrix.columns))
 
 

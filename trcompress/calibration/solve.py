@@ -59,7 +59,7 @@ def contains(larger: TensorRing, smaller: TensorRing) -> bool:
 
 
 def ring_of(weight: WeightPlan) -> TensorRing:
-    """The structure, which must be a ring.
+    """Return the structure, which must be a ring.
 
     Raises:
         ShapeError: it is a baseline format.
@@ -68,7 +68,7 @@ def ring_of(weight: WeightPlan) -> TensorRing:
 
 
 def is_two_mode(weight: WeightPlan) -> bool:
-    """Whether the structure is a plain product of two matrices."""
+    """Return True where the structure is a plain product of two matrices."""
     return len(weight.structure.in_modes) == len(weight.structure.out_modes) == 1
 
 
@@ -87,7 +87,7 @@ def _split(weight: WeightPlan, left: Tensor, right: Tensor) -> tuple[Tensor, ...
 
 
 def solve_by_tokens(plain: CompressedWeight, dense: MatrixSource, seen: TokenSensitivity) -> CompressedWeight:
-    """The cores of a two-mode ring where tokens and gates weigh one by one; see `token_weights`."""
+    """Return the cores of a two-mode ring where tokens and gates weigh one by one; see `token_weights`."""
     weight = plain.plan
     (source,) = gate_sources(weight, dense)
     cores = _split(weight, *token_factors(source.dense(), ring_of(weight).bottleneck, seen))

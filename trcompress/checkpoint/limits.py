@@ -42,7 +42,7 @@ class LimitedStream:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value of an untrusted file in at most `most` characters, without walking into it.
+    """Spell a value of an untrusted file in at most `most` characters, without walking into it.
 
     A list that holds another twice, and that one another twice, is short in a file and endless in `str`.
 

@@ -87,7 +87,7 @@ def check(found: Sequence[Parity]) -> None:
 
 
 def flat(value: Any) -> list[Tensor]:
-    """All tensors of a result, in order, however it is nested."""
+    """Return all tensors of a result, in order, however it is nested."""
     if isinstance(value, Tensor):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

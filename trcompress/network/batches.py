@@ -87,7 +87,7 @@ def _named(batch: Mapping[Any, Any], taken: list[inspect.Parameter]) -> tuple[tu
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network lies: the device of its first parameter or buffer."""
+    """Return where a network lies: the device of its first parameter or buffer."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -108,7 +108,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Every tensor in a batch or a result, in order."""
+    """Return every tensor in a batch or a result, in order."""
     leaves = []
     for one in tree_leaves(value, is_leaf=lambda part: isinstance(part, PackedSequence)):
         if isinstance(one, Tensor):

@@ -146,7 +146,7 @@ def _only(
 
 
 def first_stack(file: ModelFile, width: int) -> str:
-    """The stack that the network's own inputs go to: the first of its chain, or the only one of this width.
+    """Return the stack that the network's own inputs go to: the first of its chain, or the only one of this width.
 
     Raises:
         UsageError: several could be it.

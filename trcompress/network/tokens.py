@@ -83,6 +83,6 @@ def _keys(rows: Tensor) -> Tensor:
 
 
 def row_places(table: Tensor, rows: Tensor) -> Tensor:
-    """Which row of a table each of these is, (n,); they must all be among them."""
+    """Find which row of a table each of these is, (n,); they must all be among them."""
     keys, order = _keys(table).sort()
     return order[torch.searchsorted(keys, _keys(rows.detach())).clamp_max(len(keys) - 1)]

@@ -71,7 +71,7 @@ def repair(module: Any, weight: str, bias: str, guess: Guess) -> None:
 
 
 def has(module: Any, name: str) -> bool:
-    """Whether a module has a tensor of this name."""
+    """Return True where a module has a tensor of this name."""
     return isinstance(getattr(module, name, None), Tensor)
 
 

@@ -157,7 +157,7 @@ def _same_reversed(
 
 
 def reversed_units(module: Any) -> Kept:
-    """All units of every layer and direction, last first."""
+    """Return all units of every layer and direction, last first."""
     ends = ("", "_reverse") if module.bidirectional else ("",)
     order = torch.arange(module.hidden_size - 1, -1, -1)
     return {f"_l{layer}{end}": order for layer in range(module.num_layers) for end in ends}

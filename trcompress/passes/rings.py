@@ -61,7 +61,7 @@ def low_rank(weight: Tensor, rank: int, moments: Moments | None, *, centred: boo
 
 
 def break_even(rows: int, columns: int) -> float:
-    """The rank at which two factors take as many values as the matrix."""
+    """Return the rank at which two factors take as many values as the matrix."""
     return rows * columns / (rows + columns)
 
 

@@ -54,12 +54,12 @@ def settle_(module: Any) -> None:
 
 
 def top_units(module: Any, kept: Kept) -> Tensor:
-    """Where the kept units lie among the top layer's outputs, all directions side by side."""
+    """Return where the kept units lie among the top layer's outputs, all directions side by side."""
     return layer_units(module, kept, module.num_layers - 1)
 
 
 def layer_units(module: Any, kept: Kept, layer: int) -> Tensor:
-    """Where the kept units lie among a layer's outputs, all directions side by side."""
+    """Return where the kept units lie among a layer's outputs, all directions side by side."""
     ends = ("", "_reverse") if module.bidirectional else ("",)
     return torch.cat([kept[f"_l{layer}{end}"] + number * module.hidden_size for number, end in enumerate(ends)])
 

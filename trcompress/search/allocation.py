@@ -71,7 +71,7 @@ def equal_ranks(matrices: Sequence[Matrix], budget: int) -> dict[str, int | None
 
 
 def largest_equal_rank(matrices: Sequence[Matrix], budget: int) -> int:
-    """The largest rank at which all weights together keep to the budget.
+    """Return the largest rank at which all weights together keep to the budget.
 
     Raises:
         UsageError: not even rank 1 does.

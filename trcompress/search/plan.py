@@ -160,7 +160,7 @@ def check_roles(matrices: Sequence[str], calibrate: object) -> None:
 
 
 def planned(matrices: list[Matrix], layer: str) -> list[Matrix]:
-    """The weights that a glob names.
+    """Return the weights that a glob names.
 
     Raises:
         UsageError: it names none.

@@ -12,7 +12,7 @@ from trcompress.artifact.rendering.markdown import render_markdown
 
 
 def render_json(document: Mapping[str, Any]) -> str:
-    """The document itself."""
+    """Return the document itself."""
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
