@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.plain_state import artifact_of_state, read_state
+from trcompress.artifact.quantized import is_integers, keep_integers_
 from trcompress.artifact.resize import resized, resized_names
+from trcompress.artifact.storage import Stored
 from trcompress.checkpoint import is_artifact
 from trcompress.errors import InputFileError, nearest
 from trcompress.layers import is_recurrent
@@ -23,11 +25,13 @@ from trcompress.model.weight_plan import WeightPlan
 OPTIONS = ("batch_first", "dropout", "nonlinearity")
 
 
-def load(path: str | Path | Artifact, **options: Any) -> dict[str, nn.Module]:
+def load(path: str | Path | Artifact, *, quantized: bool = False, **options: Any) -> dict[str, nn.Module]:
     """Load an artifact's recurrent stacks as modules that need no other code.
 
     Args:
         path: the artifact.
+        quantized: keep int8 and int4 as they are stored, and expand them at every call (weight-only quantization):
+            less memory, more work. Such tensors are buffers: nothing trains them.
         options: override what the file says of the modules: `batch_first`, `dropout`, `nonlinearity`.
 
     Returns:
@@ -42,20 +46,28 @@ def load(path: str | Path | Artifact, **options: Any) -> dict[str, nn.Module]:
     modules: dict[str, nn.Module] = {}
     places: dict[str, tuple[nn.Module, str]] = {}
     for name, layers in by_stack(artifact.header.layers).items():
-        module = build_stack(layers, plans, **(layers[0].options | options))
+        ring = quantized and _has_integers(artifact, layers)
+        module = build_stack(layers, plans, ring=ring, **(layers[0].options | options))
         modules[name] = load_stack(module, layers, artifact.tensors).eval()
         places |= _places(modules[name], layers)
     tie_(places, artifact.header.shared)
+    if quantized:
+        keys = {place: key for key, place in places.items()}
+        for module in modules.values():
+            keep_integers_(module, _by_local_name(artifact, module, keys))
     return modules
 
 
-def load_(source: str | Path | Artifact | Mapping[str, Tensor], model: nn.Module) -> nn.Module:
+def load_(
+    source: str | Path | Artifact | Mapping[str, Tensor], model: nn.Module, *, quantized: bool = False
+) -> nn.Module:
     """Put a compressed model into the user's own, in place: swap its recurrent layers, load every tensor.
 
     Args:
         source: the artifact; or the state dict of a compressed model, as it is or as a file that `torch.save` or
             safetensors wrote.
         model: a module of the class that was compressed, with dense recurrent layers or with rings already.
+        quantized: keep the int8 and int4 of recurrent, linear and embedding modules; see `load`.
 
     Returns:
         The same model (or the new layer, where the model itself is the recurrent layer).
@@ -70,10 +82,11 @@ def load_(source: str | Path | Artifact | Mapping[str, Tensor], model: nn.Module
     swaps: dict[str, nn.Module] = {}
     built: dict[int, nn.Module] = {}
     for name, layers in by_stack(artifact.header.layers).items():
-        if name in changed or any(matrix.key in plans for layer in layers for matrix in layer.matrices):
+        ring = quantized and _has_integers(artifact, layers)
+        if ring or name in changed or any(one.key in plans for layer in layers for one in layer.matrices):
             module = _recurrent_module(model, name)
             if id(module) not in built:
-                built[id(module)] = _ring_like(module, layers, plans)
+                built[id(module)] = _ring_like(module, layers, plans, ring)
             swaps[name] = built[id(module)]
     swaps |= resized(model, artifact.header, artifact.tensors)
     tensors = _of_the_model(artifact, model)
@@ -82,6 +95,8 @@ def load_(source: str | Path | Artifact | Mapping[str, Tensor], model: nn.Module
     cores = [group for group in artifact.header.shared if all(".core." in key for key in group)]
     tie_(dict(parameter_places(model)), cores)
     model.load_state_dict(dict(tensors))
+    if quantized:
+        keep_integers_(model, artifact.stored)
     return model
 
 
@@ -116,16 +131,29 @@ def _recurrent_module(model: nn.Module, name: str) -> nn.Module:
     return recurrent[name]
 
 
-def _ring_like(module: nn.Module, layers: list[Layer], plans: dict[str, WeightPlan]) -> nn.Module:
+def _ring_like(module: nn.Module, layers: list[Layer], plans: dict[str, WeightPlan], ring: bool) -> nn.Module:
     """A ring module of the artifact's sizes, with the options, dtype and other parameters of the model's own."""
     known = {option: getattr(module, option) for option in OPTIONS if hasattr(module, option)}
     first = next(module.parameters())
-    ring = build_stack(layers, plans, **known)
-    ring = ring.to_empty(device=first.device).to(first.dtype).train(module.training)
-    same = [name for name, one in ring._parameters.items() if one is not None]
-    if all(getattr(getattr(module, name, None), "shape", None) == ring._parameters[name].shape for name in same):  # type: ignore[union-attr]
-        adopt_(ring, module)
-    return ring
+    new = build_stack(layers, plans, ring=ring, **known)
+    new = new.to_empty(device=first.device).to(first.dtype).train(module.training)
+    same = [name for name, one in new._parameters.items() if one is not None]
+    if all(getattr(getattr(module, name, None), "shape", None) == new._parameters[name].shape for name in same):  # type: ignore[union-attr]
+        adopt_(new, module)
+    return new
+
+
+def _has_integers(artifact: Artifact, layers: list[Layer]) -> bool:
+    keys = {key for one in layers for key in one.keys.values()}
+    return any(key.partition(".core.")[0] in keys and is_integers(one) for key, one in artifact.stored.items())
+
+
+def _by_local_name(
+    artifact: Artifact, module: nn.Module, keys: Mapping[tuple[nn.Module, str], str]
+) -> dict[str, Stored]:
+    """What is stored of a module, by name in its state."""
+    found = {local: keys.get(place) for local, place in parameter_places(module)}
+    return {local: artifact.stored[key] for local, key in found.items() if key in artifact.stored}
 
 
 def _of_the_model(artifact: Artifact, model: nn.Module) -> dict[str, Tensor]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trcompress.artifact.describe import artifact_layers, tied_keys
 from trcompress.artifact.file import Artifact
+from trcompress.artifact.quantized import QuantizedTensor
 from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import write_artifact
 from trcompress.decomposition.weight import CompressedWeight
@@ -110,7 +111,7 @@ def to_artifact(
         passes: what was done to it beside rings.
         original: shapes that tensors had before they were resized, by name.
     """
-    state = model.state_dict()
+    state, kept = _state(model)
     header = Header(
         layers=tuple(artifact_layers(model)),
         weights=tuple(_describe_core_weight(name, module, found or {}) for name, module in _core_weights(model)),
@@ -121,7 +122,19 @@ def to_artifact(
         passes=passes,
         original={name: tuple(shape) for name, shape in (original or {}).items()},
     )
-    return Artifact(dict(state), header, stored=dict(stored or {}))
+    return Artifact(dict(state), header, stored=kept | dict(stored or {}))
+
+
+def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Stored]]:
+    """A model's tensors by name, and those that it keeps as integers."""
+    state, stored = dict(model.state_dict()), {}
+    values: dict[int, Tensor] = {}
+    for name, one in model.named_modules(remove_duplicate=False):
+        if isinstance(one, QuantizedTensor):
+            stored[name] = one.stored()
+            state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
+            state[name] = values.setdefault(id(one), one.to_dense())
+    return state, stored
 
 
 def _core_weights(model: nn.Module) -> Iterator[tuple[str, CoreWeight]]:

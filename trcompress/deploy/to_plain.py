@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trcompress.artifact.quantized import QuantizedTensor, dequantized
 from trcompress.deploy.plain_modules import (
     BottleneckCell,
     BottleneckLSTM,
@@ -44,6 +45,8 @@ def to_plain(model: nn.Module) -> nn.Module:
         >>> [type(one).__name__ for one in plain.rnn.children()], plain.rnn.entries[0].weight.shape
         (['ModuleList', 'ModuleList'], torch.Size([16, 2048]))
     """
+    if any(isinstance(one, QuantizedTensor) for one in model.modules()):
+        model = dequantized(model)
     plain: dict[int, Any] = {
         id(module): _plain(module)
         for module in model.modules()

@@ -115,13 +115,13 @@ def from_dense(module: nn.Module, weights: Mapping[str, WeightPlan]) -> nn.Modul
     dense = dense_kind(module)
     kind = type(module) if dense is None else RING_OF[dense]
     kept = {name: child.plan for name, child in module._modules.items() if isinstance(child, CoreWeight)}
-    first = next(module.parameters())
+    first = _first(module)
     ring = kind(**_arguments(module), weights={**kept, **weights}, device="meta", dtype=first.dtype)
     ring = ring.to_empty(device=first.device)
     _copy_parameters(module, ring)
     for name, weight in module._modules.items():
         if name in kept and isinstance(weight, CoreWeight):
-            ring.get_submodule(name).set_cores(list(weight.core))  # type: ignore[operator]
+            ring.get_submodule(name).set_cores(weight.cores())  # type: ignore[operator]
     for name in weights:
         ring.get_submodule(name).requires_grad_(getattr(module, name).requires_grad)
     return ring.train(module.training)
@@ -151,7 +151,7 @@ def expand_weights(layer: nn.Module, names: Collection[str]) -> nn.Module:
     cores = {name: one for name, one in layer._modules.items() if isinstance(one, CoreWeight)}
     kept = {name: one.plan for name, one in cores.items() if name not in names}
     dense = next(dense for dense, ring in RING_OF.items() if isinstance(layer, ring))
-    first = next(layer.parameters())
+    first = _first(layer)
     given = {"weights": kept} if kept else {}
     new: Any = (RING_OF[dense] if kept else dense)(**_arguments(layer), **given, device="meta", dtype=first.dtype)
     new = new.to_empty(device=first.device)
@@ -159,12 +159,18 @@ def expand_weights(layer: nn.Module, names: Collection[str]) -> nn.Module:
     with torch.no_grad():
         for name, weight in cores.items():
             if name in kept:
-                new.get_submodule(name).set_cores(list(weight.core))
+                new.get_submodule(name).set_cores(weight.cores())
             else:
                 new.get_parameter(name).copy_(weight.to_dense())
             for one in new.get_submodule(name).parameters() if name in kept else [new.get_parameter(name)]:
                 one.requires_grad_(weight.core[0].requires_grad)
     return new.train(layer.training)
+
+
+def _first(module: Any) -> torch.Tensor:
+    """A tensor of the module's type and place; there may be no parameter where integers are kept."""
+    found = next(module.parameters(), None)
+    return torch.empty(0, dtype=module.dtype, device=next(module.buffers()).device) if found is None else found
 
 
 def _told(module: nn.Module) -> str:
@@ -185,6 +191,8 @@ def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in target.named_parameters(recurse=False):
             theirs = getattr(source, name)
+            if not isinstance(theirs, torch.Tensor | CoreWeight):
+                theirs = theirs.to_dense()  # kept as integers
             if isinstance(theirs, torch.Tensor):
                 parameter.copy_(theirs)
                 parameter.requires_grad_(theirs.requires_grad)

@@ -74,7 +74,7 @@ class CoreWeight(nn.Module):
         holder = self.core
         for hook in holder._forward_pre_hooks.values():  # a ParameterList is never called, which would apply masks
             hook(holder, ())
-        return list(holder)
+        return [core if isinstance(core, Tensor) else core.to_dense() for core in holder]  # or kept as integers
 
     def to_dense(self) -> Tensor:
         """Return the weight as PyTorch stores it, (G*H, I), differentiable in the cores."""

@@ -65,8 +65,10 @@ def _shifted_identity(size: int, offset: int, columns: int, dtype: torch.dtype, 
 
 
 def dense_of(weight: Weight, strategy: str) -> Tensor:
-    """Return the weight as the kernel takes it."""
-    return weight.weight(strategy != "ring") if isinstance(weight, CoreWeight) else weight
+    """Return the weight as the kernel takes it; what is kept as integers is expanded."""
+    if isinstance(weight, Tensor):
+        return weight
+    return weight.weight(strategy != "ring") if isinstance(weight, CoreWeight) else weight.to_dense()
 
 
 def rounded(rows: Any) -> int:

@@ -203,7 +203,7 @@ class RingStack(Evaluated):
 
     def _dense(self, name: str) -> Tensor:
         weight = self._get(name)
-        return weight.to_dense() if isinstance(weight, CoreWeight) else weight
+        return weight if isinstance(weight, Tensor) else weight.to_dense()
 
     def __prepare_scriptable__(self) -> Any:
         raise UsageError(NOT_SCRIPTABLE)

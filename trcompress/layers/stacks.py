@@ -14,12 +14,15 @@ from trcompress.model.layer import Layer
 from trcompress.model.weight_plan import WeightPlan
 
 
-def build_stack(layers: Sequence[Layer], weights: Mapping[str, WeightPlan], **options: Any) -> nn.Module:
+def build_stack(
+    layers: Sequence[Layer], weights: Mapping[str, WeightPlan], *, ring: bool = False, **options: Any
+) -> nn.Module:
     """Build the module for one stack, on the meta device: ring layers where `weights` names a weight.
 
     Args:
         layers: the stack's layers, one per layer and direction.
         weights: structures by checkpoint key; a stack without any becomes a plain torch.nn module.
+        ring: build a ring layer even where no weight is a ring.
         options: passed to the module: `batch_first`, `dropout`, `nonlinearity`.
 
     Raises:
@@ -38,7 +41,7 @@ def build_stack(layers: Sequence[Layer], weights: Mapping[str, WeightPlan], **op
         arguments = {name: value for name, value in arguments.items() if name not in ("batch_first", "dropout")}
     else:
         arguments |= _shape_arguments(layers)
-    if local:
+    if local or ring:
         return RING_OF[plain](first.input_size, first.hidden_size, weights=local, **arguments)
     return plain(first.input_size, first.hidden_size, **arguments)
 
