@@ -6,10 +6,7 @@ from contextlib import AbstractContextManager
 from math import prod
 
 from trcompress.decomposition.source import MatrixSource
-from trcompress.util.threads import limited_threads
-
-SMALL_VALUES = 1 << 20
-"""Values of W up to which one thread is at least as fast as two."""
+from trcompress.util.threads import SMALL_VALUES, limited_threads
 
 
 def fitting_threads(source: MatrixSource) -> AbstractContextManager[None]:

@@ -25,6 +25,7 @@ from trcompress.search.plan import planned
 from trcompress.search.weights import search_weights
 from trcompress.util.arguments import check_batches, check_model, check_numbers
 from trcompress.util.progress import Progress
+from trcompress.util.threads import same_threads
 
 Compared = str | Outputs | Select | None
 """What of the outputs is compared; see `trcompress.network.outputs.find_outputs`."""
@@ -103,9 +104,10 @@ def search_plan(
     goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix, _ in weights), per_weight)
     effort_of(effort)
     live = None
-    if calibrate is not None:
-        live = LiveNetwork.of(model, calibrate, forward=forward, outputs=outputs, seed=seed)
-    found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)
+    with same_threads(one.numel() for one in model.parameters()):
+        if calibrate is not None:
+            live = LiveNetwork.of(model, calibrate, forward=forward, outputs=outputs, seed=seed)
+        found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)
     return replace(found, model_parameters=sum(one.numel() for one in model.parameters()))
 
 

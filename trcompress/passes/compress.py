@@ -25,6 +25,7 @@ from trcompress.passes.ring_module import ring_module, tie_cores_
 from trcompress.passes.whole import PASSES, STORED_AS, Whole, fit_
 from trcompress.search.network_search import NetworkSearch
 from trcompress.util.progress import Progress
+from trcompress.util.threads import same_threads
 from trcompress.version import __version__
 
 
@@ -185,14 +186,15 @@ def compress_(
     rules = plan.plan if isinstance(plan, NetworkSearch) else plan
     resolved = rules.against(live.matrices)
     carried = plan if isinstance(plan, NetworkSearch) else resolved
-    found = budgeted(model, carried, calibrate_on=batches, refine=refine, **data, init=init, device=device)
     skipped = tuple((matrix.key, reason) for matrix, reason in resolved.skipped)
-    _warn(live.left)
-    if any(rule.layer is None for rule in rules.rules):  # otherwise the plan names what it is for
-        _warn(skipped)
-    _set_biases(model, found.biases)
     left = (*live.left, *skipped)
-    return replaced_(model, live, found.weights, left=left, seed=seed, notes=found.notes, facts=found.facts)
+    with same_threads(one.numel() for one in model.parameters()):
+        found = budgeted(model, carried, calibrate_on=batches, refine=refine, **data, init=init, device=device)
+        _warn(live.left)
+        if any(rule.layer is None for rule in rules.rules):  # otherwise the plan names what it is for
+            _warn(skipped)
+        _set_biases(model, found.biases)
+        return replaced_(model, live, found.weights, left=left, seed=seed, notes=found.notes, facts=found.facts)
 
 
 @torch.no_grad()

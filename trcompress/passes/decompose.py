@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from trcompress.search.plan import check_roles
 from trcompress.search.plan import plan as search_plan
 from trcompress.util.files import check_output
 from trcompress.util.progress import Progress
+from trcompress.util.threads import same_threads
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,12 @@ def decompose(
         )
     given: dict[str, Any] = {"init": init, "seed": seed, "dtype": dtype, "device": device, "command": command}
     given |= {"warm_starts": plan.warm_starts, "progress": progress}
-    if calibrate is None:
-        artifact = decompose_checkpoint(checkpoint, plan.plan, **given)
-    else:
-        given |= {"refine_steps": refine, "plan_notes": plan.notes, "live": plan.live}
-        artifact = decompose_calibrated(checkpoint, plan.plan, calibrate, **given, **data)
+    with same_threads(prod(shape) for shape in checkpoint.shapes.values()):
+        if calibrate is None:
+            artifact = decompose_checkpoint(checkpoint, plan.plan, **given)
+        else:
+            given |= {"refine_steps": refine, "plan_notes": plan.notes, "live": plan.live}
+            artifact = decompose_calibrated(checkpoint, plan.plan, calibrate, **given, **data)
     if out is not None:
         artifact.path = write_artifact(out, artifact, overwrite=overwrite, check=partial(check_errors, checkpoint))
     return artifact
@@ -184,8 +187,9 @@ def choose(
     data |= {"model": model, "seed": seed}
     if plan is not None:
         if given == ["max_error"] and max_error is not None:
-            live = None if calibrate is None else live_network(checkpoint, calibrate, **data)
-            return PlanChoice(ranks_for_error(checkpoint, plan, max_error), live=live)
+            with same_threads(prod(shape) for shape in checkpoint.shapes.values()):
+                live = None if calibrate is None else live_network(checkpoint, calibrate, **data)
+                return PlanChoice(ranks_for_error(checkpoint, plan, max_error), live=live)
         if given:
             raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
         return PlanChoice(plan.against(distinct_matrices(checkpoint, matrices).matrices))

@@ -19,6 +19,7 @@ from trcompress.search.goal import Goal
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.weights import search_weights
 from trcompress.util.progress import Progress
+from trcompress.util.threads import same_threads
 
 
 def plan(
@@ -90,18 +91,11 @@ def plan(
     live = None
     if model is not None and calibrate is None:
         raise UsageError("`model` goes with `calibrate`: name the inputs to run your network on")
-    if calibrate is not None:
-        live = live_network(
-            checkpoint,
-            calibrate,
-            model=model,
-            head=head,
-            compare=compare,
-            outputs=outputs,
-            seed=seed,
-            data_options=data_options,
-        )
-    return search_network(checkpoint, **goals, **options, live=live, progress=progress)
+    data: dict[str, Any] = {"head": head, "compare": compare, "outputs": outputs, "data_options": data_options}
+    with same_threads(prod(shape) for shape in checkpoint.shapes.values()):
+        if calibrate is not None:
+            live = live_network(checkpoint, calibrate, model=model, **data, seed=seed)
+        return search_network(checkpoint, **goals, **options, live=live, progress=progress)
 
 
 def search_network(

@@ -1,11 +1,16 @@
-"""How many threads PyTorch computes with, for a while."""
+"""How many threads PyTorch computes with, for a while: sums depend on it, and what is chosen by sums."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+
+SMALL_VALUES = 1 << 20
+"""Values of a matrix up to which one thread is at least as fast as two."""
+LARGE_THREADS = 4
+"""Threads for larger ones, on any machine."""
 
 
 @contextmanager
@@ -21,10 +26,27 @@ def limited_threads(count: int | None) -> Iterator[None]:
         1
     """
     before = torch.get_num_threads()
-    if count not in (None, before):
-        torch.set_num_threads(count)
+    if count is not None:
+        torch.set_num_threads(count)  # also where it says so: OpenMP and MKL may have been told different numbers
     try:
         yield
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+def same_threads(sizes: Iterable[int]) -> AbstractContextManager[None]:
+    """Compute with a number of threads that depends on the sizes of the matrices alone, never on the machine.
+
+    Threads divide sums, and another division rounds in another way: with as many threads as the machine has, the
+    same call would choose other cores on another machine.
+
+    Args:
+        sizes: values of each matrix.
+
+    Example:
+        >>> with same_threads([768 * 256]):
+        ...     torch.get_num_threads()
+        1
+    """
+    return limited_threads(1 if max(sizes, default=0) <= SMALL_VALUES else LARGE_THREADS)
