@@ -22,8 +22,6 @@ from trcompress.model.plan import Plan
 
 CALIBRATED_ON = 1000
 """Words that calibration sees."""
-REFINE_STEPS = 800
-"""Gradient steps of the refined rows, at most."""
 
 
 def run_g2p(given: argparse.Namespace) -> list[dict[str, Any]] | None:
@@ -36,12 +34,12 @@ def run_g2p(given: argparse.Namespace) -> list[dict[str, Any]] | None:
     rows = []
     for ratio in (int(one) for one in given.ratios.split(",")):
         for draw in (int(one) for one in given.draws.split(",")):
-            rows += _draw(words, tensors, checkpoint, ratio, draw)
+            rows += _draw(words, tensors, checkpoint, ratio, draw, given.refine)
     return [*rows, *_medians(rows)]
 
 
 def _draw(
-    words: Words, tensors: Mapping[str, Tensor], checkpoint: Path, ratio: int, draw: int
+    words: Words, tensors: Mapping[str, Tensor], checkpoint: Path, ratio: int, draw: int, refine: int
 ) -> list[dict[str, Any]]:
     order = np.random.default_rng(draw).permutation(list(words.accepted)).tolist()
     seen, unseen = order[:CALIBRATED_ON], order[CALIBRATED_ON:]
@@ -51,7 +49,7 @@ def _draw(
     rows = [{**base, "way": "SVD", "PER_unseen": _rate(words, unseen, tensors, plain)}]
     with tempfile.TemporaryDirectory() as folder:
         data = _write_words(words, seen, tensors, Path(folder) / "words.npz")
-        for steps in (0, REFINE_STEPS):
+        for steps in dict.fromkeys((0, refine)):
             artifact, cost = measured(
                 lambda data=data, steps=steps: trcompress.decompose(
                     checkpoint, target_ratio=ratio, calibrate=data, refine=steps

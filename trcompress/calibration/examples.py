@@ -26,8 +26,10 @@ SWAPPED = 0.07
 """Share of the tokens that are swapped in a variant."""
 KEPT_BYTES = 48 * 2**20
 """Bytes of answers of the dense network that are kept for the next time round."""
-HIDDEN = 20.0
+HIDDEN = 50.0
 """Weight of the hidden states beside the outputs: they say more than outputs do, so less is learnt by heart."""
+STEP_ROWS = 2_000
+"""Steps of the recurrent layers that one gradient is of, at least: it takes as many batches as hold them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Example:
         version: 0 for the batch as it is; else the seed of the tokens that are swapped.
         outputs: the rows that are compared.
         states: hidden states of the layers that are compressed, by the name of their weight.
+        rows: steps of the recurrent layers in it.
     """
 
     live: LiveNetwork
@@ -47,6 +50,7 @@ class Example:
     version: int
     outputs: Sequence[Tensor]
     states: Mapping[str, Tensor]
+    rows: int
 
     def loss(self, substitutes: Mapping[str, Substitute]) -> Tensor:
         """Distance of the outputs and of the hidden states with these weights in place."""
@@ -70,11 +74,15 @@ class Examples:
         self._versions = VARIANTS if live.recording.tokens else 1
         self._kept: dict[tuple[int, int], Example] = {}
         self._size = 0
+        self._most = len(live.recording.fitted)
         self._endless = self._all()
 
-    def next(self) -> Example:
-        """The next batch."""
-        return next(self._endless)
+    def next(self) -> list[Example]:
+        """Enough batches for one step."""
+        found = [next(self._endless)]
+        while sum(one.rows for one in found) < STEP_ROWS and len(found) < self._most:
+            found.append(next(self._endless))
+        return found
 
     def _all(self) -> Iterator[Example]:
         batches, version = self._live.recording.fitted, 0
@@ -95,7 +103,7 @@ class Examples:
     def _answered(self, batch: Any, place: int, version: int) -> Example:
         seed = version and self._live.seed * 1_000_003 + place * VARIANTS + version
         outputs, states = run_watched(self._live, batch, seed, dict.fromkeys(self._weights), {})
-        return Example(self._live, batch, seed, outputs, states)
+        return Example(self._live, batch, seed, outputs, states, self._live.recording.fitted_steps[place])
 
 
 def run_watched(

@@ -16,7 +16,7 @@ from trcompress.network.model_file import of_checkpoint
 from trcompress.network.outputs import KINDS_OF_OUTPUT, Outputs
 from trcompress.network.read_calibration import read_calibration
 
-FITTED_AT_ONCE, HELD_OUT_AT_ONCE = 64, 256
+FITTED_AT_ONCE, HELD_OUT_AT_ONCE = 128, 256
 """Examples in a batch: one to learn from, one to compare on."""
 
 

@@ -20,14 +20,14 @@ from trcompress.errors import UsageError
 from trcompress.network.batches import device_of, evaluating
 from trcompress.network.layerwise import Substitute
 
-STEP_SIZE = 0.07
+STEP_SIZE = 0.1
 """Learning rate, in units of the root mean square of what moves."""
 LEAST_SIZE = 0.02
 """Root mean square below which a parameter counts as this large."""
 LOOKS = 10
 """How often the held-out distance is measured."""
-PATIENCE = 3
-"""Looks without a better one after which the steps end."""
+PATIENCE = 4
+"""Looks without a better one after which the steps end: with a rate that falls, a better one may still come."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,21 @@ class _Steps:
         self._restore()
         return Refined(tuple(one.result() for one in self.moving), before, best, step)
 
-    def _step(self, example: Example) -> bool:
+    def _step(self, examples: Sequence[Example]) -> bool:
         """Take one step; False where the loss is not finite any more."""
-        loss = example.loss({one.name: one.substitute() for one in self.moving})
-        if not loss.requires_grad:
-            raise UsageError(
-                "`refine` needs gradients: what the network gives does not depend on its recurrent layers through "
-                'differentiable operations; leave refine out, or compare hidden states with outputs="states"'
-            )
-        if not bool(torch.isfinite(loss)):
-            return False
         self.optimizer.zero_grad()
-        loss.backward()
+        total = max(1, sum(one.rows for one in examples))
+        for example in examples:
+            loss = example.loss({one.name: one.substitute() for one in self.moving})
+            if not loss.requires_grad:
+                raise UsageError(
+                    "`refine` needs gradients: what the network gives does not depend on its recurrent layers "
+                    "through differentiable operations; leave refine out, or compare hidden states with "
+                    'outputs="states"'
+                )
+            if not bool(torch.isfinite(loss)):
+                return False
+            (loss * (example.rows / total)).backward()
         self.optimizer.step()
         return True
 
