@@ -10,8 +10,8 @@ syllables: a bidirectional LSTM with an embedding, packed input and attention, a
 `compress_(model, target_ratio=10, calibrate=loader, refine=300)`, agreement with the dense network on words not
 seen.
 
-Every call prints its time, that of the processor, and its peak memory above what was taken before. Nothing is chosen by
-test data: settings were chosen on other splits, tasks and draws (seeds 0, 1, 2 and 100 were in sight).
+Every call prints its time, that of the processor, and its peak memory above what was taken before. Nothing is
+chosen by test data: settings were chosen on other splits, tasks and draws (seeds 0, 1, 2 and 100 were in sight).
 
 Run: python benchmarks/calibration.py                      (everything; writes results/bench-calibration.json)
      python benchmarks/calibration.py --only g2p --draws 0 (a part; the other figures in the file are kept)

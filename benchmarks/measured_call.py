@@ -12,7 +12,7 @@ from trcompress.util.memory import peak_extra_bytes
 
 
 def measured(call: Callable[[], Any]) -> tuple[Any, dict[str, float | None]]:
-    """Run a call; return what it gave, its seconds, those of the processor, and its peak above what was taken before, in MB."""
+    """Run a call; return what it gave, its seconds, those of the processor, and its peak above the start, in MB."""
     kept: list[Any] = []
 
     def run() -> None:
