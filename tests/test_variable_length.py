@@ -34,12 +34,12 @@ def states_of(lstm, batch):
 
 
 def padded(lstm, packed, hx, places):
-    """What `run` gives for groups that begin at `places`, as torch.nn's LSTM gives it."""
+    """What `run_groups` gives for groups that begin at `places`, as torch.nn's LSTM gives it."""
     data, batch_sizes, order, back = packed
     groups = vl.make_groups(batch_sizes, vl.lengths_of(batch_sizes), places)
     hx = lstm.permute_hidden(hx, order) if hx else None
     about = KernelSettings(lstm.bias, lstm.num_layers, lstm.dropout, lstm.training, lstm.bidirectional)
-    output, *states = vl.run(data, groups, hx, lstm._flat_weights, about)
+    output, *states = vl.run_groups(data, groups, hx, lstm._flat_weights, about)
     return output, *lstm.permute_hidden(tuple(states), back)
 
 
@@ -76,7 +76,7 @@ def test_second_derivatives():
 
     def call(data, *weights):
         groups = vl.make_groups(packed.batch_sizes, vl.lengths_of(packed.batch_sizes), [0, 2, 3])
-        return vl.run(data, groups, None, weights, KernelSettings(True, 1, 0.0, True, True))
+        return vl.run_groups(data, groups, None, weights, KernelSettings(True, 1, 0.0, True, True))
 
     leaves = (packed.data.detach().requires_grad_(), *lstm.parameters())
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
@@ -91,7 +91,7 @@ def test_ring_layers_take_this_way(training, given_states, strategy, monkeypatch
     layer = TRLSTM(24, 16, 2, bidirectional=True, shape="4x6:4x4", ranks=2).train(training)
     layer.strategy = strategy
     used = []
-    monkeypatch.setattr("trcompress.layers.stack.run", lambda *args: used.append(1) or vl.run(*args))
+    monkeypatch.setattr("trcompress.layers.stack.run_groups", lambda *args: used.append(1) or vl.run_groups(*args))
     _, packed = packed_batch([9, 30, 17, 30, 3], 24, torch.float32)
     hx = tuple(torch.randn(4, 5, 16) for _ in range(2)) if given_states else None
     exact = to_dense_module(layer).double()
