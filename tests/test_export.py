@@ -15,6 +15,7 @@ from trcompress.deploy import to_plain
 from trcompress.deploy.export import export
 from trcompress.deploy.onnx_graph import build_onnx
 from trcompress.deploy.parity import Parity, check
+from trcompress.deploy.quantize import quantize_onnx
 from trcompress.deploy.sequence import READOUTS, SequenceNetwork
 from trcompress.errors import TrcompressError, UsageError
 
@@ -303,3 +304,34 @@ def test_what_exporters_say_is_quoted_in_one_plain_line(tmp_path):
     assert "\x1b" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "step 1/3" not in str(caught.value)
+
+
+class AttendsToItself(nn.Module):
+    """A head behind a mean is a Gemm in ONNX, which the quantizer transposes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(12, 16, batch_first=True)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        steps = self.rnn(x)[0]
+        return self.head(self.attention(steps, steps, steps, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.slow
+def test_int8_of_a_network_with_attention(tmp_path):
+    torch.manual_seed(0)
+    example = (torch.randn(2, 6, 12),)
+    found = export(AttendsToItself().eval(), onnx=tmp_path / "a.onnx", example=example, int8=True)
+    rounded = [one for one in found.parity if one.file == "onnx int8"]
+    assert len(rounded) == 3
+    assert 0 < max(one.difference for one in rounded) < 0.05
+    assert found.file_bytes["onnx int8"] < found.file_bytes["onnx"]
+
+
+def test_what_the_quantizer_says_is_one_line(tmp_path):
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(TrcompressError, match=r"cannot round this file: .*; ship it unrounded"):
+        quantize_onnx(tmp_path / "empty.onnx", tmp_path / "out.onnx")

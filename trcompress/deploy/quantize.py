@@ -33,9 +33,9 @@ def quantize_onnx(source: Path, out: Path) -> None:
 
 
 def _without_shapes(path: Path) -> Any:
-    """Read a graph without the shapes its exporter noted inside: the quantizer infers its own, and trips over others.
+    """Read a graph without the shapes its exporter noted inside: the quantizer infers its own.
 
-    A Linear that became a Gemm is rounded transposed, which a noted shape then contradicts.
+    A Linear that became a Gemm is rounded transposed, which a noted shape would contradict.
     """
     import onnx
 
