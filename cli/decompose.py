@@ -173,7 +173,10 @@ def _echo_plan(plan: ResolvedPlan, notes: Sequence[str]) -> None:
             remark(f"{weight.name}: {note}")
     for note in notes:
         remark(note)
+    told = {key for note in notes if note.startswith("dense: ") for key in note.split(" (")[0][7:].split(", ")}
     for matrix, reason in plan.skipped:
+        if matrix.key in told:  # the search says why
+            continue
         remark(f"{matrix.key} stays dense: {reason}")
 
 

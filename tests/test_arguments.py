@@ -76,3 +76,31 @@ def test_not_a_number_is_one_line_on_the_command_line(tmp_path, option):
     done = run("plan", tmp_path / "m.pt", option, "nan", "--calibrate", tmp_path / "d.npz")
     assert done.code == 2
     assert "nan" in done.stderr
+
+
+def test_what_a_search_found_prints_as_a_table():
+    found = trcompress.search_plan(model(), target_ratio=2, effort="low")
+    (one,) = found.weights
+    lines = repr(found).splitlines()
+    assert lines[0] == "1 of 1 weights planned"
+    assert lines[1].split()[:2] == ["chosen", "for"]
+    shown = lines[2].split()
+    assert shown[:2] == ["0.weight_ih_l0", one.chosen.rule.shape]
+    assert shown[2] == ",".join(map(str, one.chosen.weight.structure.ranks[:-1]))
+    assert shown[3:7] == [
+        f"{one.chosen.weight.parameters:,}",
+        f"{one.chosen.weight.compression_ratio:.2f}x",
+        f"{one.chosen.error:.4f}",
+        f"{one.chosen.bound:.4f}",
+    ]
+
+
+def test_what_a_budget_came_to_prints_as_a_table_and_reports():
+    torch.manual_seed(0)
+    found = trcompress.compress_(model(), target_size="3KB", calibrate=list(torch.randn(4, 8, 5, 12)))
+    lines = repr(found).splitlines()
+    assert (
+        f"{found.bytes_before:,} -> {found.nbytes:,} bytes ({found.bytes_before / found.nbytes:.2f}x)" in lines[0]
+    )
+    assert [line.split()[0] for line in lines[2:]] == [row.name.split()[0] for row in found.rows]
+    assert found.report().parameters_before == sum(one.numel() for one in model().parameters())

@@ -16,6 +16,7 @@ from trcompress.decomposition.weight import CompressedWeight
 from trcompress.layers import CoreWeight
 from trcompress.model.grammar import format_shape
 from trcompress.model.header import Step
+from trcompress.util.text import aligned
 from trcompress.version import __version__
 
 MOST_ROWS = 4
@@ -154,9 +155,7 @@ class Compressed(Sequence[Replacement]):
 
     def __repr__(self) -> str:
         rows = [("", *COLUMNS[1:]), *([row.key, *_cells(row)] for row in self.rows[:MOST_ROWS])]
-        widths = [max(len(cells[k]) for cells in rows) for k in range(len(COLUMNS))]
-        lines = [self._headline()]
-        lines += ["  " + "  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
+        lines = [self._headline(), *aligned(rows)]
         if len(self.rows) > MOST_ROWS:
             lines.append(f"  and {len(self.rows) - MOST_ROWS} more")
         return "\n".join([*lines, *self._remarks()])

@@ -56,6 +56,14 @@ class Row:
     bytes_after: int
     damage: float
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows of it, under `HEAD`."""
+        return self.name, f"{self.bytes_before:,}", f"{self.bytes_after:,}", f"{self.damage:.3g}", self.level
+
+
+HEAD = ("tensor", "bytes before", "after", "damage alone", "stored as")
+
 
 @dataclass(frozen=True)
 class Walk:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trcompress.artifact.report import Report, make_report
 from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
@@ -29,10 +30,11 @@ from trcompress.passes.damage import Damage, Inputs, divide
 from trcompress.passes.fold import fold_embeddings
 from trcompress.passes.ring_errors import LONG_FIGURE, carry_out, unmeasured
 from trcompress.passes.structures import Structures
-from trcompress.passes.walk import Row, Rung
+from trcompress.passes.walk import HEAD, Row, Rung
 from trcompress.util.arguments import check_numbers
 from trcompress.util.figures import read_size
 from trcompress.util.progress import Progress
+from trcompress.util.text import aligned
 from trcompress.version import __version__
 
 PASSES = ("fold", "rings", "units", "rounding")
@@ -42,7 +44,7 @@ STORED_AS = ("float16", "int8", "int4")
 """How tensors may be stored unless the user says otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Whole:
     """A network made to fit a file of so many bytes.
 
@@ -95,6 +97,15 @@ class Whole:
     def save(self, path: str | Path, *, overwrite: bool = False, sidecar: bool = False) -> Path:
         """Write the network as one artifact; see `trcompress.save`."""
         return save(self.model, path, overwrite=overwrite, packed=self.packed, sidecar=sidecar, **self._told())
+
+    def report(self) -> Report:
+        """Report on the network as it is now; see `trcompress.report`."""
+        return make_report(to_artifact(self.model, **self._told()))
+
+    def __repr__(self) -> str:
+        size = f"{self.bytes_before:,} -> {self.nbytes:,} bytes ({self.bytes_before / self.nbytes:.2f}x)"
+        head = f"{size}, {self.structure}; {self.measure}, held out: {self.damage:.4g}"
+        return "\n".join([head, *aligned([HEAD, *(row.cells for row in self.rows)])])
 
     def settled(self) -> Whole:
         """Return the same with the bytes that the file will have, in place of what was planned."""
@@ -271,13 +282,8 @@ def dense_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def _saved_bytes(
     model: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], packed: bool
 ) -> int:
-    step = _step(
-        "0.1875 of the units, 0.125 of the break-even rank",
-        "relative squared distance of the hidden states",
-        LONG_FIGURE,
-        "",
-        0,
-    )
+    longest = "0.1875 of the units, 0.125 of the break-even rank"
+    step = _step(longest, "relative squared distance of the hidden states", LONG_FIGURE, "", 0)
     resized = {one.name: (1_000_000, 1_000_000) for one in records if one.kind != "rounding"}
     original = {f"{name}.weight_ih_l0": shape for name, shape in resized.items()}
     told: dict[str, Any] = {"lineage": (step,) if records else (), "original": original, "found": unmeasured(model)}

@@ -10,9 +10,10 @@ from trcompress.calibration import LiveNetwork
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
 from trcompress.search.weight_search import PlanRow, WeightSearch
+from trcompress.util.text import aligned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NetworkSearch:
     """What the planner found for a checkpoint.
 
@@ -33,6 +34,13 @@ class NetworkSearch:
     dense: tuple[Matrix, ...] = ()
     measure: str = ""
     live: LiveNetwork | None = None
+
+    def __repr__(self) -> str:
+        head = ("chosen for", "shape", "ranks R0..", "values", "Eq. 7", "error", "bound", "outputs")
+        lines = [f"{len(self.weights)} of {len(self.weights) + len(self.dense)} weights planned"]
+        lines += aligned([head, *(_cells(one) for one in self.weights)])
+        lines += [f"  outputs: {self.measure}"] if self.measure else []
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     @property
     def plan(self) -> Plan:
@@ -78,6 +86,22 @@ class NetworkSearch:
             "difference_at_outputs": row.difference,
             "chosen": chosen,
         }
+
+
+def _cells(one: WeightSearch) -> tuple[str, ...]:
+    """What was chosen for one weight, as its row is printed."""
+    row = one.chosen
+    weight = row.weight
+    return (
+        one.matrix.key,
+        row.rule.shape,
+        ",".join(map(str, weight.structure.ranks[:-1])),
+        f"{weight.parameters:,}",
+        f"{weight.compression_ratio:,.2f}x",
+        f"{row.error:.4f}",
+        f"{row.bound:.4f}",
+        "" if row.difference is None else f"{row.difference:.4g}",
+    )
 
 
 def _sizes(matrix: Matrix) -> dict[str, Any]:
