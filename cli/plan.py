@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from trcompress.cli import options
 from trcompress.cli.compress import budget_options, whole_options
 from trcompress.cli.goal import GOALS, SEARCH, calibration_data, calibration_options, goal_options
-from trcompress.cli.lines import chosen_line, row_line, search_with_lines
+from trcompress.cli.lines import chosen_line, repeated_words, row_line, search_with_lines
 
 if TYPE_CHECKING:
     from trcompress.search import NetworkSearch, WeightSearch
@@ -52,27 +53,28 @@ def plan(checkpoint: Path, **given: Any) -> None:
     settings = {name: given[name] for name in (*GOALS, *SEARCH, "layer", "matrices", "seed")}
     with progress_bar("plan") as update:
         found = search(dense, **settings, **calibration_data(given), progress=update)
+    more = repeated_words(given)
     if given["format_"] == "json":
-        print_json(search_with_lines(found))
+        print_json(search_with_lines(found, more))
     else:
-        _print(found)
+        _print(found, more)
 
 
-def _print(found: NetworkSearch) -> None:
+def _print(found: NetworkSearch, more: Sequence[str]) -> None:
     from trcompress.cli.console import out
 
     for one in found.weights:
-        _print_weight(found, one)
+        _print_weight(found, one, more)
     if found.measure:
         out.print(f"\noutputs: {found.measure} on held-out examples, all other weights dense", markup=False)
     for note in found.notes:
         out.print(f"\n{note}", markup=False)
     if len(found.weights) > 1:
         out.print("\nall chosen together:", markup=False)
-        out.print(f"  {chosen_line(found)}", markup=False)
+        out.print(f"  {chosen_line(found, more)}", markup=False)
 
 
-def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
+def _print_weight(found: NetworkSearch, one: WeightSearch, repeated: Sequence[str]) -> None:
     from trcompress.cli.console import is_verbose, out
     from trcompress.cli.tables import make_table
     from trcompress.util.figures import count, ratio
@@ -101,4 +103,4 @@ def _print_weight(found: NetworkSearch, one: WeightSearch) -> None:
         f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
     )
     for row in one.rows:
-        out.print(f"  {row_line(found, row)}", markup=False)
+        out.print(f"  {row_line(found, row, repeated)}", markup=False)

@@ -1,6 +1,7 @@
 """What a user passes by mistake: one line that names the argument, never a fault from deep inside."""
 
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -104,3 +105,17 @@ def test_what_a_budget_came_to_prints_as_a_table_and_reports():
     )
     assert [line.split()[0] for line in lines[2:]] == [row.name.split()[0] for row in found.rows]
     assert found.report().parameters_before == sum(one.numel() for one in model().parameters())
+
+
+def test_the_line_that_a_calibrated_plan_prints_calibrates_too(tmp_path):
+    torch.save(model().state_dict(), tmp_path / "m.pt")
+    np.savez(tmp_path / "d.npz", x=torch.randn(32, 5, 12, generator=torch.Generator().manual_seed(0)).numpy())
+    data = ("--calibrate", tmp_path / "d.npz", "--outputs", "states", "--kind", "lstm")
+    words = ("plan", tmp_path / "m.pt", "--target-ratio", 2, "--effort", "low", *data, "--format", "json")
+    found = run(*words).json
+    line = shlex.split(found["command"])
+    assert line[:3] == ["trcompress", "decompose", str(tmp_path / "m.pt")]
+    done = run(*line[1:], "-o", tmp_path / "ring.safetensors")
+    assert done.code == 0, done.stderr
+    facts = trcompress.read_artifact(tmp_path / "ring.safetensors").header.lineage[-1].settings["calibration"]
+    assert facts["measure"] == found["measure"]
