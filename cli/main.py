@@ -22,6 +22,9 @@ from trcompress.util.inputs import inputs_noted, note_input
 from trcompress.util.user_code import code_files
 from trcompress.version import __version__
 
+MOST_CHARACTERS = 10_000
+"""Of one error: what a file says may be longer than any terminal."""
+
 
 class VerbGroup(click.Group):
     """A group that imports a verb's module only when the verb is run."""
@@ -131,7 +134,8 @@ def _spelled(message: str) -> str:
     from trcompress.cli.console import spelled
     from trcompress.util.text import visible
 
-    return visible(spelled(message), keep="\n")
+    told = visible(spelled(message[: MOST_CHARACTERS + 1]), keep="\n")
+    return told if len(message) <= MOST_CHARACTERS else f"{told} ... ({len(message):,} characters)"
 
 
 def _told(error: BaseException, message: str, code: int) -> int:

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 
 from trcompress.checkpoint.limits import DamageError, in_short
-from trcompress.checkpoint.stored import FileBytes, RawStorage, StoredTensor, UnreadableTensor, contiguous_stride
+from trcompress.checkpoint.stored import (
+    MAX_DIMS,
+    FileBytes,
+    RawStorage,
+    StoredTensor,
+    UnreadableTensor,
+    contiguous_stride,
+)
 
 MAX_HEADER_BYTES = 1 << 25
 DTYPES = {
@@ -110,6 +117,10 @@ def _tensor(name: str, entry: dict[str, Any], source: FileBytes) -> StoredTensor
     kind, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(shape, list) or any(type(number) is not int or number < 0 for number in shape):
         raise DamageError(f"its header gives tensor {name!r:.100} no valid shape")
+    if len(shape) > MAX_DIMS:
+        raise DamageError(
+            f"its header gives tensor {name!r:.100} {len(shape):,} dimensions; at most {MAX_DIMS} are read"
+        )
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
         return UnreadableTensor(f"a tensor of type {kind!r:.20}")

@@ -10,7 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
+from operator import mul
 from pathlib import Path
 from typing import IO
 
@@ -216,7 +218,8 @@ def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
         >>> contiguous_stride((2, 3, 4))
         (12, 4, 1)
     """
-    return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
+    inner = accumulate(reversed(shape[1:]), mul, initial=1)
+    return tuple(inner)[::-1] if shape else ()
 
 
 def _expect_size(path: Path, end: int) -> None:

@@ -254,7 +254,10 @@ def parse_header(text: str) -> Header:
     try:
         return Header.model_validate_json(_decompressed(text) if text.startswith(COMPRESSED) else text)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'header'}: {e['msg']}" for e in error.errors()[:10])
+        faults = "; ".join(
+            f"{'.'.join(str(part)[:80] for part in e['loc']) or 'header'}: {e['msg'][:300]}"
+            for e in error.errors()[:10]
+        )
         raise InputFileError(
             f"this is not an artifact that trcompress header version {VERSION} can read: {faults}"
         ) from error

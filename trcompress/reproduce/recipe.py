@@ -5,6 +5,7 @@ text -> (quick table) -> (settings, data) -> typed Recipe; whatever does not fit
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from trcompress.reproduce.recipe_schema import RECIPE_KINDS, Recipe
 from trcompress.util.inputs import note_input
 
 MAX_BYTES = 2**20
+MOST_PARTS = 32
+"""Of a dotted key: reading one takes memory and time in the square of its parts."""
+MOST_FAULTS, MOST_CHARACTERS = 50, 300
+"""Faults that are told, and characters of each."""
+_PART = re.compile(r"""\s*(?:[\w-]+|"[^"]*"|'[^']*')\s*""")
 QUICK = "quick"
 
 
@@ -87,13 +93,17 @@ def read_recipe(source: str | Path) -> RecipeFile:
     origin, path = str(source), _find(source)
     note_input(path)
     text = _read_text(path)
+    if any(_has_deep_key(line) for line in text.splitlines()):
+        raise InputFileError(f"{origin} nests deeper than a recipe does: a key has more than {MOST_PARTS} parts")
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputFileError(f"{origin} is not TOML: {error}") from error
     quick = values.pop(QUICK, {})
     if not isinstance(quick, dict):
-        raise InputFileError(f"{origin}: [quick] must be a table of what a rehearsal changes: got {quick!r}")
+        raise InputFileError(
+            f"{origin}: [quick] must be a table of what a rehearsal changes: got {repr(quick)[:100]}"
+        )
     faults = list(faults_of(values))
     told = {fault.partition(":")[0] for fault in faults}
     quick_faults = faults_of(merged(values, quick))
@@ -145,19 +155,32 @@ def parse_setting(text: str) -> dict[str, Any]:
     return parsed
 
 
+def _has_deep_key(line: str) -> bool:
+    run = 0
+    for part in line.split("."):
+        run = run + 1 if _PART.fullmatch(part) else 0
+        if run > MOST_PARTS:
+            return True
+    return False
+
+
 def faults_of(values: Mapping[str, Any]) -> Iterator[str]:
     """Say everything that is wrong with a recipe's tables, one line each: `path: what, got`."""
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in RECIPE_KINDS:
         known = ", ".join(RECIPE_KINDS)
         hint = nearest(kind, list(RECIPE_KINDS)) if isinstance(kind, str) else ""
-        yield f"kind: must be one of {known}, got {kind!r}{hint}"
+        yield f"kind: must be one of {known}, got {repr(kind)[:100]}{hint}"
         return
     try:
         RECIPE_KINDS[kind].model_validate(values)
     except ValidationError as error:
         faults = [fault for fault in error.errors() if not _follows(fault)]
-        yield from dict.fromkeys(_fault(fault, RECIPE_KINDS[kind]) for fault in faults)
+        yield from dict.fromkeys(
+            _fault(fault, RECIPE_KINDS[kind])[:MOST_CHARACTERS] for fault in faults[:MOST_FAULTS]
+        )
+        if len(faults) > MOST_FAULTS:
+            yield f"and {len(faults) - MOST_FAULTS:,} more"
 
 
 def _checked(values: Mapping[str, Any], origin: str, kind: type[TrcompressError]) -> Recipe:

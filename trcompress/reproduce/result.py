@@ -121,5 +121,7 @@ def read_result(path: str | Path) -> Result:
     except OSError as error:
         raise InputFileError(f"no such result: {path} ({error.strerror})") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        faults = "; ".join(
+            f"{'.'.join(str(part)[:80] for part in e['loc'])}: {e['msg'][:300]}" for e in error.errors()[:5]
+        )
         raise InputFileError(f"{path} is not a result of `trcompress reproduce`: {faults}") from error
