@@ -121,7 +121,7 @@ def _medians(rows: Sequence[Mapping[str, Any]], start: str) -> str:
     mine = [row for row in rows if row["what"].startswith(start)]
     ratio = median(row["dense_bytes"] / row["bytes"] for row in mine)
     changes = sorted(row["change"] for row in mine)
-    return f"{ratio:.1f}x: {median(changes):+.2f} points [{changes[0]:+.2f}, {changes[-1]:+.2f}]"
+    return f"{ratio:,.1f}x: {median(changes):+.2f} points [{changes[0]:+.2f}, {changes[-1]:+.2f}]"
 
 
 def _whole(record: Mapping[str, Any], part: str) -> str:
@@ -132,7 +132,12 @@ def _whole(record: Mapping[str, Any], part: str) -> str:
 
 
 def _say_whole(record: Mapping[str, Any]) -> str:
-    parts = {"g2p": "phoneme error without training", "hapt": "HAPT accuracy with training"}
+    parts = {
+        "g2p": "phoneme error without training",
+        "hapt": "HAPT accuracy with training",
+        "flare": "Flare accuracy with training",
+        "clips": "57,600 inputs, beside the ring it came from",
+    }
     return ". ".join(f"{text}: {_whole(record, part)}" for part, text in parts.items() if record.get(part))
 
 
