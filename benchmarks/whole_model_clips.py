@@ -56,7 +56,7 @@ class Clips:
 CLIPS = Clips(
     ring={"epochs": 40, "batch_size": 16, "lr": 2e-3, "dropout": 0.25},
     size=7_900,
-    tune={"epochs": 16, "batch_size": 16, "lr": 2e-3, "dropout": 0.25},
+    tune={"epochs": 20, "batch_size": 16, "lr": 2e-3, "core_lr_scale": 1.0, "dropout": 0.25},
     fresh={},
     how={"units": 64, "rank": 8, "matrices": ("ih", "hh"), "packed": True},
 )

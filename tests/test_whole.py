@@ -139,3 +139,14 @@ def test_wide_sequences_come_in_batches_small_enough_to_hold_some_out(
     inputs = divide(found.batches)
     assert len(inputs.held_out) == 2
     assert len(inputs.fitted) == 6
+
+
+def test_a_network_that_will_be_trained_is_not_rounded_coarsely_where_fewer_units_make_room() -> None:
+    given = {"target_bytes": 7_000, "packed": True}
+    trained = whole_(speller(), batches(), trained=True, **given)
+    assert trained.reached
+    steps = [float(row.level.rpartition(" ")[2]) for row in trained.rows if "steps" in row.level]
+    assert steps
+    assert max(steps) <= 0.3
+    untrained = whole_(speller(), batches(), passes=("fold", "rounding"), **given)
+    assert max(float(row.level.rpartition(" ")[2]) for row in untrained.rows if "steps" in row.level) > 0.3

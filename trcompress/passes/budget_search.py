@@ -12,6 +12,7 @@ from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
 from trcompress.passes.damage import Damage, Inputs
+from trcompress.passes.levels import STEPS
 from trcompress.passes.matrix_moments import matrix_moments
 from trcompress.passes.ring_errors import LONG_FIGURE
 from trcompress.passes.structures import Structure, Structures
@@ -20,6 +21,10 @@ from trcompress.util.progress import Progress, part_of
 
 WholeSize = Callable[[nn.Module, Mapping[str, Stored], Sequence[PassRecord]], int]
 """Bytes of the file that holds a network, some of its tensors in few bits, with these records."""
+
+TRAINED_STEP = 0.3
+"""Coarsest steps of entropy-coded integers that training begins with, some four bits. Beside a structure that
+already changes the outputs coarser ones look free, but training hardly gets on with them."""
 
 HARMLESS = 1e-3
 """Damage below which no other structure is looked for."""
@@ -59,14 +64,16 @@ class BudgetSearch:
             smallest = structure
             if structure.rank in fitting:
                 continue
-            walk = self._walk(structure, eight, self.progress)
+            walk = self._walk(structure, eight, self.progress, TRAINED_STEP)
             if walk.reached:
                 fitting[structure.rank] = structure, walk
         if not fitting:
             return smallest, self._walk(smallest, self.kinds, self.progress)
         return min(fitting.values(), key=_preference)
 
-    def _walk(self, structure: Structure, kinds: Sequence[str], progress: Progress | None) -> Walk:
+    def _walk(
+        self, structure: Structure, kinds: Sequence[str], progress: Progress | None, coarsest: float = STEPS[-1]
+    ) -> Walk:
         made = (*self.records, *structure.records)
 
         def size(network: nn.Module, stored: Mapping[str, Stored]) -> int:
@@ -82,6 +89,7 @@ class BudgetSearch:
                 size,
                 packed=self.packed,
                 kinds=kinds,
+                coarsest=coarsest,
                 progress=part_of(progress, structure.name, 0, 1),
             )
 

@@ -64,7 +64,9 @@ class LevelChoice:
 REST = "biases and small tensors"
 
 
-def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Sequence[str]) -> list[LevelChoice]:
+def choices_of(
+    model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Sequence[str], coarsest: float = STEPS[-1]
+) -> list[LevelChoice]:
     """List the levels of every floating-point tensor of a network.
 
     Args:
@@ -72,6 +74,7 @@ def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Se
         seen: moments of what its matrices multiply.
         packed: whether integers will be entropy-coded.
         kinds: storage types that are allowed, keys of `STORAGE`.
+        coarsest: of `STEPS` that are tried.
     """
     state = {key: value for key, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     first = _first_names(state)
@@ -79,7 +82,7 @@ def choices_of(model: nn.Module, seen: MatrixMoments, *, packed: bool, kinds: Se
     found = []
     for key in matrices:
         bias = _bias_beside(key, state, model)
-        levels = _matrix_levels(key, state[key], seen.moments.get(key), bias is not None, packed, kinds)
+        levels = _matrix_levels(key, state[key], seen.moments.get(key), bias is not None, packed, kinds, coarsest)
         found.append(LevelChoice(key, first[key], bias, tuple(levels)))
     rest = tuple(key for name in first if name not in matrices for key in first[name])
     if rest:
@@ -113,7 +116,13 @@ def _bias_beside(key: str, state: Mapping[str, Tensor], model: nn.Module) -> str
 
 
 def _matrix_levels(
-    key: str, value: Tensor, moments: Moments | None, has_bias: bool, packed: bool, kinds: Sequence[str]
+    key: str,
+    value: Tensor,
+    moments: Moments | None,
+    has_bias: bool,
+    packed: bool,
+    kinds: Sequence[str],
+    coarsest: float,
 ) -> Iterator[Level]:
     yield Level(AS_IT_IS, value.nbytes, {})
     for kind in kinds:
@@ -125,7 +134,7 @@ def _matrix_levels(
             found = round_matrix(value, kind, moments, centred=has_bias)
             yield Level(kind, _bytes(found.stored, packed), {key: found.stored}, found.shift)
     if packed and "int8" in kinds:
-        for step in STEPS:
+        for step in (one for one in STEPS if one <= coarsest):
             found = round_matrix(value, "int8", moments, step, centred=has_bias)
             name = f"int8 in steps of {step:g}"
             yield Level(name, _bytes(found.stored, packed), {key: found.stored}, found.shift)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trcompress.artifact.storage import Stored
 from trcompress.passes.damage import Damage
 from trcompress.passes.ladder import Measured, moves
-from trcompress.passes.levels import LevelChoice, Placed, choices_of
+from trcompress.passes.levels import STEPS, LevelChoice, Placed, choices_of
 from trcompress.passes.matrix_moments import MatrixMoments
 from trcompress.util.progress import Progress
 
@@ -103,6 +103,7 @@ def walk_down(
     *,
     packed: bool,
     kinds: Sequence[str],
+    coarsest: float = STEPS[-1],
     progress: Progress | None = None,
 ) -> Walk:
     """Choose how every tensor is stored so that the file takes at most `target_bytes`, cheapest damage first.
@@ -115,9 +116,10 @@ def walk_down(
         file_size: tells it.
         packed: entropy-code integers.
         kinds: storage types that are allowed.
+        coarsest: of the levels' distances that are tried where integers are entropy-coded.
         progress: called with (what, fraction done).
     """
-    with Placed(model, choices_of(model, seen, packed=packed, kinds=kinds)) as placed:
+    with Placed(model, choices_of(model, seen, packed=packed, kinds=kinds, coarsest=coarsest)) as placed:
         measured = _measure_all(placed, damage, progress)
         start, steps = moves(measured)
         descent = _Descent(placed, damage, file_size)
