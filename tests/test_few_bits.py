@@ -16,7 +16,7 @@ from test_resume import StopAt, same_files
 import trcompress
 from trcompress import read_artifact
 from trcompress.artifact import write
-from trcompress.artifact.storage import STORAGE, Stored
+from trcompress.artifact.storage import STORAGE, Rounding, Stored
 from trcompress.artifact.write import write_artifact
 from trcompress.training.finetune import finetune
 from trcompress.training.run_state import RunInterruptedError
@@ -142,3 +142,27 @@ def test_two_processes_train_what_one_trains(
         losses[processes] = [one["loss"] for one in found["history"] if "loss" in one]
         assert {one.kind for one in read_artifact(out).stored.values()} == {kind}
     assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+
+
+def test_training_keeps_merged_biases_merged_and_the_file_within_its_bytes(
+    task: dict[str, Path], tmp_path: Path
+) -> None:
+    artifact = read_artifact(task["ring"])
+    merged = artifact.tensors["encoder.rnn.bias_ih_l0"] + artifact.tensors["encoder.rnn.bias_hh_l0"]
+    artifact.tensors |= {"encoder.rnn.bias_ih_l0": merged, "encoder.rnn.bias_hh_l0": torch.zeros_like(merged)}
+    artifact.stored = {
+        "encoder.rnn.weight_hh_l0": Rounding("int8", 0.3).of(artifact.tensors["encoder.rnn.weight_hh_l0"])
+    }
+    artifact.tensors |= {key: one.expand() for key, one in artifact.stored.items()}
+    artifact = replace(artifact, packed=True, path=None)
+    few, out = write_artifact(tmp_path / "few.safetensors", artifact), tmp_path / "out.safetensors"
+    options: dict[str, Any] = {"epochs": 2, "lr": 3e-2, "device": "cpu", "overwrite": True}
+    finetune(few, small_task.data_set(), out, **options)
+    tuned = read_artifact(out)
+    assert not tuned.tensors["encoder.rnn.bias_hh_l0"].any()
+    assert not torch.equal(tuned.tensors["encoder.rnn.bias_ih_l0"], merged)
+    most = out.stat().st_size - 1_000  # more than coarser integers give: what was not rounded becomes float16
+    found = finetune(few, small_task.data_set(), out, **options, most_bytes=most)
+    assert out.stat().st_size <= most
+    measured = run("evaluate", out, "--data", task["data"], "--format", "json").json
+    assert measured["accuracy"] == found.metrics["accuracy_after"]

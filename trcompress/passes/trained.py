@@ -10,6 +10,7 @@ from typing import Any
 
 from trcompress.artifact.write import COMPACT_BELOW, write_artifact
 from trcompress.data import DataSet
+from trcompress.errors import UsageError
 from trcompress.network.classifier import Wiring
 from trcompress.passes.whole import Whole
 from trcompress.passes.whole_file import RunnableFile, compress_file
@@ -87,6 +88,11 @@ def compress_and_train(
             overwrite=overwrite,
             command=command,
             display=display,
+        )
+    if (size := trained.out.stat().st_size) > target_bytes:
+        raise UsageError(
+            f"training made {trained.out} larger than asked: {size:,} bytes, {target_bytes:,} wanted; it is kept, "
+            "and `trcompress compress` with `passes=rounding` makes it smaller; or give a smaller `target_size`"
         )
     return TrainedFile(whole, trained)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.storage import Integers, Rounding, Stored, as_rows, storage
 from trcompress.artifact.write import file_bytes
+from trcompress.model.kinds import KINDS
 from trcompress.network.classifier import Classifier
 
 COARSER = (1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5)
@@ -111,24 +112,61 @@ def round_as_stored(student: Classifier, artifact: Artifact, most_bytes: int | N
     Args:
         student: the network.
         artifact: the file it comes from.
-        most_bytes: that the file may take: entropy-coded integers become coarser until it does.
+        most_bytes: that the file may take: entropy-coded integers become coarser until it does, and what is not
+            rounded becomes float16 where that is not enough.
 
     Returns:
         What the file stores in few bits, by key.
     """
+    if artifact.packed:
+        _merge_biases(student, artifact)
     storage = roundings(student, artifact, "kept") | dict(student.storage)
     state, keys = student.module.state_dict(), student.keys
-    values = {name: state[name].to("cpu", artifact.tensors[keys[name]].dtype) for name in storage}
-    others = {keys[name]: value.detach().cpu() for name, value in state.items() if name in keys}
-    for coarser in COARSER:
-        rounded = {keys[name]: _coarser(how, coarser).of(values[name]) for name, how in storage.items()}
-        found = artifact.stored | rounded
-        tensors = artifact.tensors | others | {key: one.expand() for key, one in rounded.items()}
-        if most_bytes is None or file_bytes(replace(artifact, tensors=tensors, stored=found)) <= most_bytes:
+    wide = {name: Rounding("float16") for name, one in state.items() if name in keys and one.dtype.itemsize > 2}
+    halves = {name: one for name, one in wide.items() if state[name].is_floating_point()} | storage
+    tries = [(storage, coarser) for coarser in COARSER] + [(halves, coarser) for coarser in COARSER]
+    found: dict[str, Stored] = {}
+    for chosen, coarser in tries:
+        found = artifact.stored | _rounded(student, artifact, chosen, coarser)
+        if most_bytes is None or _file_bytes(student, artifact, found) <= most_bytes:
             break
-    for name in storage:
-        state[name].copy_(found[keys[name]].expand())
+    for name in keys:
+        if keys[name] in found:
+            state[name].copy_(found[keys[name]].expand())
     return found
+
+
+def _rounded(
+    student: Classifier, artifact: Artifact, storage: Mapping[str, Rounding], coarser: float
+) -> dict[str, Stored]:
+    state, keys = student.module.state_dict(), student.keys
+    own = {name: state[name].to("cpu", artifact.tensors[keys[name]].dtype) for name in storage}
+    return {keys[name]: _coarser(how, coarser).of(own[name]) for name, how in storage.items()}
+
+
+def _file_bytes(student: Classifier, artifact: Artifact, stored: Mapping[str, Stored]) -> int:
+    state = student.module.state_dict()
+    others = {key: state[name].detach().cpu() for name, key in student.keys.items() if name in state}
+    tensors = artifact.tensors | others | {key: one.expand() for key, one in stored.items()}
+    return file_bytes(replace(artifact, tensors=tensors, stored=dict(stored)))
+
+
+def _merge_biases(student: Classifier, artifact: Artifact) -> None:
+    """Put the sum of two biases into the first again, where the file held it so: training moves either."""
+    keys = {key: name for name, key in student.keys.items()}
+    state = student.module.state_dict()
+    for layer in artifact.header.layers:
+        pair = [layer.keys.get(role, "") for role in ("bias_ih", "bias_hh")]
+        held = artifact.tensors.get(pair[1])
+        if (
+            KINDS[layer.kind].sums_biases
+            and held is not None
+            and not held.any()
+            and all(key in keys for key in pair)
+        ):
+            first, second = (state[keys[key]] for key in pair)
+            first += second
+            second.zero_()
 
 
 def _coarser(how: Rounding, factor: float) -> Rounding:
