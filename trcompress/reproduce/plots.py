@@ -222,7 +222,7 @@ def _draw_matrices(pictures: MatrixPlot) -> Any:
     grid = figure.subplots(1, count, squeeze=False)[0]
     for axes, matrix in zip(grid, pictures.matrices, strict=True):
         shown = axes.imshow(matrix.values, vmin=low, vmax=high, cmap=colours, interpolation="nearest")
-        axes.set_title(matrix.title, fontsize=8)
+        axes.set_title(matrix.title.replace(": ", "\n", 1), fontsize=9)
         axes.set_xlabel(f"{100 * _beyond(matrix, low, high):.1f} % clipped", fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
