@@ -38,6 +38,11 @@ def recipe_with(tmp_path, more):
 
 
 FILES = {
+    "too many tensors": (
+        "many.safetensors",
+        safetensors_of({f"k{k}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for k in range(120_000)}),
+        "lists 120,000 tensors; at most 100,000 are read",
+    ),
     "a key of 50,000 parts": ("key.toml", b"\n" + b".".join([b"a"] * 50_000) + b" = 1\n", "more than 32 parts"),
     "a table of 50,000 quoted parts": (
         "table.toml", b"\n[" + b" . ".join([b'"a b"'] * 50_000) + b"]\n", "more than 32 parts",

@@ -20,6 +20,7 @@ from trcompress.checkpoint.stored import (
 )
 
 MAX_HEADER_BYTES = 1 << 25
+MAX_TENSORS = 100_000
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -85,6 +86,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         if not length or 8 + length > size:
             raise DamageError(f"it is truncated: a header of {length:,} bytes does not fit in {size:,}")
         text = stream.read(length)
+    if (count := text.count(b'"data_offsets"')) > MAX_TENSORS:  # before they are parsed: each takes 2 kB then
+        raise DamageError(f"its header lists {count:,} tensors; at most {MAX_TENSORS:,} are read")
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
