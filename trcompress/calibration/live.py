@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trcompress.calibration.factor_cache import FactorCache
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
+from trcompress.errors import InputFileError
 from trcompress.model.matrix import Matrix
 from trcompress.network.batches import Forward, bytes_of, default_forward, evaluating
 from trcompress.network.calls import Calls
@@ -186,6 +187,11 @@ class HeldOut:
         with evaluating(live.model, live.seed), torch.no_grad():
             for batch, calls in zip(batches, self._calls, strict=True):
                 self._kept.append(live.run(batch, {}, calls=calls))
+                if not bool(torch.isfinite(live.difference(self._kept[-1], self._kept[-1]))):
+                    raise InputFileError(
+                        "what the dense network gives must be finite where it is compared: there is NaN or Inf "
+                        "among it; choose other `outputs`, as a function of what it gives"
+                    )
                 if bytes_of(self._kept) > KEPT_BYTES:
                     self._kept = []
                     break

@@ -15,6 +15,7 @@ KEPT_ROWS = 512
 """Rows that stand for wider inputs, at most."""
 KEPT_VALUES = 1 << 23
 """Values of those rows, at most: 64 MB in float64."""
+NOT_FINITE = "what reaches a recurrent layer must be finite: the calibration data gives NaN or Inf"
 BLOCK_ROWS = 4096
 """Inputs that are turned into float64 at once."""
 
@@ -83,9 +84,7 @@ class Sketch:
         """
         mean = self._sum.cpu() / self._count
         if not bool(torch.isfinite(mean).all()):
-            raise InputFileError(
-                "what reaches a recurrent layer must be finite: the calibration data gives NaN or Inf"
-            )
+            raise InputFileError(NOT_FINITE)
         if self._gram is not None:
             second = self._gram.cpu() / self._count
             return InputMoments(mean, _root(second), _root(second - torch.outer(mean, mean)), self._count)

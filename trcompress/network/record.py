@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.errors import InputFileError, UsageError
-from trcompress.network.batches import Forward, bytes_of, default_forward, evaluating, run_first
+from trcompress.network.batches import Forward, batch_fits, bytes_of, default_forward, evaluating, run_first
 from trcompress.network.layerwise import layer_by_layer, recurrent_layers
-from trcompress.network.moments import InputMoments, Sketch, weighted_moments
+from trcompress.network.moments import NOT_FINITE, InputMoments, Sketch, weighted_moments
 from trcompress.network.outputs import Outputs, Select, find_outputs
 from trcompress.network.tokens import TokenTables, TokenUse
 
@@ -89,10 +90,12 @@ def record(
     watch = _InputRecorder(model)
     decided: Outputs | None = None
     with evaluating(model, seed):
-        for held, batch in _divided(batches, held_out):
+        for number, (held, batch) in enumerate(_divided(batches, held_out)):
             if decided is None:
                 decided = find_outputs(model, run_first(model, run, batch), outputs)
-            steps = watch.run(run, batch, counted=not held)
+            later = batch_fits(model, batch, f"; this is batch {number}, those before it fitted")
+            with later if number and run is default_forward else nullcontext():
+                steps = watch.run(run, batch, counted=not held)
             (compared if held else fitted).add(batch, steps)
     if decided is None:
         raise InputFileError("the calibration data must hold at least one batch: it gave none")
@@ -155,6 +158,8 @@ class _InputRecorder:
         def tap(what: str, weight: str, rows: Tensor) -> None:
             if what == "inputs":
                 steps[weight] = steps.get(weight, 0) + len(rows)
+            if not bool(torch.isfinite(rows.sum())):
+                raise InputFileError(NOT_FINITE)
             if counted and len(rows):
                 self._add(what, weight, rows)
 
