@@ -7,7 +7,7 @@ from torch import Tensor
 from trcompress.decomposition import MatrixSource, Metric
 from trcompress.decomposition.factors import metric_factors
 
-KEPT_BYTES = 48 * 2**20
+KEPT_BYTES = 24 * 2**20
 """Bytes of factors that are kept; beyond, they are found again each time."""
 
 

@@ -27,7 +27,9 @@ BRIEF_STEPS = 6_000
 PROBED_STEPS = 8_000
 """Steps over which the sensitivity of gates is measured."""
 KEPT_BYTES = 48 * 2**20
-"""Bytes of the dense network's outputs that are kept, and of what its layers gave; the rest is computed again."""
+"""Bytes of the dense network's outputs that are kept; above, they are computed again each time."""
+CALLS_BYTES = 24 * 2**20
+"""Bytes of what its layers were fed and gave that are kept; further calls run again."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class HeldOut:
     def __init__(self, live: LiveNetwork, batches: Sequence[Any]) -> None:
         self.live, self.batches = live, batches
         self._kept: list[list[Tensor]] = []
-        self._calls = [Calls(KEPT_BYTES // max(1, len(batches))) for _ in batches]
+        self._calls = [Calls(CALLS_BYTES // max(1, len(batches))) for _ in batches]
         with evaluating(live.model, live.seed), torch.no_grad():
             for batch, calls in zip(batches, self._calls, strict=True):
                 self._kept.append(live.run(batch, {}, calls=calls))

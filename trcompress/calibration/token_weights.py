@@ -20,7 +20,9 @@ SWEEPS = 30
 FLOOR = 1e-2
 """Least weight of an entry, in units of the mean: tokens that are never seen may not become anything."""
 RIDGE = 1e-9
-BLOCK_VALUES = 1 << 22
+BLOCK_ROWS = 1024
+"""Gradients that are turned into float64 at once."""
+BLOCK_VALUES = 1 << 20
 """Values of the normal equations that are formed at once."""
 
 
@@ -49,9 +51,13 @@ def token_sensitivity(table: Tensor, places: Tensor, gradients: Tensor) -> Token
         places: (n,) which row each step was fed.
         gradients: (n, O) of a probe with respect to the gates.
     """
-    exact = gradients.double()
-    basis = torch.linalg.eigh(exact.t() @ exact)[1]
-    weights = exact.new_zeros(len(table), exact.shape[1]).index_add_(0, places, (exact @ basis).square())
+    second = torch.zeros(gradients.shape[1], gradients.shape[1], dtype=torch.float64)
+    for block in gradients.split(BLOCK_ROWS):
+        second.addmm_(block.double().t(), block.double())
+    basis = torch.linalg.eigh(second)[1]
+    weights = second.new_zeros(len(table), gradients.shape[1])
+    for block, rows in zip(gradients.split(BLOCK_ROWS), places.split(BLOCK_ROWS), strict=True):
+        weights.index_add_(0, rows, (block.double() @ basis).square())
     counts = torch.bincount(places, minlength=len(table)).double()
     return TokenSensitivity(table.double(), counts / counts.sum(), weights, basis)
 
