@@ -42,7 +42,7 @@ class Benchmark:
 BENCHMARKS = {
     "bench-whole-model": Benchmark(
         "Whole files under one budget: bytes, metric, latency",
-        "g2p (pretrained, 2,000 words); HAPT and Flare (trained here, unseen people and outfits); procedural clips",
+        "g2p (pretrained, 2,000 words); HAPT and Flare (trained here, unseen people and outfits)",
         bench_tables.whole_model,
         "python benchmarks/whole_model.py",
     ),

@@ -18,12 +18,10 @@ from torch import nn
 from whole_model_trained import Row, rows_of
 
 from trcompress import TRLSTM, save
-from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data, make_clips
 from trcompress.network.model_file import open_model
 from trcompress.passes.runnable import runnable_classifier
 from trcompress.passes.trained import compress_and_train
-from trcompress.passes.whole_file import compress_file
 from trcompress.training.finetune import finetune
 from trcompress.training.settings import read_settings
 
@@ -90,12 +88,15 @@ def run_clips(data: DataSet, seed: int, kept: Kept, clips: Clips = CLIPS) -> lis
     epochs = clips.ring["epochs"] + clips.tune["epochs"]
     scratch = read_settings(clips.tune | clips.fresh | {"seed": seed, "epochs": epochs, "start": "scratch"})
     small = kept.made("small", lambda out: compress(data, ring, out, seed, clips))
-    fresh = kept.made("fresh", lambda out: finetune(small, data, out, settings=scratch, teacher=ring, resume=True))
+    fresh = kept.made(
+        "fresh",
+        lambda out: finetune(small, data, out, settings=scratch, teacher=ring, most_bytes=clips.size, resume=True),
+    )
     files = {
         "ring": ring,
         BASE: kept.made("more", lambda out: finetune(ring, data, out, settings=tune, teacher=ring, resume=True)),
-        f"trcompress, at most {clips.size:,} bytes": fitted(data, small, seed, clips),
-        "fresh, the same form": fitted(data, fresh, seed, clips),
+        f"trcompress, at most {clips.size:,} bytes": small,
+        "fresh, the same form": fresh,
     }
     return rows_of(files, data, None, seed, DENSE_BYTES, BASE)
 
@@ -125,13 +126,3 @@ def compress(data: DataSet, ring: Path, out: Path, seed: int, clips: Clips) -> N
     )
     if found.training is None:
         raise RuntimeError(f"clips: {found.whole.nbytes:,} bytes is the least that was reached")
-
-
-def fitted(data: DataSet, path: Path, seed: int, clips: Clips) -> Path:
-    """Round what training left too large, as `trcompress compress FILE --passes rounding` does."""
-    if path.stat().st_size <= clips.size:
-        return path
-    runnable = runnable_classifier(open_model(path), data, seed=seed)
-    how = {"passes": ("rounding",), "packed": True, "seed": seed}
-    artifact, _ = compress_file(runnable, target_bytes=clips.size, **how)
-    return write_artifact(path.with_name(f"{path.stem}-fitted.safetensors"), artifact, overwrite=True)
