@@ -200,6 +200,17 @@ def _say_tables(record: Mapping[str, Any]) -> str:
     return f"see {', '.join(parts)}" if parts else "see its table"
 
 
+def _say_calibration(record: Mapping[str, Any]) -> str:
+    """The phoneme error rate of every way at every ratio, medians over draws, and what else the section has."""
+    rates: dict[tuple[Any, Any], list[float]] = {}
+    for row in record.get("g2p", []):
+        if not isinstance(row.get("draw"), str) and "PER_unseen" in row:
+            rates.setdefault((row.get("ratio"), row.get("way")), []).append(row["PER_unseen"])
+    texts = [f"{ratio}x {way} {median(found):.1f} %" for (ratio, way), found in rates.items()]
+    rest = _say_tables({name: value for name, value in record.items() if name != "g2p"})
+    return f"g2p's phoneme error: {', '.join(texts)}; {rest}" if texts else rest
+
+
 def _say_install(record: Mapping[str, Any]) -> str:
     whole, torch = (f"{record[key] / 1e6:,.0f} MB" for key in ("all_bytes", "torch_bytes"))
     return f"{whole} in {record['packages']} packages, {torch} of it PyTorch; pip check: {record['pip_check']}"
@@ -207,7 +218,7 @@ def _say_install(record: Mapping[str, Any]) -> str:
 
 RECORDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "bench-whole-model": ("Whole files, beside dense (median of seeds)", _say_whole),
-    "bench-calibration": ("Calibration without labels", _say_tables),
+    "bench-calibration": ("Calibration without labels", _say_calibration),
     "bench-decompose": ("Decomposition", _say_decompose),
     "bench-layers": ("Layers at 57,600 inputs", _say_layers),
     "bench-variable-length": ("Packed sequences", _say_lengths),
