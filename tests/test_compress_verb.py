@@ -335,3 +335,22 @@ def test_errors_of_rings_and_bytes_before_are_the_files(tmp_path: Path) -> None:
     assert known["tensor_bytes_before"] == sum(one.nbytes for one in model.state_dict().values())
     assert "lineage: none in the file" in run("report", small).stdout
     assert "Eq. 7" not in run("report", small).stdout
+
+
+@pytest.mark.parametrize("size", ["500KB", "500kB", "0.5MB", "500KiB", "512000", "1.5 MB"])
+def test_sizes_are_read_as_people_write_them_and_the_bytes_printed_are_the_files(
+    task: tuple[Path, Path], tmp_path: Path, size: str
+) -> None:
+    dense, data = task
+    out = tmp_path / "small.safetensors"
+    words = ("compress", dense, "--target-size", size, "--calibrate", data, "--passes", "fold", "-o", out)
+    found = run(*words, "--format", "json").json
+    assert found["file_bytes"] == found["ladder"][-1]["nbytes"] == out.stat().st_size
+
+
+def test_sizes_that_change_nothing_are_refused(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    words = ("compress", dense, "--target-size", "9KB", "--calibrate", data, "-o", tmp_path / "o.safetensors")
+    found = run(*words, "--units", 99)
+    assert found.code == 2
+    assert "--units 99 must change something: layers whose units may go have: rnn 32" in found.stderr

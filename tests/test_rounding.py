@@ -98,3 +98,21 @@ def test_one_hot_rows_and_zeros_stay_as_they_are() -> None:
     for values in (torch.eye(5), torch.zeros(3, 4)):
         assert torch.equal(Stored.of(values, "int8").expand(), values)
     assert as_rows(torch.ones(3)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_compensation_pays_most_where_neighbours_are_alike(kind: str) -> None:
+    """The figure of docs/decisions.md, at 2,048 inputs, which `Moments.of_size` leaves out for time."""
+    draw = torch.Generator().manual_seed(0)
+    kernel = torch.exp(-torch.arange(-30, 31).double().abs() / 8)
+    noise = torch.randn(4000, 1, 2048, generator=draw).double()
+    inputs = torch.nn.functional.conv1d(noise, (kernel / kernel.norm()).view(1, 1, -1), padding=30).squeeze(1)
+    weight = torch.randn(32, 2048, generator=draw)
+    seen = Moments(2048, 0, torch.zeros(2048).double(), torch.zeros(2048, 2048).double())
+    seen.add(inputs[:3000])
+    new = inputs[3000:] - inputs[:3000].mean(0)
+    errors = [
+        (new @ (weight.double() - round_matrix(weight, kind, one).stored.expand().double()).T).square().sum()
+        for one in (None, seen)
+    ]
+    assert errors[1] < errors[0] / 10

@@ -148,8 +148,10 @@ class Structures:
         if found is None:
             able = {name: self._model.get_submodule(name).hidden_size for name in self._importance()}
             told = ", ".join(f"{name} {size}" for name, size in able.items()) or "none"
+            asked = {"units": units, "rank": rank}
+            given = " and ".join(f"`{name}={value}`" for name, value in asked.items() if value is not None)
             raise UsageError(
-                f"`units={units}` and `rank={rank}` must change something: layers whose units may go have: {told}; "
+                f"{given} must change something: layers whose units may go have: {told}; "
                 f"matrices that may be of lower rank are `matrices={','.join(self._roles)}`"
             )
         return found
