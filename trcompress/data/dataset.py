@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -138,6 +138,19 @@ class DataSet:
         """The parts that exist and hold rows, by name."""
         parts = (self.train, self.validation, self.test)
         return {part.name: part for part in parts if part is not None and len(part)}
+
+    def with_scores(self, count: int | None) -> DataSet:
+        """Return the data with a class for every score of a network, where labels use only the first of them.
+
+        Args:
+            count: scores; None, fewer than there are classes, or numbers to be met leave the data as it is.
+        """
+        known = len(self.classes)
+        if count is None or count <= known or self.task == "regression":
+            return self
+        more = tuple(map(str, range(known, count)))
+        note = f"the network gives {count:,} scores, the data has {known:,} classes: the others never occur"
+        return replace(self, classes=self.classes + more, notes=(*self.notes, note))
 
     @property
     def fingerprint(self) -> str:

@@ -87,7 +87,8 @@ def find_head(file: ModelFile, features: int, classes: int | None = None, key: s
     Args:
         file: the model.
         features: size of the last hidden state.
-        classes: rows the head must have, where the data tells.
+        classes: rows the head must have, where the data tells; a head that is named may have more, as the last of
+            a vocabulary may not occur.
         key: the head's weight (or the module's name), if the user says.
 
     Raises:
@@ -153,8 +154,8 @@ def _named_head(file: ModelFile, found: list[str], key: str, features: int, clas
             f"candidates are {_sized(file, found) or 'none'}"
         )
     rows = file.shapes[weight][0]
-    if classes is not None and rows != classes:
-        raise UsageError(f"the head must have one row a class: {weight} has {rows} for data of {classes} classes")
+    if classes is not None and rows < classes:
+        raise UsageError(f"the head must have a row a class: {weight} has {rows} for data of {classes} classes")
     return Head(weight, bias_of(file, weight), "the given matrix")
 
 

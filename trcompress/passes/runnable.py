@@ -25,7 +25,7 @@ from trcompress.network.read_classifier import read_classifier
 from trcompress.network.user_model import load_user_model
 from trcompress.passes.damage import KEPT_BYTES
 from trcompress.passes.whole_file import RunnableFile, base_artifact
-from trcompress.training.evaluate import check_fits
+from trcompress.training.evaluate import fitted
 from trcompress.util.progress import Progress
 
 MOST_SEQUENCES = 1_024
@@ -122,7 +122,7 @@ def runnable_classifier(
         InputFileError, UsageError: the file holds no classifier for the data.
     """
     classifier = read_classifier(file, wiring, classes=len(data.classes))
-    check_fits(classifier, data)
+    data = fitted(data, classifier)
     part = next(iter(data.splits.values()))
     note = f"calibrated on the {part.name} part of {data.name}"
     batches = list(_batches(part, seed))

@@ -120,7 +120,10 @@ def evaluate(
         data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
         part = choose_split(data, split)
         classifier = _ready(model, wiring, data, crew)
+        data = fitted(data, classifier, _name(model))
         other = None if teacher is None else Teacher(_ready(teacher, wiring, data, crew), crew.device)
+        if other is not None:
+            check_fits(other.classifier, data, _name(teacher))
         figures = measure(
             classifier.module,
             part,
@@ -147,6 +150,17 @@ def choose_split(data: DataSet, name: str) -> Split:
             f"{data.name} has {', '.join(data.splits)}"
         )
     return data.splits[name]
+
+
+def fitted(data: DataSet, classifier: Classifier, what: str = "the model") -> DataSet:
+    """Return the data with a class for every score of a network, which may be more than occur.
+
+    Raises:
+        InputFileError: the network was not made for this data; see `check_fits`.
+    """
+    data = data.with_scores(classifier.classes)
+    check_fits(classifier, data, what)
+    return data
 
 
 def check_fits(classifier: Classifier, data: DataSet, what: str = "the model") -> None:
@@ -263,6 +277,9 @@ def classifier_for(
 
 def _ready(model: str | Path | Classifier, wiring: Wiring | None, data: DataSet, crew: Team) -> Classifier:
     found = model if isinstance(model, Classifier) else classifier_for(data, model, wiring)
-    check_fits(found, data, str(model) if not isinstance(model, Classifier) else "the model")
     found.module.to(crew.device)
     return found
+
+
+def _name(model: str | Path | Classifier | None) -> str:
+    return "the model" if isinstance(model, Classifier) else str(model)

@@ -20,7 +20,7 @@ from trcompress.network.classifier import Classifier, Wiring
 from trcompress.network.model_file import ModelFile, open_model
 from trcompress.training.display import CallingDisplay, Display, NoDisplay
 from trcompress.training.distributed import Team, choose_device, team
-from trcompress.training.evaluate import check_fits, classifier_for
+from trcompress.training.evaluate import check_fits, classifier_for, fitted
 from trcompress.training.job import Evaluations, OutputPaths, TrainingJob, describe_run, file_sha256, resumable
 from trcompress.training.learner import hidden_misfit
 from trcompress.training.parameters import redraw
@@ -170,6 +170,7 @@ def finetune(
         if file.artifact is None:
             raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
         student = _classifier(file, data, wiring, crew, dropout=settings.dropout)
+        data = fitted(data, student)
         student = replace(student, storage=roundings(student, file.artifact, settings.rounding))
         if settings.start == "scratch":
             redraw(student, settings.seed)
@@ -207,10 +208,8 @@ def _classifier(
     crew: Team,
     *,
     dropout: float = 0.0,
-    what: str = "the model",
 ) -> Classifier:
     found = classifier_for(data, path, wiring, dropout)
-    check_fits(found, data, what)
     found.module.to(crew.device)
     return found
 
@@ -219,7 +218,9 @@ def _teacher(
     path: str | Path, data: DataSet, wiring: Wiring | None, settings: FinetuneSettings, crew: Team
 ) -> Teacher:
     device = crew.device if settings.teacher_device == "same" else choose_device(settings.teacher_device)
-    return Teacher(_classifier(path, data, wiring, crew, what="the teacher"), device)
+    teacher = _classifier(path, data, wiring, crew)
+    check_fits(teacher, data, "the teacher")
+    return Teacher(teacher, device)
 
 
 def _step(settings: FinetuneSettings, identity: dict[str, Any], command: str) -> Step:
