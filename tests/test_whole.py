@@ -150,3 +150,12 @@ def test_a_network_that_will_be_trained_is_not_rounded_coarsely_where_fewer_unit
     assert max(steps) <= 0.3
     untrained = whole_(speller(), batches(), passes=("fold", "rounding"), **given)
     assert max(float(row.level.rpartition(" ")[2]) for row in untrained.rows if "steps" in row.level) > 0.3
+
+
+def test_the_first_rung_is_named_by_what_was_done_before_it() -> None:
+    whole = fitted(60_000, packed=True)
+    assert whole.rungs[0].what == "what is exact"
+    assert whole.rungs[0].damage < 1e-8
+    given = fitted(24_000, units=40, rank=6)
+    assert given.rungs[0].what == "40 units, rank 6"
+    assert given.rungs[0].damage > 1e-6  # which is why

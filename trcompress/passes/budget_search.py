@@ -90,6 +90,7 @@ class BudgetSearch:
                 packed=self.packed,
                 kinds=kinds,
                 coarsest=coarsest,
+                name=structure.name if structure.records else "what is exact",
                 progress=part_of(progress, structure.name, 0, 1),
             )
 

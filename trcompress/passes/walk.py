@@ -104,6 +104,7 @@ def walk_down(
     packed: bool,
     kinds: Sequence[str],
     coarsest: float = STEPS[-1],
+    name: str = "what is exact",
     progress: Progress | None = None,
 ) -> Walk:
     """Choose how every tensor is stored so that the file takes at most `target_bytes`, cheapest damage first.
@@ -117,13 +118,14 @@ def walk_down(
         packed: entropy-code integers.
         kinds: storage types that are allowed.
         coarsest: of the levels' distances that are tried where integers are entropy-coded.
+        name: of the first rung: what was done to the network before.
         progress: called with (what, fraction done).
     """
     with Placed(model, choices_of(model, seen, packed=packed, kinds=kinds, coarsest=coarsest)) as placed:
         measured = _measure_all(placed, damage, progress)
         start, steps = moves(measured)
         descent = _Descent(placed, damage, file_size)
-        descent.begin(start)
+        descent.begin(start, name)
         for move in steps:
             if descent.fits(target_bytes):
                 break
@@ -165,12 +167,12 @@ class _Descent:
         self._beside = 0
         self.rungs: list[Rung] = []
 
-    def begin(self, start: Mapping[str, int]) -> None:
-        """Take the levels that do no damage."""
-        for name, level in start.items():
-            self._placed.put(name, level)
+    def begin(self, start: Mapping[str, int], name: str) -> None:
+        """Take the levels that do no damage, and name what was there before them."""
+        for choice, level in start.items():
+            self._placed.put(choice, level)
         self._ask()
-        self._note("what is exact")
+        self._note(name)
 
     def take(self, name: str, level: int) -> None:
         """Move one choice to a level."""
