@@ -103,4 +103,5 @@ def _print_weight(found: NetworkSearch, one: WeightSearch, repeated: Sequence[st
         f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
     )
     for row in one.rows:
-        out.print(f"  {row_line(found, row, repeated)}", markup=False)
+        if is_verbose() or row is one.chosen or row.is_svd:
+            out.print(f"  {row_line(found, row, repeated)}", markup=False)

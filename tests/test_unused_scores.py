@@ -31,7 +31,8 @@ def files(tmp_path):
 def test_a_named_head_may_have_scores_that_never_occur(files):
     options = {"wiring": Wiring(readout="every", head="decoder.weight")}
     found = evaluate(files / "lm.pt", files / "lm.npz", teacher=files / "lm.pt", **options)
-    assert len(found.classes) == ROWS and found.agreement == 1.0
+    assert len(found.classes) == ROWS
+    assert found.agreement == 1.0
     assert [one.sequences for one in found.per_class[USED:]] == [0, 0]
     assert any(f"gives {ROWS} scores, the data has {USED} classes" in one for one in found.notes)
 
@@ -44,10 +45,9 @@ def test_fewer_scores_than_labels_and_a_teacher_of_other_scores_are_refused(file
     options = ["--data", "lm.npz", *NAMED]
     told = trcompress("evaluate", f"{USED - 1}.pt", *options, cwd=files)
     assert f"must have a row a class: decoder.weight has {USED - 1} for data of {USED} classes" in told.stderr
-    data = files / "lm.npz"
+    wiring = Wiring(readout="every", head="decoder.weight")
     with pytest.raises(InputFileError, match=rf"has {ROWS}, .*gives {ROWS + 1} scores"):
-        wiring = Wiring(readout="every", head="decoder.weight")
-        evaluate(files / "lm.pt", data, teacher=files / f"{ROWS + 1}.pt", wiring=wiring)
+        evaluate(files / "lm.pt", files / "lm.npz", teacher=files / f"{ROWS + 1}.pt", wiring=wiring)
 
 
 def test_data_of_as_many_classes_as_scores_stays_as_it_is():
