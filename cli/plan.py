@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @options.seed_option
 @options.format_option
 def plan(checkpoint: Path, **given: Any) -> None:
-    """Search shapes and ranks under a budget, and print the decompose line of each.
+    """Search shapes and ranks under a budget, and print the decompose line of the best; with -v of each.
 
     Tries mode factorisations (awkward sizes padded), their order and ranks. The truncated SVD is a two-mode ring
     and always among the candidates, so the chosen plan is never worse than SVD at the same count.
@@ -102,6 +102,7 @@ def _print_weight(found: NetworkSearch, one: WeightSearch, repeated: Sequence[st
     out.print(
         f"* chosen: {one.chosen.statement}; truncated SVD of the same count: {one.svd_error:.4f}", markup=False
     )
+    svd = min((row for row in one.rows if row.is_svd), key=lambda row: row.error, default=None)
     for row in one.rows:
-        if is_verbose() or row is one.chosen or row.is_svd:
+        if is_verbose() or row is one.chosen or row is svd:
             out.print(f"  {row_line(found, row, repeated)}", markup=False)

@@ -113,6 +113,20 @@ def test_plan_prints_lines_that_decompose_takes(checkpoint, tmp_path):
     assert again.json["compression_ratio"] >= 8
 
 
+def test_plan_prints_the_lines_of_the_choice_and_of_the_svd_and_all_of_them_with_v(tmp_path):
+    torch.manual_seed(0)
+    torch.save(nn.LSTM(12, 8).state_dict(), tmp_path / "m.pt")
+    words = ("plan", tmp_path / "m.pt", "--target-ratio", "3", "--effort", "low")
+    (weight,) = run(*words, "--format", "json").json["weights"]
+    rows = weight["rows"]
+    svd = min((row for row in rows if row["truncated_svd"]), key=lambda row: row["error"])
+    (chosen,) = (row for row in rows if row["chosen"])
+    assert len(rows) > 2
+    for more, wanted in (((), [row for row in rows if row in (svd, chosen)]), (("-v",), rows)):
+        told = [line.strip() for line in run(*words, *more).stdout.splitlines() if "trcompress decompose" in line]
+        assert told == [row["command"] for row in wanted]
+
+
 def test_decompose_plans_by_itself(checkpoint, tmp_path):
     goal = ("--target-ratio", "8", "--effort", "low", "-o", tmp_path / "a.safetensors", "--format", "json")
     done = run("decompose", checkpoint, *goal)
