@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from itertools import pairwise
 
@@ -63,8 +64,13 @@ def cli(context: click.Context) -> None:
     voice.reset(context.invoked_subcommand or "")
 
 
+UNHEEDED = "LSTM with projections is not supported with oneDNN"
+"""A warning of PyTorch's own choice of kernel, which a user can do nothing about."""
+
+
 def main() -> None:
     """Run the command line."""
+    warnings.filterwarnings("ignore", UNHEEDED)
     open_closed_streams()
     print_any_character()
     stop_on_signals()

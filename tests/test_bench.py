@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from command import run
+from command import process, run
 from torch import nn
 
 from trcompress.artifact.write import write_artifact
@@ -159,3 +159,13 @@ def test_ring_layers_hold_what_they_say():
     with torch.no_grad():
         layer(torch.randn(2, 1, 4096))
     assert layer.weight_ih_l0.kept_bytes == 0
+
+
+def test_a_projection_is_timed_without_a_remark_on_kernels(tmp_path):
+    torch.save(nn.LSTM(16, 12, proj_size=5).state_dict(), tmp_path / "m.pt")
+    artifact = decompose_checkpoint(read_checkpoint(tmp_path / "m.pt"), Plan.of("4x4:8x6", "2"), init="random")
+    write_artifact(tmp_path / "a.safetensors", artifact)
+    words = ("--baseline", tmp_path / "m.pt", "--batch", 1, "--steps", 2, "--seconds", 0.01)
+    done = process("bench", tmp_path / "a.safetensors", *words)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
