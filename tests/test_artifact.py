@@ -100,6 +100,10 @@ def test_wrong_models_are_told_what_differs(saved):
     with pytest.raises(InputFileError, match=r"missing extra\.weight"):
         trcompress.load_(path, bigger)
     assert type(bigger.rnn) is nn.GRU
+    bigger.extra = nn.Sequential(*(nn.Linear(2, 2) for _ in range(6)))
+    with pytest.raises(InputFileError, match=r"missing extra\.0\.weight; .*bias; .*; and 9 more$") as told:
+        trcompress.load_(path, bigger)
+    assert "\n" not in str(told.value)
 
 
 def test_saving_needs_rings_and_does_not_overwrite(saved, tmp_path):

@@ -125,6 +125,7 @@ def test_on_epoch_is_called_after_each_epoch_with_its_record(tmp_path):
 
 
 FAULTY = """
+import numpy as np
 import small_task
 from torch import nn
 
@@ -155,6 +156,7 @@ def module(tmp_path, monkeypatch):
     [
         ("faulty_code:Net", None, ()),
         ("faulty_code:Nett", UsageError, ("Nett is missing", "did you mean 'Net'")),
+        ("faulty_code:n", UsageError, ("n is missing in faulty_code",)),  # nn and np are modules
         ("faulty_cod:Net", UsageError, ("no module 'faulty_cod'",)),
         ("faulty_code", UsageError, ("package.module:function",)),
         ("cannot_import:f", UserCodeError, ("ZeroDivisionError", "cannot_import.py", "line 2", "1 / 0")),

@@ -24,6 +24,9 @@ from trcompress.model.weight_plan import WeightPlan
 
 OPTIONS = ("batch_first", "dropout", "nonlinearity")
 
+FEW = 3
+"""Differences between a file and a model that a message names; of the others it tells the number."""
+
 
 def load(path: str | Path | Artifact, *, quantized: bool = False, **options: Any) -> dict[str, nn.Module]:
     """Load an artifact's recurrent stacks as modules that need no other code.
@@ -73,8 +76,8 @@ def load_(
         The same model (or the new layer, where the model itself is the recurrent layer).
 
     Raises:
-        InputFileError: the artifact's layers or tensors are not the model's; all differences are named, with
-            the nearest names. The model is then unchanged.
+        InputFileError: the artifact's layers or tensors are not the model's; the first differences
+            are named, with the nearest names. The model is then unchanged.
     """
     artifact = _opened(source, model)
     plans = artifact.weight_plans()
@@ -166,15 +169,19 @@ def _check_keys(model: nn.Module, swaps: dict[str, nn.Module], given: Mapping[st
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items() if not _inside(key, swaps)}
     for name, module in swaps.items():
         wanted |= {(f"{name}." if name else "") + key: tensor.shape for key, tensor in module.state_dict().items()}
-    faults = [f"missing {key}{nearest(key, list(given))}" for key in wanted if key not in given]
-    faults += [f"unexpected {key}{nearest(key, list(wanted))}" for key in given if key not in wanted]
+    missing, unexpected = (
+        [key for key in one if key not in other] for one, other in ((wanted, given), (given, wanted))
+    )
+    faults = [f"missing {key}{nearest(key, unexpected)}" for key in missing]
+    faults += [f"unexpected {key}{nearest(key, missing)}" for key in unexpected]
     faults += [
         f"{key} is {tuple(given[key].shape)} in the file, {tuple(shape)} in the model"
         for key, shape in wanted.items()
         if key in given and given[key].shape != shape
     ]
     if faults:
-        raise InputFileError("the artifact is not of this model:\n  " + "\n  ".join(faults[:20]))
+        more = f"; and {len(faults) - FEW:,} more" if len(faults) > FEW else ""
+        raise InputFileError(f"the file is not of this model: {'; '.join(faults[:FEW])}{more}")
 
 
 def _inside(key: str, swaps: dict[str, nn.Module]) -> bool:

@@ -46,7 +46,8 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        fault = "is not a function" if function is not None else f"is missing{nearest(name, dir(module))}"
+        functions = [one for one in dir(module) if callable(getattr(module, one, None))]
+        fault = "is not a function" if function is not None else f"is missing{nearest(name, functions)}"
         raise UsageError(f"{what} must be a function of its module: {name} {fault} in {module_name}")
     return function
 
