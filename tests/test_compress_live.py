@@ -196,3 +196,21 @@ def test_outputs_without_gradients_cannot_be_refined():
     forward = torch.no_grad()(lambda model, x: model(x))
     with pytest.raises(UsageError, match="needs gradients"):
         budgeted(model, plan, calibrate_on=[torch.randn(4, 10)] * 4, refine=2, forward=forward)
+
+
+def test_arrays_are_batches_like_tensors_and_gradients_stay_as_they_were():
+    results = []
+    for as_batch in (torch.Tensor.numpy, lambda x: (x.numpy(), x.numpy()[:, 0]), lambda x: {"x": x.numpy()}, None):
+        torch.manual_seed(0)
+        model = Decoder()
+        batches = [torch.randn(4, 10) for _ in range(4)]
+        model(batches[0]).sum().backward()
+        before = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+        given = batches if as_batch is None else [as_batch(one) for one in batches]
+        trcompress.compress_(model, target_ratio=2, calibrate=given, refine=3, effort="low")
+        kept = {name: one.grad for name, one in model.named_parameters() if name in before}
+        assert len(kept) > 1
+        assert all(torch.equal(kept[name], before[name]) for name in kept)
+        results.append(model.state_dict())
+    for one in results[:-1]:
+        assert all(torch.equal(value, results[-1][key]) for key, value in one.items())

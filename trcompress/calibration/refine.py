@@ -160,7 +160,7 @@ class _Steps:
                 )
             if not bool(torch.isfinite(loss)):
                 return False
-            (loss * (example.rows / total)).backward()
+            (loss * (example.rows / total)).backward(inputs=self.parameters)  # the user's own gradients stay
         self.optimizer.step()
         return True
 

@@ -1,6 +1,6 @@
 """How a batch of a user's own data reaches a user's own network: the rule where `forward` is not given.
 
-    tensor, packed sequence       model(x)
+    tensor, array, packed sequence    model(x), an array as a tensor
     (x, labels), (x, mask, labels)    model(x), model(x, mask): the last part is taken for labels
     ((x, mask), labels)           model(x, mask)
     {"x": x, "labels": y}         model(x=x): keys that forward names; labels only where forward requires them
@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -93,9 +94,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of a batch, whatever holds it."""
+    """Move every tensor of a batch, whatever holds it; arrays become tensors."""
     if isinstance(batch, Tensor):
         return batch.to(device)
+    if isinstance(batch, np.ndarray):
+        return torch.as_tensor(batch, device=device)
     if isinstance(batch, PackedSequence):
         return batch.to(str(device))  # type: ignore[arg-type]
     if isinstance(batch, Mapping):
@@ -121,8 +124,9 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of all tensors in a batch."""
-    return sum(one.numel() * one.element_size() for one in tensors_of(value))
+    """Bytes of all tensors and arrays in a batch."""
+    arrays = (one for one in tree_leaves(value) if isinstance(one, np.ndarray))
+    return sum(one.nbytes for one in tensors_of(value)) + sum(one.nbytes for one in arrays)
 
 
 @contextmanager
@@ -182,7 +186,7 @@ def _described(model: nn.Module, batch: Any) -> str:
 
 
 def _size(value: Any) -> str:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__
 
