@@ -1,8 +1,9 @@
 """The whole file: bytes, metric and latency of networks made small by every pass under one budget.
 
 Without training (g2p) and with (HAPT's sensors, Flare's rendered figures, clips of 57,600 values a frame): see
-whole_model_g2p.py, whole_model_trained.py and whole_model_clips.py. Settings were fixed without the test parts
-(whole_model_choose.py); nobody had looked at the seeds of the final run. Latency is CPU time of one thread.
+whole_model_g2p.py, whole_model_trained.py and whole_model_clips.py. Settings were fixed without the test parts;
+whole_model_choose.py compares them again. Nobody had looked at the seeds of the final run. Latency is CPU time of
+one thread.
 
 Run: python benchmarks/whole_model.py                              (all; writes results/bench-whole-model.json)
      python benchmarks/whole_model.py --only hapt,flare --seeds 10 (a part; other figures in the file are kept)

@@ -1,6 +1,7 @@
-"""What benchmarks/whole_model_trained.py makes small: data, networks, settings, as cross-validation chose them.
+"""What benchmarks/whole_model_trained.py makes small: data, networks, settings, chosen on the training part alone.
 
-`python benchmarks/whole_model_choose.py` gives the figures of all candidates again, on groups of the training part.
+`python benchmarks/whole_model_choose.py` compares all candidates on groups of the training part. Flare's last
+training has its settings by analogy to the one before it.
 """
 
 from __future__ import annotations
