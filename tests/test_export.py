@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -125,6 +126,37 @@ def test_an_embedding_in_the_file_makes_tokens_the_input(tmp_path):
     run("export", tmp_path / "tagger.pt", "--onnx", tmp_path / "v.onnx", "--embedding", "none", "--head", "none")
     session = onnxruntime.InferenceSession(str(tmp_path / "v.onnx"))
     assert [one.name for one in session.get_outputs()] == ["output", "h_n"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_encoder_beside_a_decoder_is_its_embedding_before_and_after_compression(tied, tmp_path):
+    torch.manual_seed(0)
+    parts = {"encoder": nn.Embedding(8, 24), "rnn": nn.LSTM(24, 24), "decoder": nn.Linear(24, 8)}
+    if tied:
+        parts["decoder"].weight = parts["encoder"].weight
+    torch.save(nn.ModuleDict(parts).state_dict(), tmp_path / "lm.pt")
+    tokens = np.random.default_rng(0).integers(0, 8, (40, 9))
+    np.savez(tmp_path / "lm.npz", x_train=tokens[:, :-1], y_train=tokens[:, 1:])
+    small = (
+        "compress",
+        tmp_path / "lm.pt",
+        "--calibrate",
+        tmp_path / "lm.npz",
+        "--readout",
+        "every",
+        "--target-ratio-model",
+    )
+    for ratio in (2, 6):
+        done = run(*small, ratio, "-o", tmp_path / f"{ratio}.safetensors")
+        assert done.code == 0, done.stderr
+    for name in ("lm.pt", "2.safetensors", "6.safetensors"):
+        done = run(
+            "export", tmp_path / name, "--onnx", tmp_path / f"{name}.onnx", "--readout", "every", "--format", "json"
+        )
+        assert "embedding: encoder.weight; the input is tokens" in done.json["notes"]
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"))
+        (scores,) = session.run(None, {"tokens": [[3, 5, 7]], "lengths": [3]})
+        assert scores.shape == (1, 3, 8)
 
 
 def test_int8_is_smaller_and_its_distance_is_told(files, tmp_path):

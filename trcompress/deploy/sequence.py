@@ -90,8 +90,8 @@ def read_sequence_network(
         file: an artifact or a dense checkpoint, opened.
         stacks: recurrent stacks in order; empty: found by sizes and names.
         head: key of the head's weight; None: found by its shape, "none": there is none.
-        embedding: key of the embedding; None: found by its shape and a name with "emb" in it; "none": there is
-            none.
+        embedding: key of the embedding; None: found by its shape and a name with "emb" in it, or as many rows as
+            the head (which it may be tied to); "none": there is none.
         readout: see `SequenceNetwork`.
 
     Returns:
@@ -105,30 +105,32 @@ def read_sequence_network(
     order, how = find_chain(file, tuple(stacks))
     built = [to_plain(file.build_stack(name, dropout=0.0)[0]) for name in order]
     notes = [*file.notes, f"recurrent stacks: {' -> '.join(name or '(root)' for name in order)}; {how}"]
-    linear, note = _find_linear(file, output_size(file.stacks[order[-1]]), head)
-    table, table_note = _find_table(file, input_size(file.stacks[order[0]]), embedding)
+    linear, note, head = _find_linear(file, output_size(file.stacks[order[-1]]), head)
+    table, table_note = _find_table(file, input_size(file.stacks[order[0]]), embedding, head)
     network = SequenceNetwork(table, built, linear, readout)
     return network.float().eval(), (*notes, note, table_note)
 
 
-def _find_linear(file: ModelFile, features: int, key: str | None) -> tuple[nn.Linear | None, str]:
+def _find_linear(file: ModelFile, features: int, key: str | None) -> tuple[nn.Linear | None, str, str | None]:
+    """The head, how it was found, and its weight's key."""
     if key == "none":
-        return None, "no head: the outputs are the last stack's outputs and states"
+        return None, "no head: the outputs are the last stack's outputs and states", None
     try:
         found = find_head(file, features, None, key)
     except InputFileError:
         if key is not None:
             raise
-        return None, f"no matrix takes the {features} outputs: the outputs are the last stack's outputs and states"
+        told = f"no matrix takes the {features} outputs: the outputs are the last stack's outputs and states"
+        return None, told, None
     linear = nn.Linear(features, file.shapes[found.weight][0], bias=found.bias is not None)
     with torch.no_grad():
         linear.weight.copy_(file.tensor(found.weight))
         if found.bias is not None:
             linear.bias.copy_(file.tensor(found.bias))
-    return linear, f"head: {found.weight}: {found.note}"
+    return linear, f"head: {found.weight}: {found.note}", found.weight
 
 
-def _find_table(file: ModelFile, width: int, key: str | None) -> tuple[nn.Embedding | None, str]:
+def _find_table(file: ModelFile, width: int, key: str | None, head: str | None) -> tuple[nn.Embedding | None, str]:
     if key == "none":
         return None, "no embedding: the input is vectors"
     fits = [
@@ -138,7 +140,10 @@ def _find_table(file: ModelFile, width: int, key: str | None) -> tuple[nn.Embedd
     ]
     if key is not None:
         one_of("embedding", key, fits)
-    named = [key] if key else [name for name in fits if "emb" in name.lower() and bias_of(file, name) is None]
+    plain = [name for name in fits if name != head and bias_of(file, name) is None]
+    named = [key] if key else [name for name in plain if "emb" in name.lower()]
+    rows = None if head is None else file.shapes[head][0]
+    named = named or [name for name in plain if file.shapes[name][0] == rows]
     if len(named) > 1:
         raise UsageError(
             f"one matrix must be the embedding of the first stack: {', '.join(named)} fit; name it with "
