@@ -11,6 +11,7 @@ from torch import nn
 
 import trcompress
 from trcompress.errors import UsageError
+from trcompress.training.display import CallingDisplay, NoDisplay
 
 
 def model():
@@ -119,3 +120,18 @@ def test_the_line_that_a_calibrated_plan_prints_calibrates_too(tmp_path):
     assert done.code == 0, done.stderr
     facts = trcompress.read_artifact(tmp_path / "ring.safetensors").header.lineage[-1].settings["calibration"]
     assert facts["measure"] == found["measure"]
+
+
+def test_a_goal_of_bytes_is_saved_by_what_it_returned(tmp_path):
+    network = model()
+    result = trcompress.compress_(network, target_ratio_model=1.5, calibrate=[X, X + 1], passes=("rounding",))
+    with pytest.raises(UsageError, match="`save` of what it returned"):
+        trcompress.save(network, tmp_path / "a.safetensors")
+    assert result.save(tmp_path / "a.safetensors").exists()
+
+
+def test_a_teacher_and_a_function_of_epochs_are_checked_at_once():
+    with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module: got function"):
+        trcompress.DistillLoss(model(), model)
+    with pytest.raises(UsageError, match="`on_epoch` must be a function of an epoch's record: got 'print'"):
+        CallingDisplay("print", NoDisplay())

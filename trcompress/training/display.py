@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from trcompress.errors import MissingExtraError
+from trcompress.errors import MissingExtraError, UsageError
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ class CallingDisplay:
     """
 
     def __init__(self, called: Callable[[dict[str, Any]], object], shown: Display) -> None:
+        if not callable(called):
+            raise UsageError(f"`on_epoch` must be a function of an epoch's record: got {called!r}")
         self._called, self._shown = called, shown
 
     def batch(self, progress: Progress) -> None:

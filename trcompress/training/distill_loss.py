@@ -15,6 +15,7 @@ from trcompress.errors import UsageError, nearest
 from trcompress.layers import is_recurrent
 from trcompress.network.batches import tensors_of
 from trcompress.training.distill import EPSILON, softened_divergence
+from trcompress.util.arguments import check_model
 
 Select = Callable[[Any], Tensor]
 
@@ -36,7 +37,8 @@ class DistillLoss(nn.Module):
             or the first floating point tensor in it.
 
     Raises:
-        UsageError: a recurrent layer of the student has no counterpart of its size in the teacher.
+        UsageError: one is no torch.nn.Module, or a recurrent layer of the student has no counterpart of its size
+            in the teacher.
 
     Example:
         >>> import copy, trcompress
@@ -61,6 +63,8 @@ class DistillLoss(nn.Module):
         scores: Select | None = None,
     ) -> None:
         super().__init__()
+        for network in (student, teacher):
+            check_model(network)
         self.logits, self.hidden, self.temperature = logits, hidden, temperature
         self._scores = scores or _first_scores
         self._teacher = [teacher.eval()]  # a list hides it from nn.Module: it has no parameters of this loss
