@@ -6,10 +6,14 @@ import torch
 from command import run as trcompress
 from torch import nn
 
-from trcompress.data import from_arrays
+from trcompress.data import from_arrays, load_data
 from trcompress.errors import InputFileError
 from trcompress.network.classifier import Wiring
+from trcompress.passes.runnable import open_runnable
+from trcompress.passes.trained import compress_and_train
+from trcompress.training.display import NoDisplay
 from trcompress.training.evaluate import evaluate
+from trcompress.training.settings import FinetuneSettings
 
 ROWS, USED = 8, 6
 NAMED = ["--readout", "every", "--head", "decoder.weight"]
@@ -70,3 +74,28 @@ def test_finetune_and_compress_take_it_too(files):
     for name in ("tuned", "small"):
         told = trcompress("evaluate", f"{name}.safetensors", "--data", "lm.npz", *NAMED, cwd=files)
         assert f"gives {ROWS} scores" in told.stderr
+
+
+def test_training_that_ends_early_leaves_no_state_that_nothing_can_go_on_from(files):
+    class Stopping(NoDisplay):
+        def epoch(self, record):
+            if record["epoch"] == 1:
+                raise KeyboardInterrupt
+
+    runnable = open_runnable(
+        files / "lm.pt", files / "lm.npz", wiring=(wiring := Wiring(readout="every", head="decoder.weight"))
+    )
+    given = {"target_bytes": 5000, "wiring": wiring, "settings": FinetuneSettings(epochs=3)}
+    with pytest.raises(KeyboardInterrupt):
+        compress_and_train(
+            runnable,
+            load_data(files / "lm.npz"),
+            files / "o.safetensors",
+            teacher=files / "lm.pt",
+            display=Stopping(),
+            **given,
+        )
+    found = compress_and_train(
+        runnable, load_data(files / "lm.npz"), files / "o.safetensors", teacher=files / "lm.pt", **given
+    )
+    assert found.training.epochs == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +18,8 @@ from trcompress.passes.whole import Whole
 from trcompress.passes.whole_file import RunnableFile, compress_file
 from trcompress.training.display import Display
 from trcompress.training.finetune import FinetuneResult, finetune
-from trcompress.training.job import describe_run
+from trcompress.training.job import OutputPaths, describe_run
+from trcompress.training.run_state import RunFolder
 from trcompress.training.settings import FinetuneSettings
 
 METRICS_BYTES = 1_200
@@ -75,7 +78,7 @@ def compress_and_train(
     artifact, whole = compress_file(runnable, target_bytes=room, command=command, trained=True, **how)
     if not whole.reached:
         return TrainedFile(whole, None)
-    with TemporaryDirectory(dir=Path(out).absolute().parent) as folder:
+    with TemporaryDirectory(dir=Path(out).absolute().parent) as folder, _without_state(Path(out)):
         start = write_artifact(Path(folder) / "start.safetensors", artifact, sidecar=sidecar)
         trained = finetune(
             start,
@@ -95,6 +98,17 @@ def compress_and_train(
             "and `trcompress compress` with `passes=rounding` makes it smaller; or give a smaller `target_size`"
         )
     return TrainedFile(whole, trained)
+
+
+@contextmanager
+def _without_state(out: Path) -> Iterator[None]:
+    """Leave no state of a run that ends early: what it began from is gone, so nothing can go on from there."""
+    try:
+        yield
+    except BaseException:
+        folder = RunFolder(OutputPaths(out).run)
+        folder.state_path.unlink(missing_ok=True)
+        raise
 
 
 def _history_bytes(
