@@ -72,9 +72,15 @@ def zero_state(
 
 
 def _autocast_is_refused(device: torch.device) -> bool:
-    """Return True where oneDNN's LSTM fails in the type that autocast asks for: some processors lack it."""
+    """Return True where oneDNN's LSTM fails in the type that autocast asks for.
+
+    Some processors lack the type, and no processor's float16 LSTM has a backward pass.
+    """
     if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return False
+    asked = torch.get_autocast_dtype("cpu")
+    if asked == torch.float16 and torch.is_grad_enabled():
+        return True
     narrow = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    supports = getattr(torch.ops.mkldnn, narrow.get(torch.get_autocast_dtype("cpu"), ""), None)
+    supports = getattr(torch.ops.mkldnn, narrow.get(asked, ""), None)
     return supports is not None and not supports()
