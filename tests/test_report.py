@@ -23,6 +23,7 @@ from trcompress.artifact.rendering.html import value_at
 from trcompress.artifact.report import make_report
 from trcompress.artifact.write import write_artifact
 from trcompress.util.figures import spell
+from trcompress.util.text import visible
 
 EVIL = '=1+1"</script><script>alert(1)</script>|`[red]\x1b[31m\n# x'
 
@@ -220,9 +221,11 @@ def test_the_page_fits_and_is_silent(document, tmp_path, width, dark):
 
 def test_no_name_from_a_file_becomes_markup(tmp_path):
     report = hostile_report(tmp_path).to_dict()
-    page = parsed(RENDERERS["html"](report))
+    html = RENDERERS["html"](report)
+    page = parsed(html)
     assert [tag for tag, _ in page.outside] == ["link", "script"]
-    assert EVIL.split("\n")[0] in "".join("".join(text) for _, _, text in page.found)
+    assert visible(EVIL.split("\n")[0]) in "".join("".join(text) for _, _, text in page.found)
+    assert not set(html) & set(map(chr, [*range(9), *range(11, 32), 127]))
 
 
 def test_no_name_from_a_file_becomes_a_formula(tmp_path):

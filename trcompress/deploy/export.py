@@ -98,7 +98,7 @@ def export(
 
     Raises:
         UsageError: nothing to write, or the parts do not fit the file.
-        TrcompressError: a file does not compute what the network does; it is not written.
+        QualityGateError: a file does not compute what the network does; it is not written.
         MissingExtraError: onnx or onnxruntime is not installed.
 
     Example:

@@ -18,7 +18,7 @@ from torch import nn
 from trcompress.deploy.onnx_layers import refuse_projections
 from trcompress.deploy.parity import Inputs, Parity, compare, onnx_runner
 from trcompress.deploy.traced import ReadsPackedOutputs
-from trcompress.errors import MissingExtraError, TrcompressError
+from trcompress.errors import MissingExtraError, UsageError
 
 AXES: tuple[dict[int, str], ...] = ({0: "batch", 1: "time"}, {0: "batch"}, {})
 """Dimensions that are left open, the most first."""
@@ -41,7 +41,7 @@ def export_onnx_module(
         The comparisons with PyTorch, and what is frozen, in words.
 
     Raises:
-        TrcompressError: no exporter gives a file that computes the same; their words are quoted.
+        UsageError: no exporter gives a file that computes the same; their words are quoted.
         UsageError: an LSTM with projections, for which ONNX has no operator.
         MissingExtraError: an exporter's package is not installed.
     """
@@ -62,7 +62,7 @@ def export_onnx_module(
             if all(one.holds for one in found):
                 return found, f"{_name(dynamo)}; {frozen(axes, steps, batch)}{_other_opset(path, opset)}"
             faults.append(f"{_name(dynamo)}: its file is off by {max(one.difference for one in found):.3g}")
-    raise TrcompressError(f"torch's exporters cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
+    raise UsageError(f"torch's exporters cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
 
 
 def export_torch_module(
@@ -71,7 +71,7 @@ def export_torch_module(
     """Write a module with torch.export; see `export_onnx_module`.
 
     Raises:
-        TrcompressError: torch.export cannot follow the module.
+        UsageError: torch.export cannot follow the module.
     """
     inputs, faults = make_inputs(steps, batch), []
     for axes in AXES:
@@ -92,7 +92,7 @@ def export_torch_module(
             continue
         if all(one.holds for one in found):
             return found, f"torch.export; {frozen(axes, steps, batch)}"
-    raise TrcompressError(f"torch.export cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
+    raise UsageError(f"torch.export cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
 
 
 def open_sizes(axes: dict[int, str], steps: int, batch: int) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trcompress.deploy.onnx_graph import require_onnx
-from trcompress.errors import MissingExtraError, TrcompressError
+from trcompress.errors import InputFileError, MissingExtraError, QualityGateError
 
 SIZES = ((1, 1), (7, 3), (20, 16))
 """Steps and sequences at which a file is checked."""
@@ -75,12 +76,20 @@ def check(found: Sequence[Parity]) -> None:
     """Refuse a file that computes something else.
 
     Raises:
-        TrcompressError: a difference is more than rounding.
+        InputFileError: what the network gives is not finite, so nothing can be compared.
+        QualityGateError: a difference is more than rounding.
     """
+    for one in found:
+        if not math.isfinite(one.difference):
+            raise InputFileError(
+                f"what the network gives must be finite: at {one.steps} steps and {one.batch} sequences of random "
+                f"inputs the largest is {one.largest:.3g}, so the {one.file} file cannot be checked; "
+                "nothing was written"
+            )
     wrong = [one for one in found if not one.holds]
     if wrong:
         worst = max(wrong, key=lambda one: one.difference)
-        raise TrcompressError(
+        raise QualityGateError(
             f"the {worst.file} file must compute what the network does: at {worst.steps} steps and {worst.batch} "
             f"sequences it is off by {worst.difference:.3g}; nothing was written"
         )

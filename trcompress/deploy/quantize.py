@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trcompress.errors import MissingExtraError, TrcompressError
+from trcompress.errors import MissingExtraError, UsageError
 
 
 def quantize_onnx(source: Path, out: Path) -> None:
@@ -14,7 +14,7 @@ def quantize_onnx(source: Path, out: Path) -> None:
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        TrcompressError: the quantizer cannot follow the graph; its words are quoted.
+        UsageError: the quantizer cannot follow the graph; its words are quoted.
     """
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -25,9 +25,7 @@ def quantize_onnx(source: Path, out: Path) -> None:
     try:
         quantize_dynamic(_without_shapes(source), str(out), weight_type=QuantType.QInt8)
     except Exception as error:  # it raises what it likes
-        raise TrcompressError(
-            f"onnxruntime's quantizer cannot round this file: {error}; ship it unrounded"
-        ) from error
+        raise UsageError(f"onnxruntime's quantizer cannot round this file: {error}; ship it unrounded") from error
     finally:
         logging.disable(before)
 

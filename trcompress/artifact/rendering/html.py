@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from trcompress.artifact.document import accuracy_of, reports_of
 from trcompress.artifact.rendering.charts import HEIGHT, WIDTH, curve_charts, front_chart
 from trcompress.util.figures import spell
+from trcompress.util.text import visible
 from trcompress.version import __version__
 
 ROLES = {"dense": "dense", "decomposed": "decomposed", "compressed": "this artifact"}
@@ -146,11 +147,17 @@ def _cell_of(document: Mapping[str, Any]) -> Callable[[str], Markup]:
     return cell
 
 
+def _shown(value: object) -> object:
+    """Spell out control characters, which escaping leaves in; what is markup already keeps its type."""
+    return type(value)(visible(value, keep="\n\t")) if isinstance(value, str) else value
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("trcompress.artifact.rendering"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
