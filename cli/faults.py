@@ -77,11 +77,31 @@ def stop_on_signals() -> None:
     """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that it clears up; one that is ignored stays so."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _interrupt_again
+
+
+def was_stopped() -> bool:
+    """Return True once a signal has asked the command to end, whatever became of its exception."""
+    return bool(_received)
+
+
+_received: list[int] = []
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _received.append(signum)
     raise KeyboardInterrupt
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception fell into a callback that can raise nothing, as a finalizer."""
+    if _received and issubclass(lost.exc_type, KeyboardInterrupt):
+        again = threading.Timer(0.05, os.kill, (os.getpid(), _received[-1]))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)

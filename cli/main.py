@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import click
 
-from trcompress.cli.faults import explain, open_closed_streams, print_any_character, stop_on_signals
+from trcompress.cli.faults import explain, open_closed_streams, print_any_character, stop_on_signals, was_stopped
 from trcompress.cli.verbs import VERBS
 from trcompress.cli.voice import add_voice_options, voice
 from trcompress.errors import TrcompressError, nearest
@@ -109,7 +109,8 @@ def _run() -> int:
             raise
         return _tell(BrokenPipeError())  # click wraps the streams when a pipe is closed, then exits with 1
     except Exception as error:
-        return _tell(error)
+        # what a signal raised inside a library may come out as that library's own error
+        return _fail(error, "interrupted", 130) if was_stopped() else _tell(error)
     return code if isinstance(code, int) else 0
 
 
