@@ -151,6 +151,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(work, tmp_path, options, mo
     kept = list((options["cache_dir"] / "extract").iterdir())
     assert len(kept) == 8
     kept[0].write_bytes(b"damaged")
+    kept[1].with_name(f".{kept[1].name}.trcompress.lock").touch()  # as a run leaves it that is killed right then
     decoded = []
     monkeypatch.setattr(
         "trcompress.data.decode_worker.decode_clip",

@@ -22,6 +22,7 @@ from trcompress.data.video import ClipFacts, bad_clip_notes, check_bad_clips, mi
 from trcompress.data.video_cache import FrameStore, open_store
 from trcompress.data.video_tree import ClipFile, VideoTree, find_clips, official_split
 from trcompress.errors import InputFileError, UsageError
+from trcompress.util.claims import clear_claim
 from trcompress.util.files import atomic_path, check_output
 
 _CHUNK = 64
@@ -135,6 +136,9 @@ class _Run:
         entries, unreadable = self.store.prepare(missing)
         faults.update(unreadable)
         facts = {name: loaded[1] for name, loaded in kept.items() if loaded is not None}
+        for clip in clips:
+            if clip.name in facts:
+                clear_claim(self.file(clip))
         for clip in missing:
             if clip.name in entries:
                 entry = entries[clip.name]

@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,13 @@ def exclusive(target: Path) -> Iterator[bool]:
                 _release(lock)
     finally:
         _writing.discard(target)
+
+
+def clear_claim(target: Path) -> None:
+    """Remove the lock file of a run that was killed when its output was whole already; one that is held stays."""
+    if beside(target, "lock").exists():
+        with suppress(OutputFileError), exclusive(target):
+            pass
 
 
 def beside(target: Path, ending: str, token: str = "") -> Path:
