@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="begin anew where the folder holds a campaign")
     parser.add_argument("--report", type=Path, help="file whose section `kills` gets the counts")
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background without it
     facts = {"kills": given.kills, "seed": given.seed, "only": given.only}
     log = CampaignLog(given.folder.absolute(), facts, given.fresh)
     with tempfile.TemporaryDirectory() as folder:
@@ -192,11 +193,16 @@ def _fresh(inputs: Path, folder: Path) -> Path:
 def _start(words: tuple[object, ...], place: Path) -> tuple[int, Path]:
     """Run a command in a fork; its words go to a file."""
     log = place / "said"
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, SIGNALS[1:]
+    )  # one that comes before `try` would end the campaign's own code
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[1:])
         return child, log
     code = 99
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[1:])
         os.chdir(place)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
