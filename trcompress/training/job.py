@@ -221,12 +221,15 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt; only the main thread can."""
+    """Make SIGTERM raise KeyboardInterrupt where nobody else handles it; only the main thread can."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
