@@ -96,7 +96,8 @@ def _tell(log: CampaignLog, given: argparse.Namespace) -> list[str]:
         print(f"{count:>6,}  {name}")
     print(f"{len(faults):>6,}  faults", *faults, sep="\n        ")
     if given.report:
-        words = f"{len(faults)} bytes lost, changed inputs, partial outputs or unnamed left-over files."
+        words = f"{len(faults)} faults: bytes lost, changed inputs, partial outputs, unnamed left-over files, "
+        words += "signals that did not end the run."
         tree = f"Seed {given.seed}, one tree: the SHA-256 of its Python files begins with {log.sources}."
         write_section(given.report, "kills", [*table_of(counts, COLUMNS, "command"), "", words, "", tree])
     return faults
