@@ -114,10 +114,10 @@ def g2p() -> Run | None:
 
 def trained(task: Trained) -> Run | None:
     """A data set to train on, where it is at hand; all that is not tested on is trained on."""
-    sample = find_sample(task.sample)
-    return (
-        partial(run_trained, task, load_data(sample, validation_fraction=0.0, **task.options)) if sample else None
-    )
+    sample = find_sample(task.base.sample)
+    if sample is None:
+        return None
+    return partial(run_trained, task, load_data(sample, validation_fraction=0.0, **task.base.options))
 
 
 PARTS: dict[str, Callable[[], Run | None]] = {

@@ -33,11 +33,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for task in (TASKS[name] for name in given.tasks.split(",")):
-        path = find_sample(task.sample)
+        path = find_sample(task.base.sample)
         if path is None:
-            print(f"{task.name}: the sample {task.sample} is not at hand; left out")
+            print(f"{task.name}: the sample {task.base.sample} is not at hand; left out")
             continue
-        data = load_data(path, validation_fraction=0.0, **task.options)
+        data = load_data(path, validation_fraction=0.0, **task.base.options)
         chosen = [int(one) for one in given.folds.split(",")]
         for name, changes in CANDIDATES[task.name].items():
             if given.only in name:

@@ -14,11 +14,7 @@ from whole_model_trained import Ring, Trained
 
 HAPT = Trained(
     name="hapt",
-    sample=HAPT_MEAN.sample,
-    options=HAPT_MEAN.options,
-    hidden=HAPT_MEAN.hidden,
-    readout=HAPT_MEAN.readout,
-    dense=HAPT_MEAN.dense,
+    base=HAPT_MEAN,
     ratio=60,
     tune={"epochs": 12, "batch_size": 64, "lr": 2e-3, "dropout": 0.5, "input_dropout": 0.2},
     fresh={"dropout": 0.1, "input_dropout": 0.0},
@@ -26,11 +22,7 @@ HAPT = Trained(
 """The dense network that benchmarks/finetune_choose.py prefers: the head sees a mean of states; much dropout."""
 FLARE = Trained(
     name="flare",
-    sample=FLARE_TASK.sample,
-    options=FLARE_TASK.options,
-    hidden=FLARE_TASK.hidden,
-    readout=FLARE_TASK.readout,
-    dense=FLARE_TASK.dense,
+    base=FLARE_TASK,
     ratio=100,
     ring=Ring("30x40x3:8x8", "5", FLARE_TASK.tune),
     tune={"epochs": 8, "batch_size": 32, "lr": 2e-3, "dropout": 0.3},

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from finetune_tasks import Task
 from kept import Kept
 from safetensors.torch import load_file
 
@@ -57,11 +58,7 @@ class Trained:
 
     Args:
         name: of the task.
-        sample: file of the data.
-        options: how it is read and divided; there is no validation part, the last epoch counts.
-        hidden: units of the dense LSTM.
-        readout: what the linear head sees of its outputs.
-        dense: settings of its training.
+        base: its data and its dense network; there is no validation part, the last epoch counts.
         ratio: bytes of the dense model's tensors over bytes of the file.
         tune: settings of the training of the small file.
         ring: what is decomposed and trained first, if anything.
@@ -70,11 +67,7 @@ class Trained:
     """
 
     name: str
-    sample: str
-    options: dict[str, Any]
-    hidden: int
-    readout: str
-    dense: dict[str, Any]
+    base: Task
     ratio: float
     tune: dict[str, Any]
     ring: Ring | None = None
@@ -84,7 +77,7 @@ class Trained:
     @property
     def wiring(self) -> Wiring:
         """How a file's parts form the classifier."""
-        return Wiring(readout=self.readout)
+        return Wiring(readout=self.base.readout)
 
     @property
     def extra_epochs(self) -> int:
@@ -96,8 +89,8 @@ def run_trained(task: Trained, data: DataSet, seed: int, kept: Kept) -> list[Row
     """Train all four and judge them on the test part."""
 
     def train(out: Path) -> None:
-        settings = read_settings(task.dense | {"seed": seed})
-        train_dense(data, out, hidden_size=task.hidden, readout=task.readout, settings=settings, resume=True)
+        base, settings = task.base, read_settings(task.base.dense | {"seed": seed})
+        train_dense(data, out, hidden_size=base.hidden, readout=base.readout, settings=settings, resume=True)
 
     dense = kept.made("dense", train)
     start = ringed(task, task.ring, data, dense, seed, kept) if task.ring else dense
@@ -155,7 +148,7 @@ def compress(task: Trained, data: DataSet, start: Path, dense: Path, out: Path, 
 
 def trained_afresh(task: Trained, data: DataSet, small: Path, dense: Path, seed: int, kept: Kept) -> Path:
     """Train the file's form from random weights with the same teacher, for all epochs that it took to get there."""
-    epochs = task.dense["epochs"] + task.extra_epochs
+    epochs = task.base.dense["epochs"] + task.extra_epochs
     settings = read_settings(task.tune | task.fresh | {"seed": seed, "epochs": epochs, "start": "scratch"})
     return kept.made(
         "fresh",

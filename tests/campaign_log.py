@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -83,7 +84,7 @@ def in_forks(work: Callable[[int], None], workers: int) -> None:
     Raises:
         SystemExit: a worker failed.
     """
-    running = [_fork(work, worker) for worker in range(workers)]
+    running = [forked(partial(_work_apart, work, worker)) for worker in range(workers)]
     codes = []
     try:
         while len(codes) < workers:
@@ -95,15 +96,38 @@ def in_forks(work: Callable[[int], None], workers: int) -> None:
         raise SystemExit(f"workers ended with the codes {codes}; run the same command again to go on")
 
 
-def _fork(work: Callable[[int], None], worker: int) -> int:
+def _work_apart(work: Callable[[int], None], worker: int) -> None:
+    os.setsid()
+    work(worker)
+
+
+def forked(run: Callable[[], object], *, masked: Collection[signal.Signals] = ()) -> int:
+    """Call `run` in a fork; returns its process number.
+
+    The fork ends as a process of its own would: with 0, with the code of a SystemExit, with 1 after a traceback or
+    the words of a SystemExit; with 130 where it is interrupted.
+
+    Args:
+        run: what the fork does before it ends.
+        masked: signals that are held back until `run` can be ended by them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, masked)
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, masked)
         return child
     code = 1
     try:
-        os.setsid()
-        work(worker)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, masked)
+        run()
         code = 0
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        else:
+            code = int(stop.code or 0)
+    except KeyboardInterrupt:  # before or after a command's own handling
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:

@@ -1,8 +1,11 @@
 """Campaigns that are cut off lose no count and count nothing twice, and mix no two trees."""
 
+import os
+import sys
+
 import campaign_log
 import pytest
-from campaign_log import CampaignLog, in_forks, left
+from campaign_log import CampaignLog, forked, in_forks, left
 
 FACTS = {"inputs": 5, "seed": 0}
 
@@ -43,3 +46,22 @@ def test_workers_share_the_trials_and_a_failing_one_is_told(tmp_path):
     assert log.done() == {number: f"done by {number % 2}" for number in range(5)}
     with pytest.raises(SystemExit, match=r"codes \[1, 1\]"):
         in_forks(lambda _: 1 // 0, 2)
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("run", "code"),
+    [
+        (lambda: None, 0),
+        (lambda: sys.exit(), 0),
+        (lambda: sys.exit(3), 3),
+        (lambda: sys.exit("the campaign is gone"), 1),
+        (lambda: 1 // 0, 1),
+        (interrupted, 130),
+    ],
+)
+def test_a_fork_ends_as_a_process_of_its_own_would(run, code):
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(run), 0)[1]) == code

@@ -13,6 +13,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def built(kind: str, folder: Path) -> Path:
+    """Build a "wheel" or an "sdist" into an empty folder; returns its file."""
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", folder, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    (file,) = folder.iterdir()
+    return file
+
+
 def test_help_does_not_import_torch():
     code = """
 import sys
@@ -40,13 +48,7 @@ def test_every_public_name_resolves_and_is_documented():
 
 @pytest.mark.slow
 def test_wheel_has_one_top_level_name(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    names = zipfile.ZipFile(built("wheel", tmp_path)).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"trcompress"}
     assert {"trcompress/cli/main.py", "trcompress/recipes/__init__.py", "trcompress/py.typed"} <= set(names)
     on_disk = {
@@ -57,13 +59,7 @@ def test_wheel_has_one_top_level_name(tmp_path):
 
 @pytest.mark.slow
 def test_the_tests_collect_from_an_unpacked_sdist(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
-    (packed,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(packed) as archive:
+    with tarfile.open(built("sdist", tmp_path)) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     done = subprocess.run(

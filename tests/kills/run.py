@@ -20,7 +20,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from campaign_log import CampaignLog, in_forks, left, stop_without
+from campaign_log import CampaignLog, forked, in_forks, left, stop_without
 from command import run
 from reliability import table_of, write_section
 
@@ -194,32 +193,17 @@ def _fresh(inputs: Path, folder: Path) -> Path:
 def _start(words: tuple[object, ...], place: Path) -> tuple[int, Path]:
     """Run a command in a fork; its words go to a file."""
     log = place / "said"
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, SIGNALS[1:]
-    )  # one that comes before `try` would end the campaign's own code
-    child = os.fork()
-    if child:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[1:])
-        return child, log
-    code = 99
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[1:])
+
+    def command() -> None:
         os.chdir(place)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.argv = ["trcompress", *map(str, words)]
         trcompress()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except KeyboardInterrupt:  # before or after the command's own handling
-        code = 130
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    # before its own `try`, the fork would answer a signal with the campaign's code
+    return forked(command, masked=SIGNALS[1:]), log
 
 
 def _wait(child: tuple[int, Path]) -> tuple[int, str]:
