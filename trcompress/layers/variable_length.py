@@ -37,6 +37,9 @@ MAC_S = {"packed": 2.6e-11, "padded": 1.1e-11}
 TRAINING = {"packed": 6, "padded": 3}
 """A training step in units of an evaluation: the packed kernel leaves every operation in the graph."""
 
+WORTH = 1.3
+"""How many times faster the padded kernel must be expected: constants of one processor are not another's."""
+
 MOST_PLACES = 12
 
 
@@ -92,7 +95,7 @@ def groups_for(
     packed_s = len(batch_sizes) * STEP_S["packed"] + x.shape[0] * packed_cell_s
     if training:
         packed_s, padded_s = packed_s * TRAINING["packed"], padded_s * TRAINING["padded"]
-    return make_groups(batch_sizes, lengths, places) if padded_s < packed_s else None
+    return make_groups(batch_sizes, lengths, places) if padded_s * WORTH < packed_s else None
 
 
 def lengths_of(batch_sizes: Tensor) -> list[int]:
