@@ -94,3 +94,60 @@ def test_what_the_hubs_mixin_takes_is_taken(tagger, tmp_path):
         tagger.save_pretrained(tmp_path / "other", push_to_hub=True)
     with pytest.raises(TypeError, match=r"Tagger\.__init__\(\) got an unexpected keyword argument 'nonsense'"):
         Tagger.from_pretrained(folder, nonsense=1)
+
+
+class Speller(nn.Module, trcompress.PretrainedMixin):
+    """Tokens in; its embedding is wider than there are words, so that it folds."""
+
+    def __init__(self, words=12, width=24, hidden=16):
+        super().__init__()
+        self.embed = nn.Embedding(words, width)
+        self.rnn = nn.LSTM(width, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, 3)
+
+    def forward(self, tokens):
+        return self.head(self.rnn(self.embed(tokens))[1][0][-1])
+
+
+GOALS = [
+    {"target_size": 6000, "passes": ("fold", "rounding"), "packed": True},
+    {"target_size": 5000, "units": 8, "trained": True},
+    {"target_size": 6000, "rank": 2, "matrices": ("ih", "hh"), "trained": True},
+]
+
+
+@pytest.fixture(params=GOALS, ids=["folded and rounded", "fewer units", "low rank"])
+def made_small(request):
+    torch.manual_seed(0)
+    tokens = torch.randint(12, (24, 7))
+    return trcompress.compress_(Speller(), calibrate=list(tokens.split(8)), **request.param), tokens
+
+
+def test_a_network_with_a_goal_of_bytes_comes_back_as_small_as_it_was(made_small, tmp_path):
+    result, tokens = made_small
+    folder = trcompress.save_pretrained(result, tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text()) == {"words": 12, "width": 24, "hidden": 16}
+    assert (folder / "model.safetensors").stat().st_size <= result.nbytes
+    again = Speller.from_pretrained(folder)
+    assert torch.equal(again(tokens), result.model.eval()(tokens))
+
+
+def test_an_artifact_becomes_a_folder_as_it_is(made_small, tmp_path):
+    result, tokens = made_small
+    path = result.save(tmp_path / "small.safetensors")
+    folder = trcompress.save_pretrained(path, tmp_path / "model", config={"words": 12})
+    assert (folder / "model.safetensors").read_bytes() == path.read_bytes()
+    assert torch.equal(Speller.from_pretrained(folder)(tokens), result.model.eval()(tokens))
+    with pytest.raises(OutputFileError, match="input"):
+        trcompress.save_pretrained(folder / "model.safetensors", folder, overwrite=True)
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(InputFileError):
+        trcompress.save_pretrained(tmp_path / "a.pt", tmp_path / "none")
+    assert not (tmp_path / "none" / "model.safetensors").exists()
+
+
+def test_a_network_that_its_class_does_not_build_is_refused(made_small, tmp_path):
+    result, _ = made_small
+    with pytest.raises(UsageError, match=r"other sizes than the network .*trcompress\.save_pretrained"):
+        result.model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

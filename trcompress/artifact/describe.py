@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from trcompress.layers import is_recurrent, layers_of
+from trcompress.layers import CoreWeight, is_recurrent, layers_of
 from trcompress.model.layer import Layer
 
 
@@ -15,6 +15,12 @@ def artifact_layers(model: nn.Module) -> Iterator[Layer]:
     for name, module in model.named_modules(remove_duplicate=False):
         if is_recurrent(module):
             yield from layers_of(module, name)
+
+
+def dense_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's tensors by name; of cores, that of the weight they stand for."""
+    shapes = {name: tuple(one.shape) for name, one in model.state_dict().items() if ".core." not in name}
+    return shapes | {name: tuple(one.shape) for name, one in model.named_modules() if isinstance(one, CoreWeight)}
 
 
 def tied_keys(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:

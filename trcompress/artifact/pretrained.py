@@ -8,26 +8,40 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 
+from trcompress.artifact.describe import dense_shapes
+from trcompress.artifact.file import read_artifact
 from trcompress.artifact.load import load, load_
 from trcompress.artifact.report import make_report
 from trcompress.artifact.save import save
 from trcompress.errors import InputFileError, UsageError
-from trcompress.util.files import check_output, write_text
+from trcompress.util.files import atomic_path, check_output, write_text
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MAX_CONFIG_BYTES = 2**20
 
 
+class Result(Protocol):
+    """What `compress_` returns: a network, and what was done to it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write it as one artifact."""
+
+
 def save_pretrained(
-    model: nn.Module,
+    model: nn.Module | Result | str | Path,
     save_directory: str | Path,
     *,
     config: Mapping[str, Any] | None = None,
@@ -36,9 +50,11 @@ def save_pretrained(
     """Write a compressed network as a folder that can be put on the Hub as it is.
 
     Args:
-        model: a network with compressed layers.
+        model: a network with compressed layers; what `compress_` returned, where tensors were stored in few bits or
+            modules resized, which only that tells; or the path of an artifact, which is copied as it is.
         save_directory: the folder; made if it does not exist.
-        config: keyword arguments with which its class builds it again, JSON values.
+        config: keyword arguments with which its class builds it again, JSON values; None: what the class remembers
+            if it is a `PretrainedMixin`, else nothing.
         overwrite: replace the three files if they exist.
 
     Returns:
@@ -58,19 +74,32 @@ def save_pretrained(
     from trcompress.artifact.document import report_document
     from trcompress.artifact.rendering import RENDERERS
 
+    if config is None:
+        config = getattr(getattr(model, "model", model), "_config", {})
     try:
-        text = json.dumps({**(config or {})}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps({**config}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise UsageError(f"`config` must hold JSON values: {error}") from error
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG, CARD):
-        check_output(folder / name, overwrite=overwrite)
-    save(model, folder / WEIGHTS, overwrite=overwrite)
+        check_output(folder / name, overwrite=overwrite, keep=[model] if isinstance(model, str | Path) else [])
+    _write_weights(model, folder / WEIGHTS, overwrite)
     write_text(folder / CONFIG, text)
     card = RENDERERS["markdown"](report_document([make_report(folder / WEIGHTS)]))
     write_text(folder / CARD, card)
     return folder
+
+
+def _write_weights(model: nn.Module | Result | str | Path, path: Path, overwrite: bool) -> None:
+    if isinstance(model, nn.Module):
+        save(model, path, overwrite=overwrite)
+    elif isinstance(model, str | Path):
+        read_artifact(model)  # refuses what is none
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            shutil.copyfile(model, temporary)
+    else:
+        model.save(path, overwrite=overwrite)
 
 
 def from_pretrained(
@@ -146,13 +175,15 @@ class PretrainedMixin:
             overwrite: replace the three files if they exist.
 
         Raises:
-            UsageError: `push_to_hub` was asked for, or the network is no module.
+            UsageError: `push_to_hub` was asked for, the network is no module, or it has other sizes than the config
+                gives: then `trcompress.save_pretrained` takes what `compress_` returned.
         """
         if not isinstance(self, nn.Module):
             raise UsageError(f"PretrainedMixin goes with torch.nn.Module: {type(self).__name__} is none")
         if push_to_hub:
             raise UsageError("`push_to_hub` needs the network: save the folder, and upload it with huggingface_hub")
         known = self._config if config is None else config
+        _refuse_resized(self, known)
         return save_pretrained(self, save_directory, config=known, overwrite=overwrite)
 
     @classmethod
@@ -197,6 +228,27 @@ class PretrainedMixin:
         made: Any = cls(**(config | model_kwargs))
         loaded: Any = from_pretrained(pretrained_model_name_or_path, made)
         return loaded.to(map_location).eval()
+
+
+def _refuse_resized(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Refuse a network that its class with this config is not: the folder could not be loaded.
+
+    Raises:
+        UsageError: a tensor has another shape.
+    """
+    try:
+        with torch.device("meta"):
+            fresh = dense_shapes(type(model)(**config))
+    except Exception:  # a class with arguments that are no JSON values, or that computes as it is built
+        return
+    now = dense_shapes(model)
+    changed = [key for key, shape in fresh.items() if now.get(key, shape) != shape]
+    if changed:
+        raise UsageError(
+            f"{type(model).__name__} with this `config` has other sizes than the network ({changed[0]} "
+            f"{fresh[changed[0]]}, here {now[changed[0]]}): give what `compress_` returned to "
+            "trcompress.save_pretrained, or a `config` of these sizes"
+        )
 
 
 def _folder(path: str | Path) -> Path:

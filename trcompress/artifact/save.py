@@ -85,7 +85,7 @@ def save(
     if not (artifact.header.weights or artifact.stored or passes):
         raise UsageError(
             "nothing to save as an artifact: the model holds no ring layer; call compress_ first, or, where it "
-            "had a size of the file as its goal, `save` of what it returned"
+            "had a size of the file as its goal, `save` of what it returned; save_pretrained takes that too"
         )
     artifact.packed = packed
     return write_artifact(path, artifact, overwrite=overwrite, sidecar=sidecar)

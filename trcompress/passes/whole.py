@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trcompress.artifact.describe import dense_shapes
 from trcompress.artifact.report import Report, make_report
 from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.errors import UsageError, one_of
-from trcompress.layers import CoreWeight
 from trcompress.layers.swaps import swap_
 from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
@@ -271,12 +271,6 @@ def resized_shapes(before: Mapping[str, tuple[int, ...]], model: nn.Module) -> d
     """Shapes of the tensors that a network no longer has in that size, by name."""
     now = dense_shapes(model)
     return {name: shape for name, shape in before.items() if now.get(name) != shape}
-
-
-def dense_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of a network's tensors by name; of cores, that of the weight they stand for."""
-    shapes = {name: tuple(one.shape) for name, one in model.state_dict().items() if ".core." not in name}
-    return shapes | {name: tuple(one.shape) for name, one in model.named_modules() if isinstance(one, CoreWeight)}
 
 
 def _saved_bytes(
