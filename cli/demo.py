@@ -75,7 +75,7 @@ def _prepare(out: Path, *, overwrite: bool) -> None:
     """Copy the data and the dense checkpoint, so that the printed commands work as they stand."""
     if out.exists() and not overwrite and any(not _is_own(path.name) for path in out.iterdir()):
         raise OutputFileError(
-            f"the demo's folder holds other files: {out}; choose another `out`, or `overwrite=True`"
+            f"the demo's folder holds other files: {out}; choose another path, or `overwrite=True`"
         )
     out.mkdir(parents=True, exist_ok=True)
     for name in (DATA, DENSE):

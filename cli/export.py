@@ -24,6 +24,7 @@ READOUTS = ("final", "last-step", "mean", "every")
 @click.option("--int8", is_flag=True, help="Round the ONNX file's weights to int8.")
 @click.option("--opset", type=int, default=17, show_default=True, help="Version of the ONNX operators.")
 @click.option("--model", metavar="M:F", help="package.module:factory of your own network; runs your code.")
+@click.option("--example", metavar="M:F", help="package.module:function that gives inputs of that network.")
 @click.option("--stacks", metavar="A,B", help="Recurrent stacks, in order [default: found by sizes and names].")
 @click.option("--head", metavar="KEY", help="The last layer's weight, or none [default: found by its shape].")
 @click.option("--embedding", metavar="KEY", help="The embedding, or none [default: found by its shape and name].")
@@ -38,8 +39,8 @@ def export(network: Path, format_: str, **given: Any) -> None:
 
     Recurrent stacks with an embedding and a head are written as standard operators (MatMul, LSTM, GRU, RNN), with
     batch and time dynamic and the sequences' lengths an input. A network of your own (--model) goes through
-    torch's exporters, and what they froze is said. Every file is run at three sizes beside PyTorch before it
-    appears. ARTIFACT may be a dense checkpoint too.
+    torch's exporters, and what they froze is said; --example gives its inputs where they cannot be made up. Every
+    file is run at three sizes beside PyTorch before it appears. ARTIFACT may be a dense checkpoint too.
 
     What functions named M:F must take and give, with examples: docs/your-code.md.
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from trcompress.deploy.inputs import Maker, example_inputs, guessed_inputs, sequence_inputs
 from trcompress.deploy.module_export import export_onnx_module, export_torch_module
 from trcompress.deploy.onnx_graph import OPSET, build_onnx
-from trcompress.deploy.parity import Inputs, Parity, check, compare, onnx_runner
+from trcompress.deploy.parity import Parity, check, compare, onnx_runner
 from trcompress.deploy.quantize import quantize_onnx
 from trcompress.deploy.sequence import SequenceNetwork, open_sequence_network
 from trcompress.deploy.to_plain import to_plain
@@ -53,7 +52,7 @@ class _Task:
     """A network with a way to make inputs for it."""
 
     module: Any
-    make_inputs: Callable[[int, int], Inputs]
+    make_inputs: Maker
     notes: tuple[str, ...]
     results: list[tuple[str, Path, int, list[Parity]]] = field(default_factory=list)
 
@@ -64,7 +63,7 @@ def export(
     onnx: str | Path | None = None,
     torch_export: str | Path | None = None,
     model: str | None = None,
-    example: Sequence[torch.Tensor] | None = None,
+    example: Tensor | Sequence[Tensor] | str | None = None,
     int8: bool = False,
     opset: int = OPSET,
     steps: int = STEPS,
@@ -83,7 +82,8 @@ def export(
         onnx: the ONNX file to write.
         torch_export: the .pt2 file to write.
         model: `package.module:factory` of your own network, into which the file is loaded; runs your code.
-        example: inputs of a module, batch first; None: one input that fits its first recurrent layer.
+        example: inputs of your own network, batch first; or `package.module:function` that gives them, which runs
+            your code; None: one input that fits its first layers, and lengths where its forward takes them.
         int8: round the ONNX file's weights to int8 with onnxruntime's quantizer.
         opset: version of the ONNX operators, 14 or later.
         steps: time steps where an exporter must trace.
@@ -97,7 +97,7 @@ def export(
         The files, their bytes, and every comparison.
 
     Raises:
-        UsageError: nothing to write, or the parts do not fit the file.
+        UsageError: nothing to write, the parts do not fit the file, or the network does not take the example.
         QualityGateError: a file does not compute what the network does; it is not written.
         MissingExtraError: onnx or onnxruntime is not installed.
 
@@ -132,12 +132,12 @@ def export(
 
 def _open(network: Any, factory: str | None, example: Any, parts: dict[str, Any]) -> _Task:
     if isinstance(network, SequenceNetwork):
-        return _Task(network, _sequence_inputs(network), ())
+        return _Task(network, sequence_inputs(network), ())
     if isinstance(network, nn.Module):
         return _module_task(network, example, type(network).__name__)
     if factory is None:
         found, notes = open_sequence_network(network, **parts)
-        return _Task(found, _sequence_inputs(found), notes)
+        return _Task(found, sequence_inputs(found), notes)
     from trcompress.network.classifier import Wiring
     from trcompress.network.read_classifier import read_classifier
 
@@ -147,95 +147,8 @@ def _open(network: Any, factory: str | None, example: Any, parts: dict[str, Any]
 
 def _module_task(module: nn.Module, example: Any, name: str) -> _Task:
     plain = to_plain(module).eval().float()
-    note = f"{name}, in modules of torch.nn"
-    if example is not None:
-        return _Task(plain, _resized(tuple(example)), (note,))
-    return _Task(plain, _guessed(plain), (note,))
-
-
-def _sequence_inputs(network: SequenceNetwork) -> Callable[[int, int], Inputs]:
-    table = network.embedding
-    first: Any = network.stacks[0]
-    width = getattr(first, "rnn", first).input_size
-
-    def make(steps: int, batch: int) -> Inputs:
-        noise = torch.Generator().manual_seed(steps * 1000 + batch)
-        lengths = torch.randint(1, steps + 1, (batch,), generator=noise)
-        lengths[0] = steps
-        if table is None:
-            return torch.randn(batch, steps, width, generator=noise), lengths
-        return torch.randint(table.num_embeddings, (batch, steps), generator=noise), lengths
-
-    return make
-
-
-def _guessed(module: nn.Module) -> Callable[[int, int], Inputs]:
-    """Find inputs that a user's module takes: vectors for its first recurrent layer or tokens of its embedding.
-
-    Raises:
-        UsageError: neither fits.
-    """
-    layers = [one for one in module.modules() if isinstance(getattr(one, "input_size", None), int)]
-    tables = [one for one in module.modules() if isinstance(one, nn.Embedding)]
-    named = list(inspect.signature(module.forward).parameters)[1:2]
-    lengths = bool(named) and "length" in named[0]
-    ways = [_maker(None, int(getattr(one, "input_size", 1)), lengths) for one in layers[:1]]
-    ways += [_maker(one.num_embeddings, 0, lengths) for one in tables[:1]]
-    for make in ways[:: -1 if tables else 1]:
-        try:
-            with torch.no_grad():
-                module(*make(STEPS, BATCH))
-        except Exception:  # a guess that does not fit; the next one may
-            continue
-        return make
-    raise UsageError(
-        f"no input could be made up for {type(module).__name__}: give `example`, a tuple of tensors that it "
-        "takes, batch first"
-    )
-
-
-def _maker(tokens: int | None, width: int, lengths: bool) -> Callable[[int, int], Inputs]:
-    def make(steps: int, batch: int) -> Inputs:
-        noise = torch.Generator().manual_seed(steps * 1000 + batch)
-        x = (
-            torch.randn(batch, steps, width, generator=noise)
-            if tokens is None
-            else torch.randint(tokens, (batch, steps), generator=noise)
-        )
-        if not lengths:
-            return (x,)
-        valid = torch.randint(1, steps + 1, (batch,), generator=noise)
-        valid[0] = steps
-        return x, valid
-
-    return make
-
-
-def _resized(example: Inputs) -> Callable[[int, int], Inputs]:
-    """Inputs of any size from the user's own: rows and steps taken again and again, lengths in proportion."""
-    example_steps = example[0].shape[1]
-
-    def make(steps: int, batch: int) -> Inputs:
-        found = []
-        for one in example:
-            rows = one[torch.arange(batch) % len(one)]
-            if one.dim() > 1:
-                follows = one.shape[1] == example_steps
-                found.append(rows[:, torch.arange(steps) % example_steps] if follows else rows)
-            elif one.is_floating_point():
-                found.append(rows)
-            else:
-                found.append(_lengths(rows, steps, example_steps))
-        return tuple(found)
-
-    return make
-
-
-def _lengths(rows: torch.Tensor, steps: int, example_steps: int) -> torch.Tensor:
-    """Scale lengths to other steps; one fills them all, as the padding of a batch is that of its longest."""
-    found = (rows * steps + example_steps - 1).div(example_steps, rounding_mode="floor").clamp(1, steps)
-    found[found.argmax()] = steps
-    return found
+    make = guessed_inputs(plain) if example is None else example_inputs(plain, example)
+    return _Task(plain, make, (f"{name}, in modules of torch.nn",))
 
 
 def _write_onnx(task: _Task, out: Path, *, int8: bool, opset: int, steps: int) -> _Task:

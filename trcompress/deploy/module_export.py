@@ -6,26 +6,32 @@ import contextlib
 import copy
 import io
 import logging
+import os
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trcompress.deploy.inputs import Maker, input_names, open_dimensions, output_names
 from trcompress.deploy.onnx_layers import refuse_projections
 from trcompress.deploy.parity import Inputs, Parity, compare, onnx_runner
 from trcompress.deploy.traced import ReadsPackedOutputs
 from trcompress.errors import MissingExtraError, UsageError
 
-AXES: tuple[dict[int, str], ...] = ({0: "batch", 1: "time"}, {0: "batch"}, {})
+OPEN = (("batch", "time"), ("batch",), ())
 """Dimensions that are left open, the most first."""
+
+Axes = list[dict[int, str]]
+"""Which dimensions of each input are open, and their names."""
 
 
 def export_onnx_module(
-    module: nn.Module, make_inputs: Callable[[int, int], Inputs], path: Path, *, steps: int, batch: int, opset: int
+    module: nn.Module, make_inputs: Maker, path: Path, *, steps: int, batch: int, opset: int
 ) -> tuple[list[Parity], str]:
     """Write a module as ONNX through torch's exporters: the first file that computes the same, the most open first.
 
@@ -46,36 +52,38 @@ def export_onnx_module(
         MissingExtraError: an exporter's package is not installed.
     """
     refuse_projections(module)
-    faults = []
-    inputs = make_inputs(steps, batch)
-    for axes in AXES:
+    faults: list[str] = []
+    inputs, steps, ways = _ways(make_inputs, steps, batch)
+    for left_open, axes in ways:
+        sizes = open_sizes(left_open, steps, batch)
         for dynamo in (True, False):
             try:
                 with _quietly():
                     _to_onnx(module, inputs, path, axes, dynamo=dynamo, opset=opset)
-                found = compare("onnx", module, onnx_runner(str(path)), make_inputs, open_sizes(axes, steps, batch))
+                    found = compare("onnx", module, onnx_runner(str(path)), make_inputs, sizes)
             except MissingExtraError:
                 raise
             except Exception as error:  # exporters raise what they like
                 faults.append(f"{_name(dynamo)}: {_first_line(error)}")
                 continue
             if all(one.holds for one in found):
-                return found, f"{_name(dynamo)}; {frozen(axes, steps, batch)}{_other_opset(path, opset)}"
+                return found, f"{_name(dynamo)}; {frozen(left_open, steps, batch)}{_other_opset(path, opset)}"
             faults.append(f"{_name(dynamo)}: its file is off by {max(one.difference for one in found):.3g}")
     raise UsageError(f"torch's exporters cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
 
 
 def export_torch_module(
-    module: nn.Module, make_inputs: Callable[[int, int], Inputs], path: Path, *, steps: int, batch: int
+    module: nn.Module, make_inputs: Maker, path: Path, *, steps: int, batch: int
 ) -> tuple[list[Parity], str]:
     """Write a module with torch.export; see `export_onnx_module`.
 
     Raises:
         UsageError: torch.export cannot follow the module.
     """
-    inputs, faults = make_inputs(steps, batch), []
-    for axes in AXES:
-        shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes if axis < one.dim()} for one in inputs)
+    faults: list[str] = []
+    inputs, steps, ways = _ways(make_inputs, steps, batch)
+    for left_open, axes in ways:
+        shapes = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
         try:
             with _quietly():
                 torch.export.save(torch.export.export(module, inputs, dynamic_shapes=shapes), path)
@@ -85,53 +93,67 @@ def export_torch_module(
                 module,
                 lambda given, run=loaded: _tensors(run(*given)),  # type: ignore[misc]
                 make_inputs,
-                open_sizes(axes, steps, batch),
+                open_sizes(left_open, steps, batch),
             )
         except Exception as error:  # torch.export raises what it likes
             faults.append(_first_line(error))
             continue
         if all(one.holds for one in found):
-            return found, f"torch.export; {frozen(axes, steps, batch)}"
+            return found, f"torch.export; {frozen(left_open, steps, batch)}"
     raise UsageError(f"torch.export cannot follow this network: {'; '.join(dict.fromkeys(faults))}")
 
 
-def open_sizes(axes: dict[int, str], steps: int, batch: int) -> list[tuple[int, int]]:
+def _ways(make_inputs: Maker, steps: int, batch: int) -> tuple[Inputs, int, list[tuple[Sequence[str], Axes]]]:
+    """Inputs to trace from, their steps, and the sets of open dimensions to try."""
+    dimensions = open_dimensions(make_inputs, steps, batch)
+    inputs = make_inputs(steps, batch)
+    if not any("time" in one.values() for one in dimensions):  # the network takes the steps of its example alone
+        steps = inputs[0].shape[1] if inputs[0].dim() > 1 else 1
+    ways: list[tuple[Sequence[str], Axes]] = []
+    for left_open in OPEN:
+        axes = [{axis: name for axis, name in one.items() if name in left_open} for one in dimensions]
+        if all(any(name in one.values() for one in axes) for name in left_open):
+            ways.append((left_open, axes))
+    return inputs, steps, ways
+
+
+def open_sizes(left_open: Sequence[str], steps: int, batch: int) -> list[tuple[int, int]]:
     """Three sizes (T, B) that a file with these open dimensions must take.
 
     Example:
-        >>> open_sizes({0: "batch"}, 16, 2)
+        >>> open_sizes(["batch"], 16, 2)
         [(16, 1), (16, 3), (16, 16)]
     """
     from trcompress.deploy.parity import SIZES
 
-    return [(T if 1 in axes else steps, B if 0 in axes else batch) for T, B in SIZES]
+    return [(T if "time" in left_open else steps, B if "batch" in left_open else batch) for T, B in SIZES]
 
 
-def frozen(axes: dict[int, str], steps: int, batch: int) -> str:
+def frozen(left_open: Sequence[str], steps: int, batch: int) -> str:
     """Say which dimensions a file has fixed.
 
     Example:
-        >>> frozen({0: "batch"}, 16, 2)
+        >>> frozen(["batch"], 16, 2)
         'frozen: time at 16 steps'
     """
-    fixed = [text for axis, text in ((0, f"batch at {batch}"), (1, f"time at {steps} steps")) if axis not in axes]
+    texts = {"batch": f"batch at {batch}", "time": f"time at {steps} steps"}
+    fixed = [text for name, text in texts.items() if name not in left_open]
     return f"frozen: {', '.join(fixed)}" if fixed else "batch and time are dynamic"
 
 
-def _to_onnx(
-    module: nn.Module, inputs: Inputs, path: Path, axes: dict[int, str], *, dynamo: bool, opset: int
-) -> None:
-    names = ["x", "lengths"][: len(inputs)]
+def _to_onnx(module: nn.Module, inputs: Inputs, path: Path, axes: Axes, *, dynamo: bool, opset: int) -> None:
+    names = list(input_names(module, len(inputs)))
+    with torch.no_grad():
+        outputs = [f"{one}_out" if one in names else one for one in output_names(module(*inputs))]
     if not dynamo and len(inputs) > 1:  # a trace of packing holds for all lengths only if these come sorted
         inputs = tuple(one.sort(descending=True).values if one.dim() == 1 else one for one in inputs)
         module = ReadsPackedOutputs(copy.deepcopy(module))
-    open_axes = [{axis: name for axis, name in axes.items() if axis < one.dim()} for one in inputs]
     if dynamo:
-        shapes = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in open_axes)
-        options: dict[str, Any] = {"dynamic_shapes": shapes, "external_data": False, "verbose": False}
+        options: dict[str, Any] = {"dynamic_shapes": tuple(axes), "external_data": False, "verbose": False}
     else:
-        options = {"dynamic_axes": dict(zip(names, open_axes, strict=True))}
-    torch.onnx.export(module, inputs, str(path), dynamo=dynamo, input_names=names, opset_version=opset, **options)
+        options = {"dynamic_axes": dict(zip(names, axes, strict=True))}
+    options |= {"input_names": names, "output_names": outputs, "opset_version": opset}
+    torch.onnx.export(module, inputs, str(path), dynamo=dynamo, **options)
 
 
 def _other_opset(path: Path, asked: int) -> str:
@@ -151,15 +173,34 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep exporters from talking; what matters of it is said by what is frozen."""
+    """Keep exporters from talking, their C++ too; what matters of it is said by what is frozen."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with _no_stderr(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Send what C++ code writes to descriptor 2 nowhere: no setting of torch's silences it once it is loaded."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _name(dynamo: bool) -> str:

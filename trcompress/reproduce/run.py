@@ -107,9 +107,9 @@ def check_folder(out: str | Path, *, overwrite: bool = False) -> Path:
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise OutputFileError(f"the output must be a folder: {folder} is a file; choose another `out`")
+        raise OutputFileError(f"the output must be a folder: {folder} is a file; choose another path")
     if (folder / RESULT_FILE).exists() and not overwrite:
-        raise OutputFileError(f"{folder} holds a result already; choose another `out`, or allow `overwrite=True`")
+        raise OutputFileError(f"{folder} holds a result already; choose another path, or allow `overwrite=True`")
     return folder
 
 
@@ -123,7 +123,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputFileError(f"cannot make {folder}: {error.strerror or error}; choose another `out`") from error
+        raise OutputFileError(f"cannot make {folder}: {error.strerror or error}; choose another path") from error
 
 
 def _pictures(folder: Path, findings: Findings) -> tuple[list[Path], str]:

@@ -179,9 +179,9 @@ def remove_own(part: Path) -> None:
     except FileNotFoundError:
         return
     if hasattr(os, "geteuid") and owner != os.geteuid():
-        raise OutputFileError(f"{part} was left by another user's run: remove it, or choose another `out`")
+        raise OutputFileError(f"{part} was left by another user's run: remove it, or choose another path")
     part.unlink(missing_ok=True)
 
 
 def _busy(target: Path) -> OutputFileError:
-    return OutputFileError(f"another run is writing {target} now; wait until it is done, or choose another `out`")
+    return OutputFileError(f"another run is writing {target} now; wait until it is done, or choose another path")

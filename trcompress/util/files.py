@@ -40,7 +40,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, keep: Iterable[An
     path = Path(path)
     target = _target(path, [Path(one) for one in keep if isinstance(one, str | os.PathLike)])
     if target.exists() and not overwrite:
-        raise OutputFileError(f"the output exists: {path}; choose another `out`, or allow `overwrite=True`")
+        raise OutputFileError(f"the output exists: {path}; choose another path, or allow `overwrite=True`")
     if not target.parent.is_dir():
         raise OutputFileError(f"the output's folder must exist: {target.parent} does not; create it first")
     if not os.access(target.parent, os.W_OK):
@@ -98,9 +98,7 @@ def _target(path: Path, keep: Iterable[Path] = ()) -> Path:
         target = Path(os.path.realpath(path))
         linked, mode = path.is_symlink(), target.stat().st_mode if target.exists() else None
     except (OSError, ValueError) as error:
-        raise OutputFileError(
-            f"cannot write {str(path)[:300]!r}: {_reason(error)}; choose another `out`"
-        ) from error
+        raise OutputFileError(f"cannot write {str(path)[:300]!r}: {_reason(error)}; choose another path") from error
     if mode is None and linked:
         raise OutputFileError(
             f"the output is a link that leads to no file: {path} -> {os.readlink(path)}; remove it or name a file"
@@ -109,11 +107,11 @@ def _target(path: Path, keep: Iterable[Path] = ()) -> Path:
         if stat.S_ISDIR(mode):
             raise OutputFileError(f"the output must be a file: {path} is a folder; name a file in it")
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise OutputFileError(f"the output must be a regular file: {path} is {kind}; choose another `out`")
+        raise OutputFileError(f"the output must be a regular file: {path} is {kind}; choose another path")
     source = input_at(target, keep)
     if source is not None:
         same = f"both are {path}" if str(source) == str(path) else f"{path} and {source} are one file"
-        raise OutputFileError(f"the output must not replace the input: {same}; choose another `out`")
+        raise OutputFileError(f"the output must not replace the input: {same}; choose another path")
     return target
 
 
@@ -155,7 +153,7 @@ def _rename_to_new(part: Path, target: Path) -> None:
         if target.exists():
             raise OutputFileError(
                 f"the output appeared while this run worked: {target} is another's and was kept; "
-                "choose another `out`, or allow `overwrite=True`"
+                "choose another path, or allow `overwrite=True`"
             ) from None
         if error.errno in _FULL:
             raise

@@ -29,7 +29,7 @@ def atomic_folder(out: Path, may_replace: Callable[[Path], None]) -> Iterator[Pa
     try:
         if out.is_symlink() and not out.exists():
             raise OutputFileError(
-                f"the output is a link that leads nowhere: {out}; remove it or choose another `out`"
+                f"the output is a link that leads nowhere: {out}; remove it or choose another path"
             )
         target = Path(os.path.realpath(out))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def atomic_folder(out: Path, may_replace: Callable[[Path], None]) -> Iterator[Pa
         if isinstance(error, OutputFileError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise OutputFileError(f"cannot write {out}: {reason}; free some space, or choose another `out`") from error
+        raise OutputFileError(f"cannot write {out}: {reason}; free some space, or choose another path") from error
 
 
 def _take_over(target: Path, part: Path, old: Path) -> None:
@@ -63,7 +63,7 @@ def _check(out: Path, target: Path, may_replace: Callable[[Path], None]) -> None
     if not target.exists():
         return
     if not target.is_dir():
-        raise OutputFileError(f"the output must be a folder: {out} is a file; choose another `out`")
+        raise OutputFileError(f"the output must be a folder: {out} is a file; choose another path")
     if any(target.iterdir()):
         may_replace(target)
 
