@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from rich.table import Table
@@ -58,9 +59,9 @@ def _onnx_times(found: BenchReport) -> Table:
 
 
 def _forms(chosen: Mapping[str, str]) -> str:
-    """One word where all weights are evaluated alike, else each weight's."""
-    forms = set(chosen.values())
-    return forms.pop() if len(forms) == 1 else "; ".join(f"{name}: {form}" for name, form in chosen.items())
+    """One word where all weights are evaluated alike, else how many in each form; the JSON names each weight's."""
+    forms = Counter(chosen.values())
+    return next(iter(forms)) if len(forms) == 1 else ", ".join(f"{n} {form}" for form, n in forms.items())
 
 
 def _sizes(found: BenchReport) -> Table:

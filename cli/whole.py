@@ -85,7 +85,7 @@ def print_whole(
         before, after = (100 * metrics[f"accuracy_{one}"] for one in ("before", "after"))
         say(f"trained: accuracy {before:.2f} % before, {after:.2f} % after, on {metrics['measured_on']}")
     if out:
-        say(f"written: {out}")
+        say(f"wrote {out}")
 
 
 def whole_json(whole: Whole, out: Path | None) -> dict[str, Any]:

@@ -367,3 +367,47 @@ def test_what_the_quantizer_says_is_one_line(tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(TrcompressError, match=r"cannot round this file: .*; ship it unrounded"):
         quantize_onnx(tmp_path / "empty.onnx", tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_and_a_head_of_equal_shapes_without_biases(tied, tmp_path):
+    torch.manual_seed(0)
+    embed, rnn, out = nn.Embedding(20, 12), nn.LSTM(12, 12, batch_first=True), nn.Linear(12, 20, bias=False)
+    if tied:
+        out.weight = embed.weight
+    torch.save(nn.ModuleDict({"embed": embed, "rnn": rnn, "out": out}).state_dict(), tmp_path / "dense.pt")
+    found = export(tmp_path / "dense.pt", onnx=tmp_path / "a.onnx", readout="every")
+    assert any("head: out.weight" in note for note in found.notes)
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    tokens = torch.randint(20, (3, 6))
+    (scores,) = session.run(None, {"tokens": tokens.numpy(), "lengths": np.full(3, 6)})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(scores), out(rnn(embed(tokens))[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_folded_language_model_is_exported_and_expanded(tied, tmp_path):
+    torch.manual_seed(0)
+    make = lambda: nn.ModuleDict(  # noqa: E731
+        {"embed": nn.Embedding(10, 24), "rnn": nn.LSTM(24, 24, batch_first=True), "out": nn.Linear(24, 10)}
+    )
+    net = make()
+    if tied:
+        net["out"].weight = net["embed"].weight
+    torch.save(net.state_dict(), tmp_path / "dense.pt")
+    tokens = torch.randint(10, (64, 6))
+    np.savez(tmp_path / "data.npz", x=tokens.numpy(), y=tokens.numpy(), group=np.arange(64))
+    small, onnx_file = tmp_path / "small.safetensors", tmp_path / "small.onnx"
+    words = ("--target-ratio-model", 3, "--calibrate", tmp_path / "data.npz", "--readout", "every", "-o", small)
+    done = run("compress", tmp_path / "dense.pt", *words)
+    assert done.code == 0, done.stderr
+    assert "nothing is held out" not in done.stderr
+    expanded = make()
+    trcompress.expand(small, tmp_path / "expanded.pt")
+    expanded.load_state_dict(torch.load(tmp_path / "expanded.pt"))
+    export(small, onnx=onnx_file, readout="every")
+    session = onnxruntime.InferenceSession(str(onnx_file))
+    (scores,) = session.run(None, {"tokens": tokens[:3].numpy(), "lengths": np.full(3, 6)})
+    with torch.no_grad():
+        wanted = expanded["out"](expanded["rnn"](expanded["embed"](tokens[:3]))[0])
+    assert torch.allclose(torch.from_numpy(scores), wanted, atol=1e-5)

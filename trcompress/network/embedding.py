@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 from trcompress.errors import InputFileError, nearest
-from trcompress.network.find_head import bias_of, input_size
+from trcompress.network.find_head import EMBEDDING_NAME, bias_of, input_size
 from trcompress.network.model_file import ModelFile
 
 
@@ -46,6 +46,9 @@ def find_embedding(file: ModelFile, stack: str, highest: int, key: str | None = 
         )
     nearness = {name: _shared_start(name, stack) for name in plain}
     best = [name for name in plain if nearness[name] == max(nearness.values())]
+    best = [name for name in best if EMBEDDING_NAME.search(name)] or best
+    if any(set(best) <= set(group) for group in file.shared):
+        best = best[:1]  # tied: one matrix under several names
     if len(best) > 1:
         raise InputFileError(
             f"several matrices could be the embedding of {stack or 'the network'}: {', '.join(best)}; add the text "

@@ -102,13 +102,17 @@ def find_head(file: ModelFile, features: int, classes: int | None = None, key: s
     if not fitting:
         raise InputFileError(_no_head(file, found, features, classes))
     best = [one for one in fitting if bias_of(file, one)] or fitting
+    best = [one for one in best if not EMBEDDING_NAME.search(one)] or best
+    if any(set(best) <= set(group) for group in file.shared):
+        best = best[-1:]  # tied: one matrix under several names
     if len(best) > 1:
         raise UsageError(
             f"several matrices could be the classifier's head over {features} features: "
             f"{_sized(file, best)}; name one with `head`"
         )
-    rest = "" if len(fitting) == 1 else ", the only one with a bias"
-    return Head(best[0], bias_of(file, best[0]), f"the matrix over the last {features} features{rest}")
+    bias = bias_of(file, best[0])
+    rest = "" if len(fitting) == 1 else ", the only one with a bias" if bias else ", by the names of the others"
+    return Head(best[0], bias, f"the matrix over the last {features} features{rest}")
 
 
 def find_embedding(file: ModelFile, width: int) -> str | None:

@@ -206,6 +206,8 @@ def _batches(part: Split, seed: int) -> Iterable[tuple[Tensor, Tensor | None]]:
     most = min(MOST_SEQUENCES, max(LEAST_BATCHES, KEPT_BYTES // each))
     size = min(SEQUENCES, max(1, most // LEAST_BATCHES))
     order = np.random.default_rng(seed).permutation(len(part))[:most]
+    if len(order) <= size:  # a small part would be one batch, and nothing held out
+        size = max(1, len(order) // LEAST_BATCHES)
     for start in range(0, len(order), size):
         x, _, lengths = part.batch(np.sort(order[start : start + size]))
         yield x, lengths
