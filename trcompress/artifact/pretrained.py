@@ -29,7 +29,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MAX_CONFIG_BYTES = 2**20
 
 
-class Result(Protocol):
+class Saveable(Protocol):
     """What `compress_` returns: a network, and what was done to it."""
 
     @property
@@ -41,7 +41,7 @@ class Result(Protocol):
 
 
 def save_pretrained(
-    model: nn.Module | Result | str | Path,
+    model: nn.Module | Saveable | str | Path,
     save_directory: str | Path,
     *,
     config: Mapping[str, Any] | None = None,
@@ -91,7 +91,7 @@ def save_pretrained(
     return folder
 
 
-def _write_weights(model: nn.Module | Result | str | Path, path: Path, overwrite: bool) -> None:
+def _write_weights(model: nn.Module | Saveable | str | Path, path: Path, overwrite: bool) -> None:
     if isinstance(model, nn.Module):
         save(model, path, overwrite=overwrite)
     elif isinstance(model, str | Path):
