@@ -264,3 +264,14 @@ def test_sums_are_kept_and_not_the_examples():
     record(rnn, [torch.randn(64, 160, 40)])
     extra = peak_extra_bytes(lambda: record(rnn, batches), torch.device("cpu"))
     assert extra is None or extra < 200 * 2**20
+
+
+def test_batches_that_are_kept_are_counted_once(monkeypatch):
+    """Those already kept were measured again at every batch: n^2 of them."""
+    counted = []
+    monkeypatch.setattr("trcompress.network.record.bytes_of", lambda batch: counted.append(batch) or 100)
+    monkeypatch.setattr("trcompress.network.record.KEPT_BYTES", 2000)
+    seen = record(nn.LSTM(4, 3), [torch.randn(2, 1, 4) for _ in range(60)])
+    assert len(seen.fitted) == 20
+    assert all(isinstance(one, torch.Tensor) for one in counted)
+    assert len(counted) < 2 * 60

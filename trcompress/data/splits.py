@@ -134,8 +134,9 @@ def hold_out_rows(labels: np.ndarray, fraction: float, rng: np.random.Generator)
         (N,) True for the chosen rows.
     """
     held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
+    _, counts = np.unique(labels, return_counts=True)
+    for same in np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1]):
+        rows = rng.permutation(same)
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         held[rows[:count]] = True
     return held
@@ -169,7 +170,7 @@ def _choose(groups: np.ndarray | None, options: SplitOptions, official: bool) ->
 def _test_groups(
     labels: np.ndarray, groups: np.ndarray, options: SplitOptions, rng: np.random.Generator
 ) -> tuple[np.ndarray, str]:
-    known = sorted({str(group) for group in groups.tolist()}, key=lambda name: (len(name), name))
+    known = sorted(set(np.unique(groups).astype(str).tolist()), key=lambda name: (len(name), name))
     if options.test_groups:
         missing = [name for name in options.test_groups if name not in known]
         if missing:
@@ -183,7 +184,8 @@ def _test_groups(
         chosen = list(options.test_groups)
     else:
         test = hold_out_groups(labels, groups, options.test_fraction, rng)
-        chosen = [name for name in known if (groups[test].astype(str) == name).any()]
+        tested = set(np.unique(groups[test]).astype(str).tolist())
+        chosen = [name for name in known if name in tested]
     return test, f"by group: {len(chosen)} of {len(known)} groups are test only ({_few(chosen)})"
 
 

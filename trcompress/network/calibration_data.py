@@ -78,10 +78,10 @@ class CalibrationData:
         if self.groups is None or len(np.unique(self.groups)) <= 3:
             return order[wanted:][:MOST_FITTED], order[:wanted][:MOST_HELD_OUT]
         groups = self.groups[order]
-        names = list(dict.fromkeys(groups.tolist()))
-        ends = np.cumsum([(groups == name).sum() for name in names])
-        taken = names[: max(1, int(np.searchsorted(ends, wanted, side="right")))]
-        held = np.isin(groups, taken)
+        _, first, codes, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+        by_chance = np.argsort(first)  # groups in the order in which they come up
+        ends = np.cumsum(counts[by_chance])
+        held = np.isin(codes, by_chance[: max(1, int(np.searchsorted(ends, wanted, side="right")))])
         return order[~held][:MOST_FITTED], order[held][:MOST_HELD_OUT]
 
 

@@ -123,21 +123,27 @@ class _Sample:
     kept: list[Any] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     _seen: int = 0
+    _bytes: int = 0
+    _steps: int = 0
 
     def add(self, batch: Any, steps: int) -> None:
         """Take a batch in where there is room, or by chance in the place of another."""
         self._seen += 1
-        if not self.kept or self._has_room(batch, steps):
+        taken = bytes_of(batch)
+        if not self.kept or self._has_room(taken, steps):
             self.kept.append(batch)
             self.steps.append(steps)
+            self._bytes, self._steps = self._bytes + taken, self._steps + steps
             return
         place = int(torch.randint(self._seen, (1,), generator=self.generator))
         if place < len(self.kept):
+            self._bytes += taken - bytes_of(self.kept[place])
+            self._steps += steps - self.steps[place]
             self.kept[place], self.steps[place] = batch, steps
 
-    def _has_room(self, batch: Any, steps: int) -> bool:
-        fits = bytes_of(self.kept) + bytes_of(batch) <= KEPT_BYTES
-        return fits and (self.most_steps is None or sum(self.steps) + steps <= self.most_steps)
+    def _has_room(self, taken: int, steps: int) -> bool:
+        fits = self._bytes + taken <= KEPT_BYTES
+        return fits and (self.most_steps is None or self._steps + steps <= self.most_steps)
 
 
 class _InputRecorder:
