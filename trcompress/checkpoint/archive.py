@@ -15,6 +15,7 @@ _MAX_DIRECTORY_BYTES = 1 << 25
 _LOCAL_HEADER_BYTES = 30
 _DEFLATE_LIMIT = 1032  # no deflate stream unpacks to more than this many times its size
 _BOMB_RATIO = 100
+_UNPACKED_BYTES = 1 << 25  # of a small entry, where the file itself has fewer
 _BOMB_BYTES = 1 << 30
 _BAD_ZIP = (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError, OverflowError)
 
@@ -138,9 +139,11 @@ class Archive:
         """Read a small entry whole.
 
         Raises:
-            DamageError: larger than `limit`, or it does not unpack.
+            DamageError: larger than `limit`, or than the file where it must be unpacked, or it does not unpack.
         """
         size = self.entries[name].file_size
+        if self.entries[name].compress_type != zipfile.ZIP_STORED:
+            limit = min(limit, max(_UNPACKED_BYTES, self.size))
         if size > limit:
             raise DamageError(f"its entry {name!r} declares {size:,} bytes; at most {limit:,} are read")
         return self.head(name, size)

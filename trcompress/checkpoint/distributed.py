@@ -48,7 +48,7 @@ def read_distributed(folder: Path) -> FileContent:
         DamageError: what its metadata says cannot be true, or a part is missing.
         UnsafeFileError: its metadata or a part is no plain data.
     """
-    reader = PickleReader()
+    reader = PickleReader((folder / METADATA).stat().st_size)
     with (folder / METADATA).open("rb") as stream:
         found = reader.load(stream)
     refuse_unsafe(folder / METADATA, reader.pickles)
@@ -56,6 +56,7 @@ def read_distributed(folder: Path) -> FileContent:
         _dict(found, name) for name in ("state_dict_metadata", "planner_data", "storage_data")
     )
     places = _places(stored)
+    _check_apart(folder, places)
     root: dict[Any, Any] = {}
     for name, about in described.items():
         text = shown(name, _LONGEST_NAME)
@@ -95,6 +96,22 @@ def _places(stored: dict[Any, Any]) -> dict[str, dict[tuple[int, ...], _Place]]:
     return places
 
 
+def _check_apart(folder: Path, places: dict[str, dict[tuple[int, ...], _Place]]) -> None:
+    """Each part is an archive of its own: parts that overlap would be read once for each that claims them.
+
+    Raises:
+        DamageError: the parts in a file are longer than the file.
+    """
+    taken: dict[str, int] = {}
+    for chunks in places.values():
+        for place in chunks.values():
+            taken[place.file] = taken.get(place.file, 0) + place.length
+    for file, length in taken.items():
+        path = folder / file
+        if path.is_file() and length > path.stat().st_size:
+            raise DamageError(f"its parts in {file} take {length:,} bytes of {path.stat().st_size:,}: they overlap")
+
+
 def _value(folder: Path, name: str, about: Any, places: dict[tuple[int, ...], _Place]) -> Any:
     """A tensor, or a stand-in for an object that was pickled: never opened."""
     chunks = about.state.get("chunks") if isinstance(about, Instance) else None
@@ -103,8 +120,12 @@ def _value(folder: Path, name: str, about: Any, places: dict[tuple[int, ...], _P
     size, dtype = _numbers(about.state.get("size")), _dtype(about)
     if dtype is None or not isinstance(chunks, list):
         return UnreadableTensor("a tensor of an unknown type")
+    if len(chunks) > max(1, len(places)):
+        raise DamageError(f"its {METADATA} describes more parts of {name!r:.100} than it says where they lie")
     tensors = []
     for chunk in chunks:
+        if not isinstance(chunk, Instance):
+            raise DamageError(f"its {METADATA} describes a part of {name!r:.100} as no part")
         begins, sizes = (_numbers(chunk.state.get(key)) for key in ("offsets", "sizes"))
         inside = len(begins) == len(sizes) == len(size)
         if not inside or any(a + b > whole for a, b, whole in zip(begins, sizes, size, strict=True)):
@@ -122,14 +143,14 @@ def _chunk(folder: Path, name: str, place: _Place, sizes: tuple[int, ...], dtype
     path = folder / place.file
     if not path.is_file():
         raise DamageError(f"its part {place.file} is missing: copy the whole folder")
-    reader = PickleReader()
+    reader = PickleReader(place.length)
     with Archive(path, place.offset, place.length) as archive:
         entry = pickle_entry(archive)
         if entry is None:
             raise DamageError(f"its part of {name!r:.100} in {place.file} is no tensor of PyTorch")
         tensor = read_torch_zip(archive, entry, reader.load)
     refuse_unsafe(path, reader.pickles)
-    if not isinstance(tensor, StoredTensor) or tensor.shape != sizes or tensor.dtype != dtype:
+    if not isinstance(tensor, StoredTensor) or tensor.shape != sizes or tensor.dtype != dtype or tensor.expanded:
         raise DamageError(f"its part of {name!r:.100} in {place.file} is not the tensor that {METADATA} describes")
     return tensor
 

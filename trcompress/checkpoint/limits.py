@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import IO
 
 MAX_PICKLE_BYTES = 1 << 29
+ENTRY_BYTES = 100
+"""Of a dict, per entry."""
+_FREE_BYTES = 150_000_000
+_STEP_BYTES, _OBJECT_BYTES = 8, 500
+_BYTES_OF = {"EMPTY_DICT": 200, "DICT": 200, "EMPTY_LIST": 64, "EMPTY_SET": 64, "MARK": 64} | dict.fromkeys(
+    ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "FROZENSET"), 100
+)
+_MAX_TEXT_BYTES = 1 << 25
+_TEXT_OPCODES = (
+    b"X",
+    b"\x8d",
+)  # BINUNICODE and BINUNICODE8: a character may take 4 bytes of memory for 1 of the file
+_PIECE_BYTES = 1 << 20
 
 
 class DamageError(ValueError):
     """What a file says cannot be true; the reader that knows the file's name turns it into an InputFileError."""
+
+
+class Allowance:
+    """The memory that what a file's pickles hold may take: 150 MB, and as many bytes as the file has.
+
+    Args:
+        file_bytes: size of the file.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._most = self._left = _FREE_BYTES + file_bytes
+
+    def spend(self, nbytes: int) -> None:
+        """Count bytes before they are taken.
+
+        Raises:
+            DamageError: all is spent.
+        """
+        self._left -= nbytes
+        if self._left < 0:
+            raise DamageError(
+                f"what its pickle holds takes more than {self._most:,} bytes of memory, the most for a file of its "
+                "size: save the weights alone, with torch.save(model.state_dict(), path)"
+            )
+
+    def spend_on_step(self, opcode: str) -> None:
+        """Count what a step of a pickle leaves behind, its argument apart."""
+        self.spend(_BYTES_OF.get(opcode, _STEP_BYTES))
+
+    def spend_on_object(self, args: Sized) -> None:
+        """Count a stand-in for an object, and a copy of its arguments."""
+        self.spend(_OBJECT_BYTES + _STEP_BYTES * len(args))
 
 
 class LimitedStream:
@@ -17,14 +63,23 @@ class LimitedStream:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._taken = 0
+        self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        """Read up to `size` bytes."""
-        return self._count(self._stream.read(min(size, self._left + 1)))
+        """Read up to `size` bytes, in pieces: one read would take the memory for all that is asked for."""
+        if size > _MAX_TEXT_BYTES and self._opcode in _TEXT_OPCODES:
+            raise DamageError(f"its pickle holds a text of {size:,} bytes; at most {_MAX_TEXT_BYTES:,} are read")
+        size, pieces = min(size, self._left + 1), []
+        while size > 0 and (piece := self._stream.read(min(size, _PIECE_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._opcode = data if len(data) == 1 else self._opcode
+        return self._count(data)
 
     def readline(self) -> bytes:
         """Read one line."""
-        return self._count(self._stream.readline(self._left + 1))
+        return self._count(self._stream.readline(min(self._left + 1, _MAX_TEXT_BYTES)))
 
     def tell(self) -> int:
         """Bytes taken so far."""

@@ -9,15 +9,17 @@ wanted to call is written down in `calls`, for the caller to judge.
 from __future__ import annotations
 
 import pickletools
+import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 from trcompress.checkpoint.inert import Global, Instance, Meaning, Pickle, is_module, plain_key
-from trcompress.checkpoint.limits import DamageError, LimitedStream, in_short, shown
+from trcompress.checkpoint.limits import ENTRY_BYTES, Allowance, DamageError, LimitedStream, in_short, shown
 from trcompress.checkpoint.references import makes_type_hint, torch_attribute
 
 MAX_STEPS = 6_000_000
+_MAX_MEMO = 1 << 32
 
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
@@ -33,6 +35,7 @@ class PickleMachine:
 
     Args:
         stream: binary, positioned at the pickle; left just behind it.
+        allowance: the memory that what it holds may take.
         meanings: what to make of a call of a known global.
         persistent: what to make of a persistent id (a tensor's storage).
     """
@@ -41,11 +44,13 @@ class PickleMachine:
         self,
         stream: IO[bytes],
         meanings: Mapping[Global, Meaning],
+        allowance: Allowance,
         persistent: Callable[[Any], Any] | None = None,
     ) -> None:
         self.found = Pickle()
         self._stream = stream
         self._meanings = meanings
+        self._allowance, self._spend = allowance, allowance.spend
         self._persistent = persistent
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
@@ -75,7 +80,9 @@ class PickleMachine:
         raise DamageError("its pickle has no end")
 
     def _step(self, name: str, argument: Any) -> None:
+        self._allowance.spend_on_step(name)
         if name in _PUSH_ARGUMENT:
+            self._spend(sys.getsizeof(argument))
             self._stack.append(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
@@ -92,8 +99,7 @@ class PickleMachine:
     # The stack.
 
     def _pop(self) -> Any:
-        if not self._stack:
-            raise DamageError("its pickle takes more than it put down")
+        self._top()
         return self._stack.pop()
 
     def _top(self) -> Any:
@@ -117,15 +123,17 @@ class PickleMachine:
         else:
             self._pop_to_mark()
 
-    def _drop_to_mark(self, _: Any) -> None:
-        self._pop_to_mark()
-
     def _tuple(self, size: int) -> tuple[Any, ...]:
         return tuple(reversed([self._pop() for _ in range(size)]))
+
+    def _drop_to_mark(self, _: Any) -> None:
+        self._pop_to_mark()
 
     # The memo.
 
     def _put(self, index: Any) -> None:
+        if not 0 <= int(index) < _MAX_MEMO:
+            raise DamageError(f"its pickle numbers a part {shown(int(index))}")
         self._memo[int(index)] = self._top()
 
     def _memoize(self, _: Any) -> None:
@@ -141,6 +149,7 @@ class PickleMachine:
     def _pairs(self, items: list[Any]) -> dict[Any, Any]:
         if len(items) % 2:
             raise DamageError("its pickle gives a dict a key without a value")
+        self._spend(ENTRY_BYTES * (len(items) // 2))
         return {plain_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
     def _set_items(self, items: list[Any]) -> None:
@@ -153,6 +162,7 @@ class PickleMachine:
         target = self._top()
         if not isinstance(target, list | Instance):
             raise DamageError("its pickle appends to something that is no list")
+        self._spend(16 * len(items))
         (target.elements if isinstance(target, Instance) else target).extend(items)
 
     # Globals, objects, calls.
@@ -177,11 +187,13 @@ class PickleMachine:
         if origin in self._meanings:
             return self._mean(origin, args)
         self.found.made.add(origin)
+        self._allowance.spend_on_object(args)
         return Instance(origin, args if extra is None else (*args, extra))
 
     def _call(self, origin: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
             raise DamageError("its pickle calls something without a list of arguments")
+        self._allowance.spend_on_object(args)
         if isinstance(origin, Global) and origin in self._meanings:
             return self._mean(origin, args)
         if origin in _RECONSTRUCTORS and args:
@@ -195,6 +207,8 @@ class PickleMachine:
         return result
 
     def _mean(self, origin: Global, args: tuple[Any, ...]) -> Any:
+        # Some copy what they are given, and one container may be given to many.
+        self._spend(sum(ENTRY_BYTES * len(one) for one in args if isinstance(one, dict | list | tuple)))
         try:
             return self._meanings[origin](args)
         except (TypeError, IndexError) as error:
@@ -224,6 +238,7 @@ class PickleMachine:
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         if all(part is None or isinstance(part, dict) for part in parts):
             for part in parts:
+                self._spend(ENTRY_BYTES * len(part or {}))
                 target.state.update({shown(key, 2_000): value for key, value in (part or {}).items()})
             if is_module(target):
                 self.found.modules.append(target)

@@ -69,7 +69,7 @@ def _tensor(args: tuple[Any, ...], dtype: torch.dtype | None = None, metadata: A
 
 def _seen_through(stored: StoredTensor, metadata: Any) -> DerivedTensor | UnreadableTensor:
     """A conjugate or negative view: the values that it shows, not those that are stored."""
-    if not isinstance(metadata, dict) or not set(metadata) <= {"conj", "neg"}:
+    if not isinstance(metadata, dict) or not set(metadata) <= {"conj", "neg"} or stored.expanded:
         return UnreadableTensor("a view of an unknown kind")
 
     def compute() -> Tensor:

@@ -8,16 +8,29 @@ from typing import Any
 from trcompress.checkpoint.inert import Global, Instance
 from trcompress.checkpoint.limits import DamageError, shown
 from trcompress.checkpoint.npz_file import DTYPES
-from trcompress.checkpoint.stored import MemoryBytes, RawStorage, StoredTensor, UnreadableTensor, contiguous_stride
+from trcompress.checkpoint.stored import (
+    MAX_DIMS,
+    MemoryBytes,
+    RawStorage,
+    StoredTensor,
+    UnreadableTensor,
+    contiguous_stride,
+)
 
 _CORES = ("numpy.core", "numpy._core")
 _ARRAY = {Global(f"{core}.multiarray", "_reconstruct") for core in _CORES}
 _BUFFER = {Global(f"{core}.numeric", "_frombuffer") for core in _CORES}
 _DTYPE = Global("numpy", "dtype")
+Storages = dict[tuple[int, str, bool], RawStorage]
+"""The storage that was made of some bytes, by their `id`, type and order: a pickle may give them to many arrays."""
 
 
-def array_in(node: Any) -> StoredTensor | UnreadableTensor | None:
+def array_in(node: Any, storages: Storages) -> StoredTensor | UnreadableTensor | None:
     """Return the array that a stand-in holds, as a tensor; None where it is none, or one of Python objects.
+
+    Args:
+        node: any part of a pickle, which must stay in memory as long as `storages`.
+        storages: those already made of this pickle; changed.
 
     Raises:
         DamageError: what the pickle says of the array cannot be true.
@@ -32,18 +45,21 @@ def array_in(node: Any) -> StoredTensor | UnreadableTensor | None:
     known = DTYPES.get(code)
     if known is None:
         return UnreadableTensor(f"an array of type {code!s:.20}")
-    raw = (
-        data.encode("latin1")
-        if isinstance(data, str)
-        else bytes(data)
-        if isinstance(data, bytes | bytearray)
-        else b""
-    )
-    if prod(shape) * known.itemsize != len(raw):
-        raise DamageError(f"its pickle declares an array {shape} of {code} but gives {len(raw):,} bytes")
+    given = len(data) if isinstance(data, str | bytes | bytearray) else 0
+    if prod(shape) * known.itemsize != given:
+        raise DamageError(f"its pickle declares an array {shape} of {code} but gives {given:,} bytes")
+    place = (id(data), code, big_endian)
+    if place not in storages:
+        storages[place] = RawStorage(known, given // known.itemsize, MemoryBytes(_raw(data), big_endian))
     stride = contiguous_stride(shape[::-1])[::-1] if fortran else contiguous_stride(shape)
-    storage = RawStorage(known, len(raw) // known.itemsize, MemoryBytes(raw, big_endian))
-    return StoredTensor(storage, known, shape, stride)
+    return StoredTensor(storages[place], known, shape, stride)
+
+
+def _raw(data: Any) -> bytes:
+    """The bytes of an array, which Python 2 pickled as text."""
+    if isinstance(data, str):
+        return data.encode("latin1")
+    return bytes(data) if isinstance(data, bytes | bytearray) else b""
 
 
 def objects_in(node: Any) -> list[Any] | None:
@@ -66,7 +82,9 @@ def _described(node: Any) -> tuple[tuple[int, ...], Any, bool, Any] | None:
     else:
         return None
     sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if any(type(size) is not int or size < 0 for size in sizes):
+    if len(sizes) > MAX_DIMS:
+        raise DamageError(f"its pickle gives an array {len(sizes):,} dimensions; at most {MAX_DIMS} are read")
+    if any(type(size) is not int or not 0 <= size < 2**62 for size in sizes):
         raise DamageError("its pickle gives an array sizes that are not whole numbers of 0 or more")
     return sizes, dtype, bool(fortran), data
 

@@ -143,7 +143,7 @@ def _nested(path: Path, name: str, place: tuple[int, int], skip_objects: bool) -
 
 def _torch_zip(path: Path, archive: Archive, skip_objects: bool, notes: tuple[str, ...] = ()) -> FileContent:
     entry = str(pickle_entry(archive))
-    reader = PickleReader()
+    reader = PickleReader(path.stat().st_size)
     root = _judged(path, reader, lambda: read_torch_zip(archive, entry, reader.load), skip_objects)
     if is_scripted(archive, entry):
         notes = (*notes, "TorchScript archive: weights read, its code not run")
@@ -154,7 +154,7 @@ def _torch_zip(path: Path, archive: Archive, skip_objects: bool, notes: tuple[st
 
 def _npy(path: Path, skip_objects: bool) -> FileContent:
     """A dict that numpy.save pickled; a plain array has no names."""
-    reader = PickleReader()
+    reader = PickleReader(path.stat().st_size)
     with path.open("rb") as stream:
         if not skip_object_header(stream):
             raise InputFileError(
@@ -169,7 +169,7 @@ def _pickle(path: Path, head: bytes, skip_objects: bool) -> FileContent:
     foreign = other_file(path, head)
     if foreign is not None:
         raise InputFileError(f"{path} is not a checkpoint but {foreign}")
-    reader = PickleReader()
+    reader = PickleReader(path.stat().st_size)
     with path.open("rb") as stream:
         try:
             legacy, root = _judged(path, reader, lambda: read_torch_legacy(stream, path, reader.load), skip_objects)

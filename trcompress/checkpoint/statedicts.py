@@ -8,12 +8,15 @@ from typing import Any
 
 from trcompress.checkpoint.inert import Global, Instance, is_module
 from trcompress.checkpoint.limits import DamageError, shown
-from trcompress.checkpoint.numpy_values import array_in, objects_in
+from trcompress.checkpoint.numpy_values import Storages, array_in, objects_in
 from trcompress.checkpoint.stored import AnyTensor, DerivedTensor, StoredTensor, UnreadableTensor
 from trcompress.model.kinds import KINDS, MODES
 
 MAX_DEPTH = 100
 MAX_NODES = 2_000_000
+_MAX_ENTRIES = 8_000_000  # a pickle's steps can make no more, but they can put one dict in a million places
+_MAX_CHARACTERS = 50_000_000
+_MAX_TENSORS = 100_000
 _LONG_LIST = 1_000
 _MANY = 12
 _LONGEST_NAME = 2_000
@@ -90,7 +93,8 @@ class _Walk:
         self._arrays = arrays
         self.found = Survey()
         self._groups: dict[tuple[str, ...], StateDict] = {}
-        self._nodes = 0
+        self._nodes = self._entries = self._characters = self._tensors = 0
+        self._storages: Storages = {}
         self._open: set[int] = set()
         self._objects: list[int] = []
 
@@ -100,13 +104,15 @@ class _Walk:
             return False
         self._count(len(path))
         if self._arrays:
-            objects, array = objects_in(node), array_in(node)
+            objects, array = objects_in(node), array_in(node, self._storages)
             node = objects if objects is not None else array if array is not None else node
         if _is_tensor(node):
+            self._joined(path)
+            self._tensors += 1
             self._group(path[:-1]).tensors[path[-1] if path else ""] = node
             return True
         if _children_of(node).keys() >= _OPTIMIZER_KEYS:
-            self.found.ignored[".".join(path) or "the root"] = f"optimizer state ({_tensor_count(node):,} tensors)"
+            self.found.ignored[self._joined(path)] = f"optimizer state ({_tensor_count(node):,} tensors)"
             return True
         self._open.add(id(node))
         if is_module(node) or _is_scripted(node):
@@ -124,19 +130,21 @@ class _Walk:
         return held
 
     def _children(self, node: Any, path: tuple[str, ...]) -> bool:
-        children = {name: child for name, child in _children_of(node).items() if not isinstance(child, _PLAIN)}
+        entries = _children_of(node)
+        self._entries += len(entries)
+        children = {name: child for name, child in entries.items() if not isinstance(child, _PLAIN)}
         held = {name for name, child in children.items() if self.visit(child, (*path, shown(name, 200)))}
         if held:
-            self._ignore_rest({name: child for name, child in _children_of(node).items() if name not in held}, path)
+            self._ignore_rest({name: child for name, child in entries.items() if name not in held}, path)
         return bool(held)
 
     def _ignore_rest(self, rest: dict[Any, Any], path: tuple[str, ...]) -> None:
         """Write down what lies beside tensors without holding any: in one line but for a few at the root."""
         if len(rest) > (0 if path else _MANY):
-            self.found.ignored[".".join(path) or "the root"] = f"{len(rest):,} entries without tensors"
+            self.found.ignored[self._joined(path)] = f"{len(rest):,} entries without tensors"
             return
         for name, child in rest.items():
-            self.found.ignored[".".join((*path, shown(name, 200)))] = _describe(child)
+            self.found.ignored[self._joined((*path, shown(name, 200)))] = _describe(child)
 
     def _group(self, path: tuple[str, ...]) -> StateDict:
         if path not in self._groups:
@@ -149,6 +157,9 @@ class _Walk:
         self._count(depth)
         hint = _hint(node) or hint
         tensors, modules = _parts_of(node)
+        self._entries += len(tensors) + len(modules)
+        self._tensors += len(tensors)
+        self._characters += len(prefix) * (1 + len(tensors) + len(modules))
         for name, tensor in tensors.items():
             group.tensors[prefix + name] = tensor
             if hint is not None:
@@ -162,10 +173,19 @@ class _Walk:
 
     def _count(self, depth: int) -> None:
         self._nodes += 1
-        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
+        if depth > MAX_DEPTH or self._nodes > MAX_NODES or self._entries > _MAX_ENTRIES:
             raise DamageError(
                 f"its object is nested deeper than {MAX_DEPTH} levels or has over {MAX_NODES:,} parts"
             )
+        if self._tensors > _MAX_TENSORS:
+            raise DamageError(f"it lists over {_MAX_TENSORS:,} tensors; at most so many are read")
+        if self._characters > _MAX_CHARACTERS:
+            raise DamageError(f"the names in it take over {_MAX_CHARACTERS:,} characters: no model's")
+
+    def _joined(self, path: tuple[str, ...]) -> str:
+        """A path as a name; each is kept, and one object may be in many places."""
+        self._characters += sum(map(len, path))
+        return ".".join(path) or "the root"
 
 
 def _parts_of(node: Instance) -> tuple[dict[str, Any], dict[str, Instance]]:

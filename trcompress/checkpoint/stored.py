@@ -142,6 +142,11 @@ class StoredTensor:
         return prod(self.shape)
 
     @property
+    def expanded(self) -> bool:
+        """True where it shows more values than are stored."""
+        return self.numel > self.storage.numel
+
+    @property
     def _span(self) -> int:
         if not self.numel:
             return 0
