@@ -210,6 +210,16 @@ def larger_than_memory(record: Record) -> Found:
     return [Table(title=record["init"], columns=("", "here"), rows=rows)], [], []
 
 
+def load(record: Record) -> Found:
+    rows = [
+        (row["what"], round(row["processor_s"], 1), round(row["seconds"], 1), round(row["peak_bytes"] / 1e6))
+        for part in record["parts"].values()
+        for row in part["rows"]
+    ]
+    columns = ("", "s of a processor", "s", "MB at most that no file backs")
+    return [Table(title="a command and all that it starts", columns=columns, rows=tuple(rows))], [], []
+
+
 def whole_model(record: Record) -> Found:
     """Medians over seeds: bytes, how many times smaller, the metric beside the same draw's dense network."""
     tables = []

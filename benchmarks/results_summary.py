@@ -211,6 +211,11 @@ def _say_calibration(record: Mapping[str, Any]) -> str:
     return f"g2p's phoneme error: {', '.join(texts)}; {rest}" if texts else rest
 
 
+def _say_load(record: Mapping[str, Any]) -> str:
+    rows = [row for part in record["parts"].values() for row in part["rows"]]
+    return "; ".join(f"{row['what']}: {row['seconds']:.0f} s, {row['peak_bytes'] / 1e6:.0f} MB" for row in rows)
+
+
 def _say_install(record: Mapping[str, Any]) -> str:
     whole, torch = (f"{record[key] / 1e6:,.0f} MB" for key in ("all_bytes", "torch_bytes"))
     return f"{whole} in {record['packages']} packages, {torch} of it PyTorch; pip check: {record['pip_check']}"
@@ -223,7 +228,7 @@ RECORDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "bench-layers": ("Layers at 57,600 inputs", _say_layers),
     "bench-variable-length": ("Packed sequences", _say_lengths),
     "bench-never-slower": ("Rings beside dense, a grid of sizes", _say_never_slower),
-    "bench-load": ("Many layers, large files, long processes", _say_tables),
+    "bench-load": ("Many layers, rows and clips, large files, long processes", _say_load),
     "bench-install": ("The base install", _say_install),
     "bench-larger-than-memory": ("A weight larger than memory", _say_memory),
 }
