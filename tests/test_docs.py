@@ -1,5 +1,6 @@
 """Every block of code of the documentation runs, page by page, and the site builds without a warning."""
 
+import html
 import json
 import re
 import shlex
@@ -95,3 +96,11 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path, mon
     api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("compress_", "to_plain", "export", "from_pretrained", "finetune"):
         assert name in api
+    layer = api[
+        api.index('id="trcompress.layers.recurrent.TRLSTM"') : api.index('id="trcompress.layers.recurrent.TRGRU"')
+    ]
+    text = html.unescape(re.sub(r"<[^>]+>", "", layer))
+    assert text.count("Raises:") == text.count("Parameters:") == 1
+    assert re.search(r"ranks\s*\(Ranks.*\)\s*–\s*as text", text, re.DOTALL)
+    assert ">>> layer = TRLSTM(57600" in text
+    assert "hidden_size: int" in text
