@@ -198,6 +198,12 @@ def test_parts_of_both_bars_share_one_scale(document):
     assert widths[1] == pytest.approx(100 * one["tensor_bytes_after"] / one["tensor_bytes_before"], abs=0.01)
 
 
+CUT_OFF = """
+return [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)
+  .map(one => one.textContent.trim().slice(0, 60));
+"""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_fits_and_is_silent(document, tmp_path, width, dark):
@@ -207,6 +213,7 @@ def test_the_page_fits_and_is_silent(document, tmp_path, width, dark):
         browser.open(path, width=width, dark=dark)
         assert browser.overflowing() == []
         assert browser.run("return document.documentElement.scrollWidth") <= width
+        assert browser.run(CUT_OFF) == []
         assert browser.console() == []
         assert browser.run("return performance.getEntriesByType('resource').length") == 0
         background = browser.run("return getComputedStyle(document.body).backgroundColor")
