@@ -95,7 +95,7 @@ def compress(checkpoint: Path, **given: Any) -> None:
     damage first, measured at the outputs on inputs held out. Matrices get a lower rank and layers fewer units only
     where that is measured to be the lesser damage, or with --finetune, where training makes up for it.
 
-    What functions named M:F must take and give, with examples: docs/your-code.md.
+    Functions named M:F, with examples: docs/your-code.md.
 
     Example: trcompress compress model.pt --target-size 500KB --calibrate data.npz -o small.safetensors
     """

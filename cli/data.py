@@ -39,7 +39,7 @@ def data() -> None:
     """
 
 
-@data.command("make-clips")
+@data.command("make-clips", short_help="Render procedural action clips as video files.")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--layout", type=click.Choice(_LAYOUTS), default="ucf11", show_default=True, help="Of the tree.")
 @click.option("--classes", type=int, default=11, show_default=True, help="Motions, up to 51.")
@@ -74,7 +74,7 @@ def make_clips(out: Path, size_: tuple[int, int], dry_run: bool, format_: str, *
     _print(asdict(made), text, format_)
 
 
-@data.command()
+@data.command(short_help="Run a CNN over videos, and keep its features.")
 @click.argument("video_tree", metavar="VIDEO_TREE", type=click.Path(path_type=Path))
 @click.option("--backbone", required=True, metavar="CNN", help="FILE.onnx, or torchvision:NAME with --weights.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for torchvision's CNNs.")

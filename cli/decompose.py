@@ -84,7 +84,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     Without --layer, every layer that the shape fits is compressed and the others are named. Without --shape, a
     goal such as --target-ratio 25 searches shape and ranks first; --shape with --max-error searches the ranks.
 
-    What functions named M:F must take and give, with examples: docs/your-code.md.
+    Functions named M:F, with examples: docs/your-code.md.
 
     Example: trcompress decompose model.pt --shape 4x2x5x8x6x5x3x2:4x4x2x4x2 --ranks 5,10
     """

@@ -40,7 +40,7 @@ def evaluate(model: Path, **given: Any) -> None:
     answers agree with the teacher's or the baseline's. The classifier is the recurrent stack and the linear head
     in the file; how they were found is printed.
 
-    What functions named M:F must take and give, with examples: docs/your-code.md.
+    Functions named M:F, with examples: docs/your-code.md.
 
     Example: trcompress evaluate model.tr.safetensors --data data.npz --baseline model.pt --max-drop 0.01
     """

@@ -42,7 +42,7 @@ def export(network: Path, format_: str, **given: Any) -> None:
     torch's exporters, and what they froze is said; --example gives its inputs where they cannot be made up. Every
     file is run at three sizes beside PyTorch before it appears. ARTIFACT may be a dense checkpoint too.
 
-    What functions named M:F must take and give, with examples: docs/your-code.md.
+    Functions named M:F, with examples: docs/your-code.md.
 
     Example: trcompress export model.tr.safetensors --onnx model.onnx --int8
     """

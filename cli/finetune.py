@@ -89,7 +89,7 @@ def finetune(artifact: Path, **given: Any) -> None:
     batches: torchrun --nproc-per-node 2 -m -- trcompress finetune ... (without the -- torchrun takes --start for
     an option of its own).
 
-    What functions named M:F must take and give, with examples: docs/your-code.md.
+    Functions named M:F, with examples: docs/your-code.md.
 
     Example: trcompress finetune model.tr.safetensors --data data.npz --teacher model.pt
     """

@@ -36,7 +36,8 @@ def plan(checkpoint: Path, **given: Any) -> None:
     and always among the candidates, so the chosen plan is never worse than SVD at the same count.
 
     With --target-size or --target-ratio-model it shows the ladder that `compress` would walk for the whole file.
-    What functions named M:F must take and give, with examples: docs/your-code.md.
+
+    Functions named M:F, with examples: docs/your-code.md.
 
     Example: trcompress plan model.pt --target-ratio 25
     """
