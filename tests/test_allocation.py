@@ -98,7 +98,7 @@ def test_relative_errors_are_those_of_truncated_svds():
 def test_a_starved_first_layer_is_warned_of_where_no_data_was_given():
     matrices = [matrix for matrix, _ in weights_of(40, 64)]
     (warning,) = first_layer_warnings(matrices, {"rnn.weight_ih_l0": 9, "rnn.weight_ih_l1": 9})
-    assert "rnn.weight_ih_l0 is a first layer and gets rank 9 of 40 inputs" in warning
+    assert "rnn.weight_ih_l0 is a first layer and gets the values of rank 9 of 40 inputs" in warning
     assert not first_layer_warnings(matrices, {"rnn.weight_ih_l0": 20, "rnn.weight_ih_l1": 9})
     assert not first_layer_warnings(matrices, {"rnn.weight_ih_l0": None, "rnn.weight_ih_l1": 9})
 

@@ -111,8 +111,8 @@ def proportional_ranks(matrices: Sequence[Matrix], budget: int) -> dict[str, int
 def first_layer_warnings(matrices: Sequence[Matrix], ranks: Mapping[str, int | None]) -> list[str]:
     """Name first layers that keep less than half of their input's directions."""
     return [
-        f"{matrix.key} is a first layer and gets rank {rank} of {matrix.columns} inputs: no later layer brings "
-        "back what it loses; give calibration data, or leave it dense"
+        f"{matrix.key} is a first layer and gets the values of rank {rank} of {matrix.columns} inputs: no later "
+        "layer brings back what it loses; give calibration data, or leave it dense"
         for matrix in matrices
         if matrix.index == 0 and (rank := ranks.get(matrix.key)) and 2 * rank < min(matrix.columns, matrix.rows)
     ]
