@@ -76,7 +76,7 @@ def _run(recipe: Recipe, out: Path, given: dict[str, Any]) -> None:
 
 def _print_list(format_: str) -> None:
     from trcompress.cli.console import out, print_json
-    from trcompress.cli.tables import bold
+    from trcompress.cli.tables import make_table
     from trcompress.reproduce.recipe import read_recipe, recipe_names
 
     recipes = [read_recipe(name).resolve() for name in recipe_names()]
@@ -88,9 +88,12 @@ def _print_list(format_: str) -> None:
         ]
         print_json({"recipes": listed})
         return
-    for one, need in zip(recipes, needs, strict=True):
-        out.print(bold(one.name), f" {one.row}", markup=False)
-        out.print(f"  {one.title}; data: {need.removeprefix('--data ')}", markup=False)
+    told = [
+        f"{one.row}: {one.title}; data: {need.removeprefix('--data ')}"
+        for one, need in zip(recipes, needs, strict=True)
+    ]
+    rows = [[one.name, text] for one, text in zip(recipes, told, strict=True)]
+    out.print(make_table(["!recipe", "row of the paper: what is run; data"], rows))
 
 
 def _needs(recipe: Recipe) -> str:
