@@ -21,6 +21,12 @@ def built(kind: str, folder: Path) -> Path:
     return file
 
 
+def tracked():
+    """Files of the repository; none where there is no git, as in an unpacked distribution."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
 def test_help_does_not_import_torch():
     code = """
 import sys
@@ -82,6 +88,8 @@ def test_the_tests_collect_from_an_unpacked_sdist(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
     collected = {line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("tests/")}
     assert collected == {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+    lacking = [name for name in tracked() if not (unpacked / name).exists()]
+    assert not lacking, "MANIFEST.in leaves them out"
 
 
 def test_the_metadata_says_what_an_index_shows():
