@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trcompress.deploy.onnx_graph import require_onnx
-from trcompress.errors import InputFileError, MissingExtraError, QualityGateError
+from trcompress.errors import InputFileError, MissingExtraError, QualityGateError, UsageError
 
 SIZES = ((1, 1), (7, 3), (20, 16))
 """Steps and sequences at which a file is checked."""
@@ -124,6 +124,7 @@ def onnx_session(path: str, threads: int | None = None) -> Any:
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
+        UsageError: it cannot open the file, as where the operators are newer than it is; its words are quoted.
     """
     require_onnx()
     try:
@@ -131,7 +132,13 @@ def onnx_session(path: str, threads: int | None = None) -> Any:
     except ImportError as error:
         raise MissingExtraError("running ONNX files needs the extra: pip install 'trcompress[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it refuses is raised; a route that fails is no news
     if threads:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of classes that it does not share
+        last = str(error).strip().rstrip(".").rpartition(". ")[2][-200:]
+        raise UsageError(
+            f"onnxruntime {onnxruntime.__version__} must open the file: {last}; try another `opset`"
+        ) from error
