@@ -29,6 +29,7 @@ import torch
 from calibration_g2p import run_g2p
 from calibration_sensors import run_stack, run_windows
 from calibration_syllables import run_syllables
+from kept import kept_figures
 from rich.console import Console
 from rich.table import Table
 
@@ -46,7 +47,7 @@ def main() -> None:
     """Run what is asked for, print it, and keep it."""
     given = read_arguments()
     torch.set_num_threads(given.threads)
-    record = json.loads(given.out.read_text()) if given.out.exists() else {}
+    record = kept_figures(given.out)
     line = f"python benchmarks/calibration.py {' '.join(sys.argv[1:])}".strip()
     record |= {
         "commands": sorted({line, *record.get("commands", [])}),

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from decompose_cases import PLANTED, PROBLEMS, RECOVERED, planted
+from kept import kept_figures
 from rich.table import Table
 from tensor_trains import TensorTrains
 from torch import Tensor
@@ -208,7 +209,7 @@ def main() -> None:
     if given.child:
         child(given.child, given.problem, given.seed, given.peer_seconds)
         return
-    parts = json.loads(given.out.read_text())["parts"] if given.out.is_file() else {}
+    parts = kept_figures(given.out).get("parts", {})
     for part in [given.only] if given.only else PARTS:
         found = measure(part, given)
         parts[part] = {"arguments": shlex.join(sys.argv[1:]), "threads": given.threads, **found}

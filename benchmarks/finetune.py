@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from finetune_tasks import TASKS, Structure, Task
+from kept import kept_figures
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Page
@@ -37,7 +38,7 @@ from trcompress.training.dense import train_dense
 from trcompress.training.finetune import finetune
 from trcompress.training.settings import read_settings
 from trcompress.util.files import write_text
-from trcompress.util.hardware import this_machine
+from trcompress.util.hardware import Hardware, this_machine
 from trcompress.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +76,7 @@ def run(task: Task, data: DataSet, given: argparse.Namespace) -> None:
     """Do the runs that the file does not hold yet, print all of them and write the result."""
     folder = given.out / task.name.lower()
     folder.mkdir(parents=True, exist_ok=True)
-    record = read_record(folder / "runs.json")
+    record = kept_figures(folder / "runs.json") or {"machine": this_machine().model_dump(mode="json"), "runs": {}}
     seeds = [int(seed) for seed in given.seeds.split(",")]
     for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
@@ -90,13 +91,6 @@ def run(task: Task, data: DataSet, given: argparse.Namespace) -> None:
     console.print(page)
     for claim in claims(task, record, seeds):
         console.print(f"{'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.text}. {claim.evidence}")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read earlier runs; those of other settings have other keys."""
-    if path.exists():
-        return json.loads(path.read_text())
-    return {"runs": {}}
 
 
 def runs(
@@ -232,7 +226,7 @@ def result_of(task: Task, data: DataSet, record: dict[str, Any], seeds: list[int
         seeds=tuple(seeds),
         command=f"python benchmarks/finetune.py --tasks {task.name.lower()}",
         version=__version__,
-        machine=this_machine(),
+        machine=Hardware(**record["machine"]),
         seconds=round(sum(record["runs"][key]["seconds"] for key in keys_of(task, seeds)), 1),
     )
 

@@ -1,9 +1,33 @@
-"""Networks that a benchmark has trained, kept in a folder, so that a long one can run in pieces."""
+"""What earlier runs of a benchmark kept, figures and trained networks, so that a long one can run in pieces."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from trcompress.util.hardware import this_machine
+
+
+def kept_figures(path: Path) -> dict[str, Any]:
+    """Read what earlier runs on this machine wrote; nothing where there is no file.
+
+    Args:
+        path: a benchmark's JSON file, with its `machine`.
+
+    Raises:
+        SystemExit: the figures are another machine's; one page would give both out as of one machine.
+    """
+    if not path.exists():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text())
+    if record["machine"] != this_machine().model_dump(mode="json"):
+        raise SystemExit(
+            f"{path} holds figures of another machine ({record['machine']['cpu']}): give another --out or remove it "
+            "to measure all parts here"
+        )
+    return record
 
 
 class Kept:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import kept_figures
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from watched import RESULTS, console, save
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files are made and removed again")
     parser.add_argument("--out", type=Path, default=RESULTS / "bench-load.json")
     given = parser.parse_args()
-    parts = json.loads(given.out.read_text())["parts"] if given.out.is_file() else {}
+    parts = kept_figures(given.out).get("parts", {})
     for name in [given.only] if given.only else LOADS:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             rows = LOADS[name](Path(folder), getattr(given, name))

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from kept import Kept
+from kept import Kept, kept_figures
 from samples import find_sample
 from whole_model_clips import run_clips, training_clips, with_fresh_looks
 from whole_model_g2p import run_g2p
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=0, help="train so many and stop; with --work")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    record = json.loads(given.out.read_text()) if given.out.exists() else {}
+    record = kept_figures(given.out)
     for name in filter(None, given.only.split(",")):
         run = PARTS[name]()
         if run is None:
