@@ -24,8 +24,8 @@ def kept_figures(path: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text())
     if record["machine"] != this_machine().model_dump(mode="json"):
         raise SystemExit(
-            f"{path} holds figures of another machine ({record['machine']['cpu']}): give another --out or remove it "
-            "to measure all parts here"
+            f"{path} holds figures of another machine ({record['machine']['cpu']}): give another --out or "
+            "remove it to measure all parts here"
         )
     return record
 
