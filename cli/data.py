@@ -11,6 +11,7 @@ import click
 from trcompress.cli.console import print_json, progress_bar, remark
 from trcompress.cli.options import dry_run_option, format_option, overwrite_option, seed_option
 from trcompress.util.figures import size
+from trcompress.util.progress import counted
 
 _NORMALIZATIONS = ("imagenet", "unit", "signed", "raw")
 _LAYOUTS = ("ucf11", "hmdb51")
@@ -67,7 +68,7 @@ def make_clips(out: Path, size_: tuple[int, int], dry_run: bool, format_: str, *
         _print({"root": out, "clips": clips, "size": size_, **settings}, f"would render {clips:,} clips", format_)
         return
     with progress_bar("rendering clips") as update:
-        made = render(out, size=size_, progress=lambda done, total, what: update(what, done / total), **settings)
+        made = render(out, size=size_, progress=counted(update), **settings)
     text = (
         f"{made.clips:,} procedural clips of {len(made.classes)} classes in {made.root} ({size(made.size_bytes)})"
     )
@@ -123,7 +124,7 @@ def extract(video_tree: Path, out: Path | None, size_: Any, dry_run: bool, forma
         return
     given = {name: value for name, value in (settings | {"size": size_}).items() if value is not None}
     with progress_bar("extracting features") as update:
-        made = run(video_tree, out=out, progress=lambda done, total, what: update(what, done / total), **given)
+        made = run(video_tree, out=out, progress=counted(update), **given)
     for note in made.notes:
         remark(f"note: {note}")
     text = f"{made.path}: {made.clips:,} clips x {made.frames} frames x {made.features:,} features"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from trcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Checkpoint
-    from trcompress.model.plan import ResolvedPlan
     from trcompress.passes.decompose import PlanChoice
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -97,7 +96,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(*dense.files, checkpoint, given["calibrate"]))
     chosen = choose_plan(dense, given)
-    _echo_plan(chosen.plan, chosen.notes)
+    _echo_plan(chosen)
     if given["dry_run"]:
         _print_dry_run(chosen.plan.weights, out, given["format_"])
     else:
@@ -155,13 +154,13 @@ def read_plan(
     )
 
 
-def _echo_plan(plan: ResolvedPlan, notes: Sequence[str]) -> None:
+def _echo_plan(chosen: PlanChoice) -> None:
     """Say on stderr what will be done, before it is done."""
     from trcompress.cli.console import remark
     from trcompress.model.grammar import format_shape
     from trcompress.util.figures import count, ratio
 
-    for weight in plan.weights:
+    for weight in chosen.plan.weights:
         structure = weight.structure
         rings = f"{weight.copies} rings of " if weight.copies > 1 else ""
         remark(
@@ -171,13 +170,11 @@ def _echo_plan(plan: ResolvedPlan, notes: Sequence[str]) -> None:
         )
         for note in weight.notes:
             remark(f"{weight.name}: {note}")
-    for note in notes:
+    for note in chosen.notes:
         remark(note)
-    told = {key for note in notes if note.startswith("dense: ") for key in note.split(" (")[0][7:].split(", ")}
-    for matrix, reason in plan.skipped:
-        if matrix.key in told:  # the search says why
-            continue
-        remark(f"{matrix.key} stays dense: {reason}")
+    for matrix, reason in chosen.plan.skipped:
+        if matrix.key not in chosen.dense:  # of those a note says why
+            remark(f"{matrix.key} stays dense: {reason}")
 
 
 def _print_dry_run(weights: Any, out: Path, format_: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from trcompress.cli.options import reading, reading_options
 from trcompress.errors import UsageError
+from trcompress.util.progress import counted
 
 READOUTS = ("final", "last-step", "mean", "every")
 
@@ -112,7 +113,7 @@ def open_data(given: dict[str, Any]) -> Any:
         return load_data(
             given["data"],
             allow_code=True,
-            progress=lambda done, total, what: update(what, done / max(1, total)),
+            progress=counted(update),
             **options,
         )
 

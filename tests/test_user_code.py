@@ -268,7 +268,8 @@ def lengths_too():
 
 
 def named():
-    return [{"x": part[:, : 3 + number % 4], "labels": None} for number, part in enumerate(drawn().split(16))]
+    parts = [part[:, : 3 + number % 4] for number, part in enumerate(drawn().split(16))]
+    return [{"x": part, "labels": None, "label_ids": torch.zeros(16)} for part in parts]
 
 
 def data_set():

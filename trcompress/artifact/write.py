@@ -19,30 +19,13 @@ from trcompress.artifact.packing import PACKED_KEY, Streams, pack
 from trcompress.artifact.sidecar import write_sidecar
 from trcompress.artifact.storage import Stored
 from trcompress.checkpoint.finite import count_nonfinite
+from trcompress.checkpoint.safetensors_file import DTYPES
 from trcompress.errors import InputFileError, OutputFileError, TrcompressError, UsageError
 from trcompress.model.header import METADATA_KEY, Header
 from trcompress.util.files import atomic_path, check_output, system_error
 
 _BLOCK_BYTES = 1 << 24
-_CODES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.int16: "I16",
-    torch.uint16: "U16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.uint32: "U32",
-    torch.float32: "F32",
-    torch.complex64: "C64",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.uint64: "U64",
-}
-"""What safetensors calls types, in its order."""
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
 _ORDER = list(_CODES)
 COMPACT_BELOW = 20_000
 """Bytes of tensors below which a header with few-bit storage is compact."""

@@ -22,23 +22,24 @@ from trcompress.checkpoint.stored import (
 MAX_HEADER_BYTES = 1 << 25
 MAX_TENSORS = 100_000
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "U16": torch.uint16,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
-    "C64": torch.complex64,
-    "I64": torch.int64,
     "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
     "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
 }
+"""What safetensors calls types, in the order in which it lays tensors out, backwards."""
 
 
 def looks_like_safetensors(head: bytes) -> bool:

@@ -12,11 +12,11 @@ import numpy as np
 from trcompress.data.decode import require_av
 from trcompress.data.drawing import draw_clip, group_looks
 from trcompress.data.encode import encode_clip
-from trcompress.data.load import Progress
 from trcompress.data.motions import MOTIONS
 from trcompress.data.video_tree import LAYOUTS, MARKER
 from trcompress.errors import OutputFileError, UsageError, nearest
 from trcompress.util.folders import atomic_folder
+from trcompress.util.progress import Count
 
 _SPLITS = 3
 _TEST_SHARE = 0.3
@@ -52,7 +52,7 @@ def make_clips(
     size: tuple[int, int] = (320, 240),
     seed: int = 0,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> ClipSet:
     """Render clips of moving glyphs, in which nothing but the motion tells the class.
 

@@ -14,7 +14,6 @@ import numpy as np
 from trcompress.data.array_writer import SUFFIXES, Rows, write_arrays
 from trcompress.data.backbones import Backbone
 from trcompress.data.frame_cache import entry_path, open_cache
-from trcompress.data.load import Progress
 from trcompress.data.open_backbone import open_backbone
 from trcompress.data.options import SplitOptions, VideoOptions, read_options
 from trcompress.data.sampling import pick_frames
@@ -24,6 +23,7 @@ from trcompress.data.video_tree import ClipFile, VideoTree, find_clips, official
 from trcompress.errors import InputFileError, UsageError
 from trcompress.util.claims import clear_claim
 from trcompress.util.files import atomic_path, check_output
+from trcompress.util.progress import Count
 
 _CHUNK = 64
 
@@ -55,7 +55,7 @@ def extract(
     weights: str | Path | None = None,
     normalize: str = "imagenet",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     **options: Any,
 ) -> FeatureSet:
     """Run a CNN over evenly spaced frames of every clip and write the features as an array data set.

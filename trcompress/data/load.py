@@ -11,9 +11,8 @@ from typing import Any
 from trcompress.data.dataset import DataSet
 from trcompress.errors import InputFileError
 from trcompress.util.inputs import note_input
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what) while something long is prepared."""
+from trcompress.util.progress import Count
+from trcompress.util.user_code import module_and_name
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ def _is_folder(spec: str) -> bool:
 
 
 def _is_factory(spec: str) -> bool:
-    module, colon, name = spec.partition(":")
-    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return module_and_name(spec) is not None
 
 
 DATA_KINDS = {
@@ -66,7 +64,7 @@ def kind_of(spec: str | Path) -> str:
 
 
 def load_data(
-    spec: str | Path, *, allow_code: bool = False, progress: Progress | None = None, **options: Any
+    spec: str | Path, *, allow_code: bool = False, progress: Count | None = None, **options: Any
 ) -> DataSet:
     """Open a data set: an array file, a video tree, or what a user's own function returns.
 

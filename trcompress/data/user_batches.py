@@ -25,7 +25,8 @@ MOST_SEQUENCES = 22_000
 MOST_BYTES = 1 << 30
 """Bytes of them, at most: loaders may have no end."""
 LENGTHS = ("length", "lengths")
-LABELS = frozenset(("label", "labels", "target", "targets", "y"))
+LABELS = frozenset(("label", "labels", "target", "targets", "y", "label_ids"))
+"""Names in a batch that are never a network's input unless it requires them."""
 
 
 def call_loader(spec: str, options: dict[str, Any]) -> DataSet | Iterable[Any]:

@@ -17,13 +17,13 @@ import numpy as np
 
 from trcompress.data.dataset import DataSet, Split, row_generator
 from trcompress.data.frame_cache import Entry
-from trcompress.data.load import Progress
 from trcompress.data.options import VideoOptions, read_options
 from trcompress.data.sampling import pick_frames
 from trcompress.data.splits import UNUSED, absent_classes, divide
 from trcompress.data.video_cache import FrameStore, open_store
 from trcompress.data.video_tree import ClipFile, VideoTree, find_clips, official_split
 from trcompress.errors import InputFileError, UsageError
+from trcompress.util.progress import Count
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class VideoSource:
             return np.asarray(self.store.repaired(self.clips[row], entry).frames()[picks])
 
 
-def load_video(spec: str, values: dict[str, Any], *, progress: Progress | None = None, **_: Any) -> DataSet:
+def load_video(spec: str, values: dict[str, Any], *, progress: Count | None = None, **_: Any) -> DataSet:
     """Open a video tree, decoding whatever the cache does not have.
 
     Args:

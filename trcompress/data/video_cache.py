@@ -12,10 +12,10 @@ from pathlib import Path
 from trcompress.data.decode import DecodeSettings, require_av
 from trcompress.data.decode_pool import DecodeJob, decode_all
 from trcompress.data.frame_cache import Entry, default_cache_dir, entry_path, open_cache, read_entry
-from trcompress.data.load import Progress
 from trcompress.data.options import VideoOptions
 from trcompress.data.video_tree import ClipFile
 from trcompress.errors import InputFileError, OutputFileError, UsageError
+from trcompress.util.progress import Count
 
 _MOST_CLIP_BYTES = 2**30
 
@@ -37,7 +37,7 @@ class FrameStore:
     timeout_s: float
 
     def prepare(
-        self, clips: Sequence[ClipFile], progress: Progress | None = None
+        self, clips: Sequence[ClipFile], progress: Count | None = None
     ) -> tuple[dict[str, Entry], dict[str, str]]:
         """Decode the clips that are not cached.
 

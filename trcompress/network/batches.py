@@ -23,13 +23,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
+from trcompress.data.user_batches import LABELS
 from trcompress.errors import InputFileError
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a network on a batch and returns what it gives."""
-
-LABELS = frozenset(("label", "labels", "target", "targets", "y", "label_ids"))
-"""Names in a batch that are never passed unless forward requires them."""
 
 
 def default_forward(model: nn.Module, batch: Any) -> Any:

@@ -107,9 +107,8 @@ def output_side(chain: Tensor, gram: Tensor, gates: int, most: int) -> OutputSid
         The least error in the metric.
     """
     rn, size, r0 = chain.shape
-    metric = gram.view(r0, rn, r0, rn).permute(1, 0, 3, 2)  # (Rn, R0, Rn, R0)
     found = [
-        _fitted(chain, metric, gates, modes, _widest(rn, r0, (gates * modes[0], *modes[1:]), most))
+        _fitted(chain, gram, gates, modes, _widest(rn, r0, (gates * modes[0], *modes[1:]), most))
         for modes in _mode_lists(size // gates)
     ]
     fitting = [one for one in found if one.values <= most]
@@ -139,11 +138,10 @@ def values_of(ranks: Sequence[int], modes: Sequence[int]) -> int:
     return sum(r * n * q for r, n, q in zip(ranks[:-1], modes, ranks[1:], strict=True))
 
 
-def _fitted(
-    chain: Tensor, metric: Tensor, gates: int, modes: tuple[int, ...], ranks: tuple[int, ...]
-) -> OutputSide:
+def _fitted(chain: Tensor, gram: Tensor, gates: int, modes: tuple[int, ...], ranks: tuple[int, ...]) -> OutputSide:
     """Fit cores to a chain (Rn, G*H, R0) whose units are padded with zeros where the modes ask."""
     rn, size, r0 = chain.shape
+    metric = gram.view(r0, rn, r0, rn).permute(1, 0, 3, 2)  # (Rn, R0, Rn, R0)
     padded = prod(modes)
     grid = chain.reshape(rn, gates, size // gates, r0)
     wide = torch.nn.functional.pad(grid, (0, 0, 0, padded - size // gates)).reshape(rn, gates * padded, r0)
@@ -168,11 +166,11 @@ def _with_output_side(weight: CoreWeight, seen: Moments | None, most: int, *, ce
     chains = cores[-1].double().cpu() if plan.per_gate else cores[-1].double().cpu().unsqueeze(0)
     gates = 1 if plan.per_gate else plan.matrix.gates
     own = [slice(at * ring.bottleneck, (at + 1) * ring.bottleneck) for at in range(plan.copies)]
-    sides = [
-        output_side(chain, gram[at, at], gates, most // plan.copies) for chain, at in zip(chains, own, strict=True)
-    ]
-    sides = [_fitted_as(chain, gram[at, at], gates, sides[0]) for chain, at in zip(chains, own, strict=True)]
-    structure = TensorRing(ring.in_modes, sides[0].modes, (*ring.ranks[:inputs], *sides[0].ranks))
+    grams = [gram[at, at] for at in own]
+    side = output_side(chains[0], grams[0], gates, most // plan.copies)
+    others = zip(chains[1:], grams[1:], strict=True)  # of several rings each is one gate's
+    sides = [side, *(_fitted(chain, seen_by, 1, side.modes, side.ranks) for chain, seen_by in others)]
+    structure = TensorRing(ring.in_modes, side.modes, (*ring.ranks[:inputs], *side.ranks))
     found = [
         torch.stack(parts) if plan.per_gate else parts[0]
         for parts in zip(*(one.cores for one in sides), strict=True)
@@ -180,17 +178,10 @@ def _with_output_side(weight: CoreWeight, seen: Moments | None, most: int, *, ce
     return core_weight(replace(plan, structure=structure), [*cores[:inputs], *found], weight)
 
 
-def _fitted_as(chain: Tensor, gram: Tensor, gates: int, like: OutputSide) -> OutputSide:
-    """The same structure for another gate."""
-    rn, _, r0 = chain.shape
-    metric = gram.view(r0, rn, r0, rn).permute(1, 0, 3, 2)
-    return _fitted(chain, metric, gates, (like.modes[0] // gates, *like.modes[1:]), like.ranks)
-
-
 def _gram(seen: Moments | None, size: int, centred: bool) -> Tensor:
-    if seen is None or seen.second is None:
+    gram = None if seen is None else seen.about(centred)
+    if gram is None:
         return torch.eye(size, dtype=torch.float64)
-    gram = seen.covariance if centred else seen.second
     return gram + RIDGE * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(size, dtype=torch.float64)
 
 
@@ -243,9 +234,9 @@ def _modes(size: int, most: int) -> tuple[int, ...]:
 
 
 def _metric(seen: Moments | None, *, centred: bool, columns: int) -> Metric | None:
-    if seen is None or seen.second is None:
+    second = None if seen is None else seen.about(centred)
+    if second is None:
         return None
-    second = seen.covariance if centred else seen.second
     values, vectors = torch.linalg.eigh(second)
     rows = values.clamp_min(0).sqrt().unsqueeze(1) * vectors.T
     return Metric(rows, RIDGE * float(second.diagonal().mean())) if bool(rows.any()) else None

@@ -20,9 +20,10 @@ from trcompress.network.batches import Forward
 from trcompress.passes.budgeted import Compared, budgeted, search_plan
 from trcompress.passes.checks import check_given, refuse_rings
 from trcompress.passes.compressed import Compressed, Replacement
+from trcompress.passes.fit import fit_
 from trcompress.passes.live import LiveWeights, find_weights, local_name
 from trcompress.passes.ring_module import ring_module, tie_cores_
-from trcompress.passes.whole import PASSES, STORED_AS, Whole, fit_
+from trcompress.passes.whole import PASSES, STORED_AS, Whole
 from trcompress.search.network_search import NetworkSearch
 from trcompress.util.progress import Progress
 from trcompress.util.threads import same_threads

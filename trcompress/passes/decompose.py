@@ -37,12 +37,14 @@ class PlanChoice:
         plan: which weights, and their rings, resolved for this checkpoint.
         warm_starts: cores to begin from, by weight.
         notes: what was decided, in words.
+        dense: keys of the weights that a search leaves as they are; its notes say why.
         live: the network on its calibration data, where the search ran it.
     """
 
     plan: ResolvedPlan
     warm_starts: Mapping[str, Sequence[Tensor] | None] | None = None
     notes: tuple[str, ...] = ()
+    dense: frozenset[str] = frozenset()
     live: LiveNetwork | None = None
 
 
@@ -210,7 +212,9 @@ def choose(
         progress=progress,
     )
     resolved = found.plan.against(distinct_matrices(checkpoint, matrices).matrices)
-    return PlanChoice(resolved, {one.matrix.key: one.cores for one in found.weights}, found.notes, found.live)
+    starts = {one.matrix.key: one.cores for one in found.weights}
+    dense = frozenset(one.key for one in found.dense)
+    return PlanChoice(resolved, starts, found.notes, dense, found.live)
 
 
 def check_data(calibrate: str | Path | None, refine: int, init: str) -> None:

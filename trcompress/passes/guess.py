@@ -46,8 +46,7 @@ def affine_guess(moments: Moments | None, kept: Tensor, affine: bool) -> Guess:
         [1.0, 2.0]
     """
     if moments is not None and len(kept) < moments.size:
-        second = moments.covariance if affine else moments.second
-        matrix, rest = _fit(second, kept), None
+        matrix, rest = _fit(moments.about(affine), kept), None
         if affine:
             rest = moments.mean - matrix @ moments.mean[kept]
             rest[kept] = 0

@@ -75,3 +75,7 @@ class Moments:
         if self.second is None:
             raise ValueError(f"no second moments of {self.size:,} values are kept; ask for `second` first")
         return self.second - torch.outer(self.mean, self.mean)
+
+    def about(self, centred: bool) -> Tensor | None:
+        """Second moments about the mean, or about zero, (n, n); None where none were kept."""
+        return self.covariance if centred and self.second is not None else self.second

@@ -49,8 +49,7 @@ def low_rank(weight: Tensor, rank: int, moments: Moments | None, *, centred: boo
         [[2.0, 0.0], [0.0, 0.0]]
     """
     wide = weight.detach().double().cpu()
-    known = moments is not None and moments.second is not None
-    metric = (moments.covariance if centred else moments.second) if known and moments is not None else None
+    metric = None if moments is None else moments.about(centred)
     energy = wide @ wide.T if metric is None else wide @ metric @ wide.T + 1e-6 * (wide @ wide.T)
     directions = torch.linalg.eigh((energy + energy.T) / 2).eigenvectors[:, -rank:].flip(1)
     right = directions.T @ wide

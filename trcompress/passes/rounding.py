@@ -68,11 +68,12 @@ def round_matrix(
         stored = Stored.of(weight, kind)
         return Rounded(stored, _shift(weight, stored, moments) if centred else None)
     values = as_rows(weight.detach()).double()
-    if moments is None or moments.second is None:
+    second = None if moments is None else moments.about(centred)
+    if second is None:
         scale = grid.scales(values) if step is None else grid.stepped(values, step)
         codes = grid.codes(values, scale)
     else:
-        codes, scale = compensated(values, grid, _metric(moments, centred), step)
+        codes, scale = compensated(values, grid, _damped(second), step)
     stored = Stored(kind, grid.pack(codes, scale, tuple(weight.shape)), tuple(weight.shape), weight.dtype)
     return Rounded(stored, _shift(weight, stored, moments) if centred else None)
 
@@ -149,8 +150,7 @@ def _errors(values: Tensor, codes: Tensor, scale: Tensor, grid: Integers, metric
     return ((wrong @ metric) * wrong).sum(1)
 
 
-def _metric(moments: Moments, centred: bool) -> Tensor:
-    metric = moments.covariance if centred or moments.second is None else moments.second
+def _damped(metric: Tensor) -> Tensor:
     level = metric.diagonal().mean().clamp_min(1e-30)
     return metric + DAMPING * level * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from trcompress.network.user_model import load_user_model
 from trcompress.passes.damage import KEPT_BYTES
 from trcompress.passes.whole_file import RunnableFile, base_artifact
 from trcompress.training.evaluate import fitted
-from trcompress.util.progress import Progress
+from trcompress.util.progress import Progress, counted
 
 MOST_SEQUENCES = 1_024
 """Calibration sequences that are read."""
@@ -76,7 +76,7 @@ def open_runnable(
     try:
         data_set = given if batches is None else batches
         if isinstance(data_set, str | Path):
-            data_set = load_data(data_set, progress=_shares(progress), **options)
+            data_set = load_data(data_set, progress=counted(progress), **options)
         if not isinstance(data_set, DataSet):
             raise UsageError("batches of a loader feed stacks: an artifact on batches is run with `model`")
         return runnable_classifier(file, data_set, wiring, seed=seed, **compared)
@@ -85,16 +85,6 @@ def open_runnable(
             raise
         fed: dict[str, Any] = {"data_options": options, **compared}
         return runnable_stacks(file, given if batches is None else batches, head=wiring.head, seed=seed, **fed)
-
-
-def _shares(progress: Progress | None) -> Callable[[int, int, str], None] | None:
-    """Tell shares of what `load_data` counts."""
-
-    def tell(done: int, total: int, what: str) -> None:
-        if progress is not None:
-            progress(what, done / max(1, total))
-
-    return None if progress is None else tell
 
 
 def runnable_classifier(

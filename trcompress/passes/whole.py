@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from trcompress.artifact.describe import dense_shapes
+from trcompress.artifact.file import Artifact
 from trcompress.artifact.report import Report, make_report
 from trcompress.artifact.save import save, to_artifact
 from trcompress.artifact.storage import STORAGE, Stored
@@ -31,8 +32,6 @@ from trcompress.passes.fold import fold_embeddings
 from trcompress.passes.ring_errors import LONG_FIGURE, carry_out, unmeasured
 from trcompress.passes.structures import Structures
 from trcompress.passes.walk import HEAD, Row, Rung
-from trcompress.util.arguments import check_numbers
-from trcompress.util.figures import read_size
 from trcompress.util.progress import Progress
 from trcompress.util.text import aligned
 from trcompress.version import __version__
@@ -107,11 +106,15 @@ class Whole:
         head = f"{size}, {self.structure}; {self.measure}, held out: {self.damage:.4g}"
         return "\n".join([head, *aligned([HEAD, *(row.cells for row in self.rows)])])
 
-    def settled(self) -> Whole:
-        """Return the same with the bytes that the file will have, in place of what was planned."""
-        artifact = to_artifact(self.model, **self._told())
-        artifact.packed = self.packed
-        nbytes = file_bytes(artifact)
+    def settled(self, artifact: Artifact | None = None) -> Whole:
+        """Return the same with the bytes that the file will have, in place of what was planned.
+
+        Args:
+            artifact: what is written; what `save` writes by default.
+        """
+        file = artifact or to_artifact(self.model, **self._told())
+        file.packed = self.packed
+        nbytes = file_bytes(file)
         return replace(self, nbytes=nbytes, rungs=(*self.rungs[:-1], replace(self.rungs[-1], nbytes=nbytes)))
 
     def _told(self) -> dict[str, Any]:
@@ -211,39 +214,6 @@ def whole_(
         inputs.notes,
     )
     return found if file_size else found.settled()
-
-
-def fit_(
-    model: nn.Module,
-    calibrate: Iterable[Any] | None,
-    *,
-    target_size: int | str | None = None,
-    target_ratio_model: float | None = None,
-    plan: object = None,
-    forward: Forward | None = None,
-    **settings: Any,
-) -> Whole:
-    """Make a network fit a file of a size, or so many times fewer bytes; what `compress_` does with such a goal.
-
-    Raises:
-        UsageError: two goals, a plan beside one, or no data.
-    """
-    if plan is not None or (target_size is None) == (target_ratio_model is None):
-        raise UsageError("a plan, `target_size` and `target_ratio_model` each set the size of the file: give one")
-    check_numbers({"target_ratio_model": 1.0}, target_ratio_model=target_ratio_model)
-    if calibrate is None:
-        raise UsageError("`target_size` and `target_ratio_model` need `calibrate`: batches to measure damage on")
-    if target_size is not None:
-        target = read_size(target_size)
-    else:
-        before = sum(one.nbytes for one in distinct_tensors(model))
-        target = int(before / (target_ratio_model or 1))
-    return whole_(model, calibrate, target_bytes=target, forward=forward or default_forward, **settings)
-
-
-def distinct_tensors(model: nn.Module) -> list[Tensor]:
-    """Return every tensor of a network's state, tied ones once."""
-    return list({(one.data_ptr(), one.shape): one for one in model.state_dict().values()}.values())
 
 
 def _fold(model: nn.Module, inputs: Inputs, forward: Forward, records: list[PassRecord]) -> nn.Module:

@@ -14,7 +14,6 @@ from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.checkpoint import read_checkpoint
 from trcompress.decomposition.weight import CompressedWeight
-from trcompress.errors import UsageError
 from trcompress.layers import CoreWeight
 from trcompress.model.header import READ, Header, PassRecord, Step, Weight
 from trcompress.model.layer import Layer
@@ -23,10 +22,9 @@ from trcompress.network.batches import Forward
 from trcompress.network.model_file import ModelFile
 from trcompress.network.outputs import Outputs, Select
 from trcompress.passes.assemble import assemble, with_reading
+from trcompress.passes.fit import budget_bytes
 from trcompress.passes.ring_errors import core_weights, init_of, unmeasured
 from trcompress.passes.whole import PASSES, Whole, whole_
-from trcompress.util.arguments import check_numbers
-from trcompress.util.figures import read_size
 from trcompress.version import __version__
 
 
@@ -63,15 +61,8 @@ class RunnableFile:
         return sum(self.base.stored_bytes(key) for key in self.base.tensors if key not in tied)
 
     def target_bytes(self, size: int | str | None, ratio: float | None) -> int:
-        """Return the bytes that a file may have, given as such or as so many times fewer than its tensors have.
-
-        Raises:
-            UsageError: both are given, or none.
-        """
-        if (size is None) == (ratio is None):
-            raise UsageError("give one budget for the whole file: `target_size` or `target_ratio_model`")
-        check_numbers({"target_ratio_model": 1.0}, target_ratio_model=ratio)
-        return int(self.tensor_bytes / ratio) if ratio is not None else read_size(size or 0)
+        """Return the bytes that a file may have; see `budget_bytes`."""
+        return budget_bytes(self.tensor_bytes, size, ratio)
 
     @property
     def may_fold(self) -> bool:
@@ -253,16 +244,13 @@ def compress_file(
     )
     facts = {"damage": found.damage, "measure": found.measure, "structure": found.structure}
     artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts), found.rings)
-    artifact.packed = packed
-    nbytes = file_bytes(artifact)
-    rungs = (*found.rungs[:-1], replace(found.rungs[-1], nbytes=nbytes))
+    found = found.settled(artifact)
     return artifact, replace(
         found,
-        nbytes=nbytes,
         notes=(*runnable.notes, *found.notes),
         bytes_before=runnable.tensor_bytes,
         rows=tuple(replace(one, name=runnable.key(one.name)) for one in found.rows),
-        rungs=tuple(replace(one, what=_translated(one.what, runnable)) for one in rungs),
+        rungs=tuple(replace(one, what=_translated(one.what, runnable)) for one in found.rungs),
         passes=tuple(runnable.record(one) for one in found.passes),
     )
 

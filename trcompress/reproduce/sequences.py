@@ -10,7 +10,7 @@ from trcompress.data.load import kind_of
 from trcompress.errors import UsageError
 from trcompress.reproduce.random_features import with_random_features
 from trcompress.reproduce.recipe_schema import Data, Features, VideoFields
-from trcompress.util.progress import Progress
+from trcompress.util.progress import Progress, counted
 
 RANDOM = "random"
 FEATURE_FILE = "features.npz"
@@ -40,7 +40,7 @@ def open_sequences(data: Data, split: str, folder: Path, progress: Progress) -> 
         )
         raise UsageError(f"this recipe takes a {wanted}: {path} is {kind} data")
     values = options.model_dump(exclude_unset=True) | _split_options(split)
-    found = load_data(path, progress=_counted(progress), **values)
+    found = load_data(path, progress=counted(progress), **values)
     if kind == "video" and data.features is not None and data.video is not None:
         return with_random_features(found, data.video.size, data.features.size)
     return found
@@ -68,12 +68,8 @@ def _extracted(tree: str, data: Data, features: Features, folder: Path, progress
             out,
             weights=features.weights,
             normalize=features.normalize,
-            progress=_counted(progress),
+            progress=counted(progress),
             max_bad_clips=video.max_bad_clips,
             layout=video.layout,
         )
     return str(out)
-
-
-def _counted(progress: Progress) -> Any:
-    return lambda done, total, what: progress(what, done / max(1, total))

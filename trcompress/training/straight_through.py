@@ -124,7 +124,8 @@ def round_as_stored(student: Classifier, artifact: Artifact, most_bytes: int | N
     state, keys = student.module.state_dict(), student.keys
     wide = {name: Rounding("float16") for name, one in state.items() if name in keys and one.dtype.itemsize > 2}
     halves = {name: one for name, one in wide.items() if state[name].is_floating_point()} | storage
-    tries = [(storage, coarser) for coarser in COARSER] + [(halves, coarser) for coarser in COARSER]
+    factors = COARSER if any(how.step is not None for how in storage.values()) else COARSER[:1]
+    tries = [(chosen, coarser) for chosen in (storage, halves) for coarser in factors]
     found: dict[str, Stored] = {}
     for chosen, coarser in tries:
         found = artifact.stored | _rounded(student, artifact, chosen, coarser)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, float], None]
+Count = Callable[[int, int, str], None]
+"""How a loop over many files tells how far it is: called with (done, total, what)."""
 
 
 def part_of(progress: Progress | None, name: str, done: int, total: int) -> Progress | None:
@@ -23,3 +25,15 @@ def part_of(progress: Progress | None, name: str, done: int, total: int) -> Prog
     if progress is None:
         return None
     return lambda what, fraction: progress(f"{name}: {what}", (done + fraction) / total)
+
+
+def counted(progress: Progress | None) -> Count | None:
+    """Give a loop that counts a progress that is told in fractions.
+
+    Example:
+        >>> counted(lambda what, fraction: print(what, fraction))(3, 12, "decoding clips")
+        decoding clips 0.25
+    """
+    if progress is None:
+        return None
+    return lambda done, total, what: progress(what, done / max(1, total))

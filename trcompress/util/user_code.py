@@ -29,9 +29,10 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
         UsageError: there is no such module or no such function in it.
         UserCodeError: the module fails while it is imported.
     """
-    module_name, colon, name = spec.partition(":")
-    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+    named = module_and_name(spec)
+    if named is None:
         raise UsageError(f"{what} is named package.module:function, as in my_project.data:loader: got {spec!r}")
+    module_name, name = named
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -52,6 +53,18 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
     return function
 
 
+def module_and_name(spec: str) -> tuple[str, str] | None:
+    """Split `package.module:name`; None where it is not of that form.
+
+    Example:
+        >>> module_and_name("my_project.data:loader"), module_and_name("4x4:2x2")
+        (('my_project.data', 'loader'), None)
+    """
+    module, colon, name = spec.partition(":")
+    fits = colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return (module, name) if fits else None
+
+
 def code_files(spec: str) -> Iterator[Path]:
     """Yield the files that `package.module:name` would be read from, in any folder that is searched.
 
@@ -61,10 +74,8 @@ def code_files(spec: str) -> Iterator[Path]:
         >>> list(code_files("4x4:2x2"))
         []
     """
-    module, colon, name = spec.partition(":")
-    parts = module.split(".")
-    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in parts):
-        return
+    named = module_and_name(spec)
+    parts = named[0].split(".") if named else []
     for root in dict.fromkeys([*sys.path, os.getcwd()]):
         for depth in range(1, len(parts) + 1):
             base = Path(root, *parts[:depth])
