@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from trcompress.errors import InputFileError, UsageError
 from trcompress.network.batches import arguments_of
 from trcompress.network.layerwise import Substitute, layer_by_layer
+from trcompress.network.moments import EXACT_WIDTH
 from trcompress.network.outputs import find_outputs
 from trcompress.network.record import record
 from trcompress.util.memory import peak_extra_bytes
@@ -226,6 +227,37 @@ def test_the_axis_of_a_softmax_is_the_axis_of_the_classes():
 def test_data_that_does_not_fit_is_refused_at_once(batches, error, message):
     with pytest.raises(error, match=message):
         record(nn.LSTM(4, 3), batches)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_is_not_finite_is_refused_on_either_side(held_out, wide):
+    size = EXACT_WIDTH + 1 if wide else 4
+    batches = [torch.randn(300, 5, size) for _ in range(4)]
+    batches[1 if held_out else 0][0, 0, 0] = torch.inf
+    with pytest.raises(InputFileError, match="must be finite"):
+        record(nn.RNN(size, 2, batch_first=True), batches)
+
+
+def test_a_token_that_is_not_finite_is_refused():
+    embedding = nn.Embedding(5, 3)
+    embedding.weight.data[2] = torch.nan
+    tokens = [torch.arange(5).repeat(4, 1)] * 2
+    with pytest.raises(InputFileError, match="must be finite"):
+        record(nn.Sequential(embedding, nn.RNN(3, 2, batch_first=True)), tokens)
+
+
+def test_values_whose_sum_is_beyond_their_type_are_finite():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.RNNCell(4, 2, dtype=torch.float16)
+
+        def forward(self, x):
+            return self.rnn(x)
+
+    seen = record(Half(), [torch.full((64, 4), 3e4, dtype=torch.float16)] * 4)
+    assert seen.inputs["rnn.weight_ih"].mean.tolist() == [3e4] * 4
 
 
 def test_networks_without_a_recurrent_layer_that_runs_are_refused():

@@ -117,12 +117,12 @@ def _tensors(artifact: Artifact) -> list[TensorContents]:
         keys = [one.name] if plan is None else [f"{one.name}.core.{k}" for k in range(len(plan.core_shapes))]
         shape = tuple(artifact.tensors[one.name].shape) if plan is None else (plan.matrix.rows, plan.matrix.columns)
         form, values = "dense" if plan is None else _form(plan), prod(shape) if plan is None else plan.parameters
-        storage = _added({artifact_type(artifact, key): artifact.stored_bytes(key)} for key in keys)
+        storage = _added({_stored_type(artifact, key): artifact.stored_bytes(key)} for key in keys)
         found.append(TensorContents(one.name, one.part, shape, form, values, storage))
     return found
 
 
-def artifact_type(artifact: Artifact, key: str) -> str:
+def _stored_type(artifact: Artifact, key: str) -> str:
     """Name the type that a tensor is stored in: a key of `STORAGE`, or its own."""
     stored = artifact.stored.get(key)
     return stored.kind if stored else str(artifact.tensors[key].dtype).removeprefix("torch.")

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.metrics import MIDDLE
 from trcompress.calibration.select import Candidate, joint_distance, metrics_of
-from trcompress.calibration.solve import ring_of
+from trcompress.calibration.solve import calibrated_ring
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.tr_svd import split_halves
 from trcompress.decomposition.weight import CompressedWeight, gate_sources
@@ -58,7 +58,7 @@ class TwoModeWeight:
         plan = two_mode(self.matrix, rank)
         left, right = self.factors[metric]
         left, right = _widened(left[:, :rank], right[:rank], rank)
-        cores = tuple(split_halves(ring_of(plan), left, right))
+        cores = tuple(split_halves(calibrated_ring(plan), left, right))
         bias = None if self.bias is None else self.bias + self.given - (self.mean @ left) @ right
         return Candidate(metric, CompressedWeight(plan, cores, 0.0, 0.0, "tr-svd", ()), bias, 0.0)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.metrics import MIDDLE, RIDGES, candidates
-from trcompress.calibration.solve import is_two_mode, ring_of, solve, solve_by_tokens
+from trcompress.calibration.solve import calibrated_ring, is_two_mode, solve, solve_by_tokens
 from trcompress.calibration.token_weights import NAME as TOKENS
 from trcompress.decomposition import MatrixSource, Metric
 from trcompress.decomposition.weight import CompressedWeight
@@ -79,7 +79,7 @@ class Candidate:
 
     def row(self, measure: str, chosen: bool) -> dict[str, Any]:
         """Plain values for the report."""
-        ring = ring_of(self.found.plan)
+        ring = calibrated_ring(self.found.plan)
         return {
             "metric": self.metric,
             "shape": format_shape(ring.in_modes, ring.out_modes),

@@ -58,8 +58,8 @@ def contains(larger: TensorRing, smaller: TensorRing) -> bool:
     return same and all(a >= b for a, b in zip(larger.ranks, smaller.ranks, strict=True))
 
 
-def ring_of(weight: WeightPlan) -> TensorRing:
-    """Return the structure, which must be a ring.
+def calibrated_ring(weight: WeightPlan) -> TensorRing:
+    """Return the structure of a weight that is calibrated, which must be a ring.
 
     Raises:
         ShapeError: it is a baseline format.
@@ -73,7 +73,7 @@ def is_two_mode(weight: WeightPlan) -> bool:
 
 
 def _two_mode(source: MatrixSource, weight: WeightPlan, metric: Metric, factors: FactorCache) -> tuple[Tensor, ...]:
-    rank = ring_of(weight).bottleneck
+    rank = calibrated_ring(weight).bottleneck
     if weight.padded_hidden != weight.matrix.gate_rows:  # not the matrix that is known by this key
         return _split(weight, *metric_factors(source, rank, _padded(metric, weight)))
     return _split(weight, *factors.find(weight.name, source, metric, rank))
@@ -83,14 +83,14 @@ def _split(weight: WeightPlan, left: Tensor, right: Tensor) -> tuple[Tensor, ...
     """Cores of A (I, k) and B (k, O), of even size."""
     scale = (right.norm() / left.norm().clamp_min(1e-300)).sqrt() if left.numel() else torch.ones(())
     left = torch.nn.functional.pad(left * scale, (0, 0, 0, weight.padded_input - len(left)))
-    return tuple(split_halves(ring_of(weight), left, right / scale))
+    return tuple(split_halves(calibrated_ring(weight), left, right / scale))
 
 
 def solve_by_tokens(plain: CompressedWeight, dense: MatrixSource, seen: TokenSensitivity) -> CompressedWeight:
     """Return the cores of a two-mode ring where tokens and gates weigh one by one; see `token_weights`."""
     weight = plain.plan
     (source,) = gate_sources(weight, dense)
-    cores = _split(weight, *token_factors(source.dense(), ring_of(weight).bottleneck, seen))
+    cores = _split(weight, *token_factors(source.dense(), calibrated_ring(weight).bottleneck, seen))
     return replace(plain, cores=cores, error=plain_error(weight, dense, cores))
 
 
@@ -104,7 +104,7 @@ def _by_als(
     for number, (matrix, part) in enumerate(zip(matrices, parts, strict=True)):
         own = Metric(padded.input_rows, padded.ridge, part)
         start = [core[number] if weight.per_gate else core for core in plain.cores]
-        found.append(decompose(matrix, ring_of(weight), metric=own, warm_start=start, **options).cores)
+        found.append(decompose(matrix, calibrated_ring(weight), metric=own, warm_start=start, **options).cores)
     if not weight.per_gate:
         return tuple(found[0])
     return tuple(torch.stack(cores) for cores in zip(*found, strict=True))

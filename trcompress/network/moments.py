@@ -15,7 +15,6 @@ KEPT_ROWS = 512
 """Rows that stand for wider inputs, at most."""
 KEPT_VALUES = 1 << 23
 """Values of those rows, at most: 64 MB in float64."""
-NOT_FINITE = "what reaches a recurrent layer must be finite: the calibration data gives NaN or Inf"
 BLOCK_ROWS = 4096
 """Inputs that are turned into float64 at once."""
 
@@ -74,6 +73,7 @@ class Sketch:
         for block in inputs.float().split(self._keep):
             self._rows = torch.cat([self._rows, block])
             if len(self._rows) >= 2 * self._keep:
+                self.require_finite()  # no eigenvectors of NaN; they wait for the device anyway
                 self._rows = _strongest(self._rows, self._keep)
 
     def moments(self) -> InputMoments:
@@ -82,14 +82,27 @@ class Sketch:
         Raises:
             InputFileError: NaN or Inf was among it.
         """
+        self.require_finite()
         mean = self._sum.cpu() / self._count
-        if not bool(torch.isfinite(mean).all()):
-            raise InputFileError(NOT_FINITE)
         if self._gram is not None:
             second = self._gram.cpu() / self._count
             return InputMoments(mean, _root(second), _root(second - torch.outer(mean, mean)), self._count)
         rows = _strongest(self._rows, self._keep).cpu().double() / self._count**0.5
         return InputMoments(mean, rows, _without_mean(rows, mean), self._count)
+
+    def require_finite(self) -> None:
+        """Refuse inputs that are not finite; see the function."""
+        require_finite(self._sum)
+
+
+def require_finite(total: Tensor) -> None:
+    """Refuse inputs whose sum is not finite: one NaN or Inf among them stays one.
+
+    Raises:
+        InputFileError: NaN or Inf was among them.
+    """
+    if not bool(torch.isfinite(total).all()):
+        raise InputFileError("what reaches a recurrent layer must be finite: the calibration data gives NaN or Inf")
 
 
 def weighted_moments(rows: Tensor, use: Tensor, floor: float = 1e-3) -> InputMoments:

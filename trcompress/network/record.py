@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trcompress.errors import InputFileError, UsageError
 from trcompress.network.batches import Forward, batch_fits, bytes_of, default_forward, evaluating, run_first
 from trcompress.network.layerwise import layer_by_layer, recurrent_layers
-from trcompress.network.moments import NOT_FINITE, InputMoments, Sketch, weighted_moments
+from trcompress.network.moments import InputMoments, Sketch, require_finite, weighted_moments
 from trcompress.network.outputs import Outputs, Select, find_outputs
 from trcompress.network.tokens import TokenTables, TokenUse
 
@@ -153,8 +153,8 @@ class _InputRecorder:
         self._model = model
         self._inputs: dict[str, Sketch] = {}
         self._states: dict[str, Sketch] = {}
+        self._compared: dict[str, Tensor] = {}
         self._tables = TokenTables(model)
-        self._steps = 0
 
     @torch.no_grad()
     def run(self, forward: Forward, batch: Any, *, counted: bool) -> int:
@@ -164,10 +164,11 @@ class _InputRecorder:
         def tap(what: str, weight: str, rows: Tensor) -> None:
             if what == "inputs":
                 steps[weight] = steps.get(weight, 0) + len(rows)
-            if not bool(torch.isfinite(rows.sum())):
-                raise InputFileError(NOT_FINITE)
             if counted and len(rows):
                 self._add(what, weight, rows)
+            elif not counted:  # a sum that is looked at in the end: the host does not wait for the device here
+                at = f"{what} of {weight}"
+                self._compared[at] = rows.sum(dtype=torch.float64) + self._compared.get(at, 0)
 
         with layer_by_layer(self._model, tap=tap):
             forward(self._model, batch)
@@ -186,7 +187,10 @@ class _InputRecorder:
 
         Raises:
             UsageError: no recurrent layer was reached.
+            InputFileError: NaN or Inf reached one.
         """
+        for total in self._compared.values():
+            require_finite(total)
         if not self._inputs:
             names = ", ".join(name or "(root)" for name in recurrent_layers(self._model))
             raise UsageError(f"the data must reach a recurrent layer: the network ran without calling {names}")
@@ -206,4 +210,5 @@ class _InputRecorder:
 
     def _moments(self, weight: str) -> InputMoments:
         use = self._tables.uses.get(weight)
+        self._inputs[weight].require_finite()  # a token's row may be NaN, too
         return weighted_moments(use.table, use.counts) if use else self._inputs[weight].moments()

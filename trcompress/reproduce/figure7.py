@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from trcompress.reproduce.bars import compression_bars
 from trcompress.reproduce.classify import FILE, RATIO, WHOLE
 from trcompress.reproduce.plots import Curve, Plot
 from trcompress.reproduce.result import Result
@@ -24,32 +25,22 @@ def figure7(results: Sequence[Result]) -> tuple[Plot, ...]:
         return ()
     rows.sort(key=lambda one: _name(one) != DENSE)
     data = rows[0].findings.data
-    bars = Plot(
-        file="figure7-compression",
-        title="times smaller than the dense LSTM's",
-        x_label="",
-        y_label="times smaller (logarithmic)",
-        curves=tuple(_bars(rows)),
-        kind="bars",
-        log_y=True,
-    )
+    bars = compression_bars("figure7-compression", "times smaller than the dense LSTM's", _ratios(rows))
     panels = [_panel(rows, file, label, data) for file, label in _PANELS.items()]
     return (bars, *(panel for panel in panels if panel.curves))
 
 
-def _bars(rows: Sequence[Result]) -> Iterator[Curve]:
-    """Eq. 7's ratio of every network, and beside it, where the dense one was run too, the whole network's."""
+def _ratios(rows: Sequence[Result]) -> dict[str, tuple[float | None, ...]]:
+    """Eq. 7's ratio of every network; where the dense one was run too, those of the whole network."""
     dense = next((one for one in rows if _name(one) == DENSE), None)
-    for one in rows:
-        yield _bar(one, "input-to-hidden (Eq. 7)", _figure(one, RATIO))
-        for label, row in {"whole network, parameters": WHOLE, "whole network, file bytes": FILE}.items():
-            before, after = dense and _figure(dense, row), _figure(one, row)
-            if before and after:
-                yield _bar(one, label, before / after)
+    return {
+        _name(one): (_figure(one, RATIO), *(_smaller(dense, one, name) for name in (WHOLE, FILE))) for one in rows
+    }
 
 
-def _bar(result: Result, label: str, ratio: float | None) -> Curve:
-    return Curve(name=f"{_name(result)}: {label}", x=(0.0,), y=(ratio or 0.0,), group=_name(result))
+def _smaller(dense: Result | None, one: Result, name: str) -> float | None:
+    before, after = dense and _figure(dense, name), _figure(one, name)
+    return before / after if before and after else None
 
 
 def _figure(result: Result, name: str) -> float | None:

@@ -14,10 +14,11 @@ from trcompress.checkpoint import read_checkpoint
 from trcompress.data import DataSet
 from trcompress.network.classifier import Wiring
 from trcompress.passes.assemble import decompose_checkpoint
+from trcompress.reproduce.bars import compression_bars
 from trcompress.reproduce.classify import SPLIT_WORDS, ShareDisplay, how_chosen
 from trcompress.reproduce.context import Context
 from trcompress.reproduce.network import check_input_size
-from trcompress.reproduce.plots import Curve, Plot
+from trcompress.reproduce.plots import Plot
 from trcompress.reproduce.recipe_schema import Compression, PipelineRecipe
 from trcompress.reproduce.result import Findings, ResultRow, Table
 from trcompress.reproduce.sequences import open_sequences
@@ -194,28 +195,6 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _bars(recipe: PipelineRecipe, outcomes: Sequence[Outcome]) -> Plot:
-    """Compression bars, as Fig. 7 (a), and beside each the whole network's."""
     reports = {one.label: one.report for one in outcomes}
-    curves = [
-        Curve(name=f"{label}: {what}", x=(0.0,), y=(ratio,), group=label)
-        for label, report in reports.items()
-        for what, ratio in _ratios(report).items()
-    ]
-    return Plot(
-        file="compression",
-        title=f"{recipe.name}: times smaller than the dense network's",
-        x_label="",
-        y_label="times smaller (logarithmic)",
-        curves=tuple(curves),
-        kind="bars",
-        log_y=True,
-    )
-
-
-def _ratios(report: Report) -> dict[str, float]:
-    found = {
-        "input-to-hidden (Eq. 7)": report.compression_ratio,
-        "whole network, parameters": report.model_ratio,
-        "whole network, file bytes": report.bytes_ratio,
-    }
-    return {what: ratio for what, ratio in found.items() if ratio}
+    ratios = {name: (one.compression_ratio, one.model_ratio, one.bytes_ratio) for name, one in reports.items()}
+    return compression_bars("compression", f"{recipe.name}: times smaller than the dense network's", ratios)
