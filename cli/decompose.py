@@ -110,7 +110,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
         UsageError: the options describe no plan, or two.
     """
     from trcompress.cli.console import progress_bar
-    from trcompress.passes.decompose import check_data, choose
+    from trcompress.passes.decompose import check_data, plan_choice
 
     check_data(given["calibrate"], given["refine"], given["init"])
     goals = {goal: given[goal] for goal in GOALS if given[goal] is not None}
@@ -123,7 +123,7 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
     layer = given["layers"][0] if len(given["layers"]) == 1 else "*"
     settings = goals | {name: given[name] for name in ("seed", "matrices", *SEARCH)} | calibration_data(given)
     with progress_bar("plan") as update:
-        return choose(dense, plan, layer=layer, **settings, progress=update)
+        return plan_choice(dense, plan, layer=layer, **settings, progress=update)
 
 
 def read_plan(

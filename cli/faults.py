@@ -14,13 +14,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def explain(error: BaseException) -> tuple[str, int] | None:
+def machine_fault(error: BaseException) -> tuple[str, int] | None:
     """Return the line and the exit code of a fault of the machine; None for a bug, which keeps its traceback.
 
     Example:
-        >>> explain(OSError(28, "No space left on device", "out.json"))
+        >>> machine_fault(OSError(28, "No space left on device", "out.json"))
         ('cannot write out.json: No space left on device; free some space and run again', 2)
-        >>> explain(KeyError("weight")) is None
+        >>> machine_fault(KeyError("weight")) is None
         True
     """
     if isinstance(error, OSError):

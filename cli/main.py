@@ -14,7 +14,13 @@ from itertools import pairwise
 
 import click
 
-from trcompress.cli.faults import explain, open_closed_streams, print_any_character, stop_on_signals, was_stopped
+from trcompress.cli.faults import (
+    machine_fault,
+    open_closed_streams,
+    print_any_character,
+    stop_on_signals,
+    was_stopped,
+)
 from trcompress.cli.verbs import VERBS
 from trcompress.cli.voice import add_voice_options, voice
 from trcompress.errors import TrcompressError, nearest
@@ -119,7 +125,7 @@ def _tell(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    told = explain(error)
+    told = machine_fault(error)
     if told is None:
         raise error
     if isinstance(error, OSError) and not error.filename:

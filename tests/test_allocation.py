@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trcompress.calibration.share import break_even, cost
+from trcompress.calibration.share import break_even_rank, cost
 from trcompress.decomposition import InMemoryMatrix
 from trcompress.errors import UsageError
 from trcompress.model.matrix import Matrix
@@ -47,10 +47,10 @@ def test_the_rule_keeps_to_its_budget_and_its_window(sizes, ratio):
     for matrix in matrices:
         found = ranks[matrix.key]
         if found is None:
-            assert break_even(matrix) <= 1.5 * rank
+            assert break_even_rank(matrix) <= 1.5 * rank
         else:
-            assert min(rank / 1.5, break_even(matrix) - 1) <= found <= 1.5 * rank
-            assert found < break_even(matrix)
+            assert min(rank / 1.5, break_even_rank(matrix) - 1) <= found <= 1.5 * rank
+            assert found < break_even_rank(matrix)
     errors = {matrix.key: relative_errors(source) for matrix, source in weights}
 
     def whole(choice):

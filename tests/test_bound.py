@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trcompress.decomposition import FileMatrix, InMemoryMatrix, decompose, explain, lower_bound
+from trcompress.decomposition import FileMatrix, InMemoryMatrix, beside_bound, decompose, lower_bound
 from trcompress.decomposition import bound as bound_module
 from trcompress.decomposition import source as source_module
 from trcompress.decomposition.bound import arcs
@@ -108,5 +108,5 @@ def test_work_bounds_what_is_looked_at(monkeypatch):
 
 
 def test_the_bound_is_put_in_plain_words():
-    words = explain(0.3, 0.25)
+    words = beside_bound(0.3, 0.25)
     assert words == "no ring of these ranks can do better than 25.00 %; yours is at 30.00 %"

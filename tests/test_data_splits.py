@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trcompress.data import from_arrays
 from trcompress.data.options import SplitOptions
-from trcompress.data.splits import divide, hold_out_rows
+from trcompress.data.splits import divide_rows, hold_out_rows
 from trcompress.errors import InputFileError, UsageError
 from trcompress.network.calibration_data import CalibrationData
 
@@ -31,9 +31,9 @@ def test_a_split_by_group_never_leaks_and_loses_nothing(table, test, validation,
     options = SplitOptions(split="group", test_fraction=test, validation_fraction=validation, split_seed=seed)
     if len(set(groups.tolist())) < 2:
         with pytest.raises(InputFileError, match="at least 2 groups"):
-            divide(labels, groups, options)
+            divide_rows(labels, groups, options)
         return
-    found = divide(labels, groups, options)
+    found = divide_rows(labels, groups, options)
     rows = np.concatenate([found.train, found.validation, found.test])
     assert sorted(rows.tolist()) == list(range(len(labels)))
     assert len(found.train) > 0
@@ -41,7 +41,7 @@ def test_a_split_by_group_never_leaks_and_loses_nothing(table, test, validation,
     assert not set(groups[found.test]) & (set(groups[found.train]) | set(groups[found.validation]))
     if len(set(groups[found.train]) | set(groups[found.validation])) > 1:
         assert not set(groups[found.train]) & set(groups[found.validation])
-    again = divide(labels, groups, options)
+    again = divide_rows(labels, groups, options)
     assert again.train.tolist() == found.train.tolist()
     assert again.validation.tolist() == found.validation.tolist()
 
@@ -49,43 +49,44 @@ def test_a_split_by_group_never_leaks_and_loses_nothing(table, test, validation,
 def test_test_rows_do_not_depend_on_the_validation_fraction():
     groups, labels = np.arange(60) // 3, np.arange(60) % 3
     tests = [
-        divide(labels, groups, SplitOptions(validation_fraction=share)).test.tolist() for share in (0, 0.1, 0.4)
+        divide_rows(labels, groups, SplitOptions(validation_fraction=share)).test.tolist()
+        for share in (0, 0.1, 0.4)
     ]
     assert tests[0] == tests[1] == tests[2]
 
 
 def test_another_seed_gives_another_split():
     groups, labels = np.arange(60) // 3, np.arange(60) % 3
-    tests = {tuple(divide(labels, groups, SplitOptions(split_seed=seed)).test.tolist()) for seed in range(5)}
+    tests = {tuple(divide_rows(labels, groups, SplitOptions(split_seed=seed)).test.tolist()) for seed in range(5)}
     assert len(tests) > 1
 
 
 def test_the_share_is_met_and_every_class_is_on_both_sides():
     labels = np.arange(400) % 5
     groups = np.arange(400) // 8
-    found = divide(labels, groups, SplitOptions(test_fraction=0.25, validation_fraction=0))
+    found = divide_rows(labels, groups, SplitOptions(test_fraction=0.25, validation_fraction=0))
     assert len(found.test) == pytest.approx(100, abs=8)
     assert set(labels[found.test]) == set(labels[found.train]) == set(range(5))
 
 
 def test_named_groups_are_the_test_part():
     groups = np.array([1, 1, 2, 2, 10, 10])
-    found = divide(np.arange(6) % 2, groups, SplitOptions(test_groups=("10", "2"), validation_fraction=0))
+    found = divide_rows(np.arange(6) % 2, groups, SplitOptions(test_groups=("10", "2"), validation_fraction=0))
     assert found.test.tolist() == [2, 3, 4, 5]
     assert found.note.startswith("by group: 2 of 3 groups")
     with pytest.raises(UsageError, match="11 is not"):
-        divide(np.arange(6) % 2, groups, SplitOptions(test_groups=("11",)))
+        divide_rows(np.arange(6) % 2, groups, SplitOptions(test_groups=("11",)))
     with pytest.raises(UsageError, match="must leave rows to train on"):
-        divide(np.arange(6) % 2, groups, SplitOptions(test_groups=("1", "2", "10")))
+        divide_rows(np.arange(6) % 2, groups, SplitOptions(test_groups=("1", "2", "10")))
 
 
 def test_a_random_split_must_be_asked_for_and_says_that_it_leaks():
     labels = np.arange(40) % 2
     with pytest.raises(UsageError, match="split=random"):
-        divide(labels, None, SplitOptions())
-    found = divide(labels, np.arange(40) // 4, SplitOptions(split="random"))
+        divide_rows(labels, None, SplitOptions())
+    found = divide_rows(labels, np.arange(40) // 4, SplitOptions(split="random"))
     assert found.note.startswith("random split: LEAKS groups (")
-    assert "LEAKS" in divide(labels, None, SplitOptions(split="random")).note
+    assert "LEAKS" in divide_rows(labels, None, SplitOptions(split="random")).note
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 0.99))
@@ -100,7 +101,9 @@ def test_random_rows_are_drawn_class_by_class(labels, share):
 
 def test_official_codes_leave_unused_rows_out():
     codes = np.array([0, 1, 1, 2, 2, 0, 1, 1])
-    found = divide(np.zeros(8, np.int64), None, SplitOptions(validation_fraction=0), (codes, "official split 1"))
+    found = divide_rows(
+        np.zeros(8, np.int64), None, SplitOptions(validation_fraction=0), (codes, "official split 1")
+    )
     assert found.train.tolist() == [1, 2, 6, 7]
     assert found.test.tolist() == [3, 4]
     assert found.note == "official split 1"
@@ -174,7 +177,7 @@ def test_a_division_of_many_groups_and_classes_looks_at_each_row_a_few_times(kin
     """A million rows of 10,000 people took 9 minutes: every row was compared with every person."""
     rows, Counted.touched = 6000, 0
     groups, labels = (np.arange(rows) // 2).view(Counted), (np.arange(rows) % 2000).view(Counted)
-    found = divide(labels, groups, SplitOptions(split=kind))
+    found = divide_rows(labels, groups, SplitOptions(split=kind))
     feeds = {"": np.zeros(rows)}
     fitted, compared = CalibrationData("data", "", feeds, {}, groups, ()).divide(0)
     assert found.note.startswith("by group: 6" if kind == "group" else "random split")

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trcompress.layers import TRLSTM, to_dense_module
 from trcompress.layers.evaluation import DENSE
-from trcompress.layers.evaluation.cost import Use, choose, dense_estimate, estimates
+from trcompress.layers.evaluation.cost import Use, dense_estimate, estimates, fastest_form
 from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Rule
 from trcompress.util.memory import saved_bytes
@@ -78,7 +78,7 @@ def test_the_papers_cnn_setting_is_served_dense(rows, kind):
     """K = 1,920 of 2,048 inputs: every order of the ring costs more than the dense product."""
     plan = plan_of(2048, 2048, "64x32:32x64", "40,60,48,48", kind)
     use = Use(rows, repacks=kind == "lstm")
-    assert choose(plan, use) == DENSE
+    assert fastest_form(plan, use) == DENSE
     assert all(one.macs > dense_estimate(plan, use).macs for one in estimates(plan, use)[1:])
 
 
@@ -86,7 +86,7 @@ def test_the_papers_cnn_setting_is_served_dense(rows, kind):
 @pytest.mark.parametrize("training", [False, True])
 def test_the_flagship_never_becomes_dense(rows, training):
     plan = plan_of(57600, 256, FLAGSHIP, "5,10")
-    assert choose(plan, Use(rows, training, repacks=True)).kind in ("ring", "merged")
+    assert fastest_form(plan, Use(rows, training, repacks=True)).kind in ("ring", "merged")
 
 
 @pytest.mark.parametrize("rows", [1, 10, 100, 1000, 10000])
@@ -98,7 +98,7 @@ def test_the_flagship_never_becomes_dense(rows, training):
 def test_eval_is_never_priced_above_dense(rows, sizes, shape, ranks):
     plan, use = plan_of(*sizes, shape, ranks), Use(rows, repacks=True)
     priced = {one.form: one.seconds for one in estimates(plan, use)}
-    assert priced[choose(plan, use)] <= priced[DENSE]
+    assert priced[fastest_form(plan, use)] <= priced[DENSE]
 
 
 def test_eval_materialises_what_is_cheaper_dense():

@@ -12,7 +12,7 @@ import trcompress
 from trcompress.data.arrays import from_arrays
 from trcompress.errors import InputFileError, UsageError
 from trcompress.network.model_file import open_model
-from trcompress.passes.damage import Damage, divide
+from trcompress.passes.damage import Damage, divide_batches
 from trcompress.passes.runnable import runnable_classifier
 from trcompress.passes.whole import Whole, whole_
 
@@ -63,7 +63,7 @@ def test_the_file_is_as_small_as_asked_and_as_large_as_said(tmp_path: Path, targ
 
 
 def test_damage_is_of_the_network_left_behind_and_rises_with_the_ratio() -> None:
-    inputs = divide(batches())
+    inputs = divide_batches(batches())
     damage = Damage(speller(), inputs.held_out, lambda model, batch: model(batch), "scores")
     found = [fitted(target) for target in (60_000, 24_000, 14_000)]
     figures = [max(one.damage, 1e-8) for one in found]  # below lies what float32 sums of a folded matrix differ by
@@ -136,7 +136,7 @@ def test_wide_sequences_come_in_batches_small_enough_to_hold_some_out(
     data = from_arrays(arrays, split="none", validation_fraction=0)
     found = runnable_classifier(open_model(tmp_path / "model.safetensors"), data)
     assert sum(len(x) for x, _ in found.batches) == sequences
-    inputs = divide(found.batches)
+    inputs = divide_batches(found.batches)
     assert len(inputs.held_out) == 2
     assert len(inputs.fitted) == 6
 

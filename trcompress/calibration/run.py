@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.refine import Refined, refine
-from trcompress.calibration.select import Candidate, Choice, choose, choose_jointly, joint_distance
+from trcompress.calibration.select import Candidate, Choice, choose_jointly, choose_metric, joint_distance
 from trcompress.calibration.solve import plain_error
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import CompressedWeight, decompose_weight
@@ -77,7 +77,7 @@ def calibrate(
             if plan.name == name
         ]
         if live.feeds(name) and is_ring(plain[0].plan.structure):
-            choices.append(choose(live, plain, sources[name], tell=tell))
+            choices.append(choose_metric(live, plain, sources[name], tell=tell))
         else:
             unfed.append(replace(plain[0], notes=(*plain[0].notes, "not calibrated: nothing is known to feed it")))
     if not choices:

@@ -119,7 +119,7 @@ class Choice:
         return replace(self.chosen.found, candidates=rows, init=init)
 
 
-def choose(
+def choose_metric(
     live: LiveNetwork,
     plain: Sequence[CompressedWeight],
     source: MatrixSource,

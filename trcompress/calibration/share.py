@@ -48,7 +48,7 @@ def cost(matrix: Matrix, rank: int | None) -> int:
     return matrix.parameters if rank is None else rank * (matrix.rows + matrix.columns)
 
 
-def break_even(matrix: Matrix) -> int:
+def break_even_rank(matrix: Matrix) -> int:
     """Return the least rank at which two factors are no smaller than the weight itself."""
     return -(-matrix.parameters // (matrix.rows + matrix.columns))
 
@@ -78,7 +78,7 @@ def share_ranks(
     tables, curves = {}, {}
     for done, (matrix, source) in enumerate(weights):
         tell(f"rank curve of {matrix.key}", 0.7 * done / len(weights))
-        highest = min(break_even(matrix) - 1, 1 + spare // cost(matrix, 1))
+        highest = min(break_even_rank(matrix) - 1, 1 + spare // cost(matrix, 1))
         tables[matrix.key] = two_mode_weight(live, matrix, source, max(1, highest))
         curves[matrix.key] = rank_curve(live, tables[matrix.key], LOOKS)
     joint = _Joint(live, matrices, tables, curves, passes)

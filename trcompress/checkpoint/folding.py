@@ -19,7 +19,9 @@ _PARAMETRIZATIONS = "parametrizations"
 Tensors = Mapping[str, AnyTensor | UnreadableTensor]
 
 
-def fold(tensors: Tensors) -> tuple[dict[str, AnyTensor | UnreadableTensor], dict[str, str], tuple[str, ...]]:
+def fold_parametrizations(
+    tensors: Tensors,
+) -> tuple[dict[str, AnyTensor | UnreadableTensor], dict[str, str], tuple[str, ...]]:
     """Replace the parts of reparametrised recurrent weights by the weights themselves.
 
     Returns:

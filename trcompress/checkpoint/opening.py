@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from trcompress.checkpoint.content import FileContent
 from trcompress.checkpoint.dense import ASSUMED, Checkpoint
-from trcompress.checkpoint.folding import fold
+from trcompress.checkpoint.folding import fold_parametrizations
 from trcompress.checkpoint.foreign import foreign_tensors, matching, without_ignored
 from trcompress.checkpoint.kinds import KindRule, parse_kinds, told_nonlinearity
 from trcompress.checkpoint.layouts import known_layouts
@@ -107,7 +107,7 @@ def _checkpoint(
 ) -> Checkpoint:
     _refuse_objects(weights.tensors)
     _check_expansion(weights.tensors)
-    plain, parts, fold_notes = fold(weights.tensors)
+    plain, parts, fold_notes = fold_parametrizations(weights.tensors)
     layouts = known_layouts(plain)
     folded, fold_notes = layouts.tensors, (*fold_notes, *layouts.notes)
     hints = dict(weights.hints) | {

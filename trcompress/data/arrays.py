@@ -14,7 +14,7 @@ from trcompress.data.array_parts import ArrayPart, read_labels, read_part, task_
 from trcompress.data.array_source import ArraySource
 from trcompress.data.dataset import DataSet, Split
 from trcompress.data.options import ArrayOptions, read_options
-from trcompress.data.splits import TEST, TRAIN, absent_classes, cut_validation, divide
+from trcompress.data.splits import TEST, TRAIN, absent_classes, cut_validation, divide_rows
 from trcompress.errors import InputFileError, UsageError, nearest
 
 _PARTS = {"_train": "train", "_val": "validation", "_test": "test"}
@@ -111,7 +111,7 @@ def _divide_one(
 ) -> tuple[_Rows, str, tuple[str, ...]]:
     """Divide x, y by group, by an official list, or at random, as asked."""
     try:
-        division = divide(_strata(table), table.groups, options, _official(spec, arrays, table, options))
+        division = divide_rows(_strata(table), table.groups, options, _official(spec, arrays, table, options))
     except UsageError as error:
         hint = "" if table.groups is not None else _candidates(arrays, len(table.labels))
         raise UsageError(f"{spec}: {error}{hint}") from error

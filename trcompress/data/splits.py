@@ -32,7 +32,7 @@ class Division:
     notes: tuple[str, ...] = ()
 
 
-def divide(
+def divide_rows(
     labels: np.ndarray,
     groups: np.ndarray | None,
     options: SplitOptions,

@@ -19,7 +19,7 @@ from trcompress.data.dataset import DataSet, Split, row_generator
 from trcompress.data.frame_cache import Entry
 from trcompress.data.options import VideoOptions, read_options
 from trcompress.data.sampling import pick_frames
-from trcompress.data.splits import UNUSED, absent_classes, divide
+from trcompress.data.splits import UNUSED, absent_classes, divide_rows
 from trcompress.data.video_cache import FrameStore, open_store
 from trcompress.data.video_tree import ClipFile, VideoTree, find_clips, official_split
 from trcompress.errors import InputFileError, UsageError
@@ -132,7 +132,7 @@ def _data_set(
 ) -> DataSet:
     labels = np.array([clip.label for clip in source.clips], dtype=np.int64)
     groups = np.array([clip.group for clip in source.clips])
-    division = divide(labels, groups, options, official)
+    division = divide_rows(labels, groups, options, official)
 
     def part(name: str, rows: np.ndarray) -> Split:
         return Split(name, labels[rows], source, rows, groups[rows])

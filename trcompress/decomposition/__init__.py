@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trcompress.decomposition.algorithms import ALGORITHMS
-    from trcompress.decomposition.bound import Bound, explain, lower_bound
+    from trcompress.decomposition.bound import Bound, beside_bound, lower_bound
     from trcompress.decomposition.file_source import FileMatrix
     from trcompress.decomposition.max_error import tr_svd_max_error
     from trcompress.decomposition.metric import Metric
@@ -26,8 +26,8 @@ _MODULES = {
     "MatrixSource": "source",
     "Metric": "metric",
     "Settings": "settings",
+    "beside_bound": "bound",
     "decompose": "run",
-    "explain": "bound",
     "lower_bound": "bound",
     "tr_svd_max_error": "max_error",
 }
@@ -41,8 +41,8 @@ __all__ = [
     "MatrixSource",
     "Metric",
     "Settings",
+    "beside_bound",
     "decompose",
-    "explain",
     "lower_bound",
     "tr_svd_max_error",
 ]

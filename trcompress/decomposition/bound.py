@@ -93,11 +93,11 @@ def lower_bound(source: MatrixSource, ring: TensorRing, work: float = WORK) -> B
     return best
 
 
-def explain(error: float, bound: float) -> str:
+def beside_bound(error: float, bound: float) -> str:
     """Say what an error means, given the bound on it.
 
     Example:
-        >>> explain(0.31, 0.25)
+        >>> beside_bound(0.31, 0.25)
         'no ring of these ranks can do better than 25.00 %; yours is at 31.00 %'
     """
     return f"no ring of these ranks can do better than {bound:.2%}; yours is at {error:.2%}".replace("%", " %")

@@ -17,7 +17,7 @@ from trcompress.decomposition.objective import Objective
 from trcompress.decomposition.result import Decomposition
 from trcompress.decomposition.run import decompose
 from trcompress.decomposition.source import InMemoryMatrix, MatrixSource
-from trcompress.decomposition.tr_svd import fold, tr_svd
+from trcompress.decomposition.tr_svd import open_chains, tr_svd
 from trcompress.decomposition.tt_svd import possible_ranks
 from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
@@ -132,7 +132,7 @@ def _split(objective: Objective, left: Tensor, right: Tensor, r0: int, left_over
         tuple(r0 if i in (0, len(whole.modes)) else rn if i == n else FULL for i in range(len(whole.modes) + 1)),
     )
     values = (left.square().sum(0) * right.square().sum(1)).sqrt()
-    a, b = fold(ring, _scaled(left, values, 0), _scaled(right, values, 1))
+    a, b = open_chains(ring, _scaled(left, values, 0), _scaled(right, values, 1))
     tails = [*_bond_tails(a, whole.in_modes), *_bond_tails(b, whole.out_modes)]
     return _Split(ring, tuple(tails), left_over)
 

@@ -47,13 +47,13 @@ def tr_svd(objective: Objective) -> tuple[list[Tensor], tuple[str, ...]]:
 def split_halves(ring: TensorRing, left: Tensor, right: Tensor, swap: bool = False) -> list[Tensor]:
     """Split A (I, k) and B (k, O), k <= K, into the ring's cores; `swap` lets r0 run fastest."""
     n = len(ring.in_modes)
-    a, b = fold(ring, left, right, swap)
+    a, b = open_chains(ring, left, right, swap)
     inputs = open_tt_svd(a, ring.in_modes, ring.ranks[: n + 1])
     outputs = open_tt_svd(b, ring.out_modes, ring.ranks[n:])
     return [core.contiguous() for core in (*inputs, *outputs)]
 
 
-def fold(ring: TensorRing, left: Tensor, right: Tensor, swap: bool = False) -> tuple[Tensor, Tensor]:
+def open_chains(ring: TensorRing, left: Tensor, right: Tensor, swap: bool = False) -> tuple[Tensor, Tensor]:
     """Deal the k <= K directions of A (I, k) and B (k, O) out to the closing bonds: (r0, I, rn) and (rn, O, r0)."""
     k, r0, rn = ring.bottleneck, ring.ranks[0], ring.ranks[len(ring.in_modes)]
     left = torch.nn.functional.pad(left, (0, k - left.shape[1]))

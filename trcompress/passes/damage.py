@@ -38,7 +38,7 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
-def divide(batches: Iterable[Any], held_out: Iterable[Any] | None = None) -> Inputs:
+def divide_batches(batches: Iterable[Any], held_out: Iterable[Any] | None = None) -> Inputs:
     """Keep batches up to `KEPT_BYTES` and hold every fourth out, or those given.
 
     Raises:

@@ -131,7 +131,7 @@ def decompose(
     data["model"] = model
     if not isinstance(plan, PlanChoice):
         goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
-        plan = choose(
+        plan = plan_choice(
             checkpoint,
             plan,
             **goals,
@@ -157,7 +157,7 @@ def decompose(
     return artifact
 
 
-def choose(
+def plan_choice(
     checkpoint: Checkpoint,
     plan: Plan | None = None,
     *,

@@ -27,7 +27,7 @@ from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
 from trcompress.network.outputs import Outputs, Select
 from trcompress.passes.budget_search import BudgetSearch, WholeSize
-from trcompress.passes.damage import Damage, Inputs, divide
+from trcompress.passes.damage import Damage, Inputs, divide_batches
 from trcompress.passes.fold import fold_embeddings
 from trcompress.passes.ring_errors import LONG_FIGURE, carry_out, unmeasured
 from trcompress.passes.structures import Structures
@@ -182,7 +182,7 @@ def whole_(
     matrices = [one_of("matrices", one, ("ih", "hh")) for one in matrices]
     work = model if in_place else deepcopy(model)
     size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
-    inputs = divide(calibrate, held_out)
+    inputs = divide_batches(calibrate, held_out)
     shapes = dense_shapes(work)
     damage = Damage(work, inputs.held_out, forward, outputs)
     before = size(work, {}, ())

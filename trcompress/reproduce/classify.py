@@ -21,7 +21,7 @@ from trcompress.reproduce.sequences import open_sequences
 from trcompress.training.display import Progress as EpochProgress
 from trcompress.training.distributed import team
 from trcompress.training.loop import Trainer
-from trcompress.training.measure import measure
+from trcompress.training.measure import measure_split
 from trcompress.util.files import write_text
 from trcompress.util.progress import Progress, part_of
 
@@ -118,7 +118,9 @@ def _train(recipe: ClassifyRecipe, data: DataSet, split: str, seed: int, progres
         trainer = Trainer(student, data, settings, crew, display=ShareDisplay(progress, settings.epochs))
         state = trainer.run()
         part = data.test or data.validation or data.train
-        figures = measure(student.module, part, crew, classes=len(data.classes), batch_size=settings.batch_size)
+        figures = measure_split(
+            student.module, part, crew, classes=len(data.classes), batch_size=settings.batch_size
+        )
     return ClassifyRun(
         split=split,
         seed=seed,

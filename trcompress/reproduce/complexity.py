@@ -74,7 +74,7 @@ def run_complexity(recipe: ComplexityRecipe, context: Context) -> Findings:
     for done, (sweep, at, method, sizes) in enumerate(cases):
         context.progress(f"{method}, {sweep} {at}", done / len(cases))
         batch = recipe.complexity.batch if method == OURS else 1
-        points.append(Point(sweep, at, method, sizes, measure(method, sizes, batch)))
+        points.append(Point(sweep, at, method, sizes, count_costs(method, sizes, batch)))
     return Findings(
         data="made here: random cores and inputs; counts do not depend on values",
         rows=tuple(_growth_rows(points)),
@@ -113,7 +113,7 @@ def structure_of(method: str, sizes: LayerSizes) -> Format | None:
     return FORMATS[FORMAT_OF[method]].from_ranks(sizes.in_modes, sizes.out_modes, (sizes.rank,), sizes.blocks)
 
 
-def measure(method: str, sizes: LayerSizes, batch: int) -> dict[str, float]:
+def count_costs(method: str, sizes: LayerSizes, batch: int) -> dict[str, float]:
     """Count one method at one size, per vector."""
     structure = structure_of(method, sizes)
     cost = cost_of(lambda: _prepared(method, structure, sizes), torch.zeros(batch, sizes.inputs))

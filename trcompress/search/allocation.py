@@ -14,7 +14,7 @@ from math import ceil
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trcompress.calibration.share import break_even, cost, steepest
+from trcompress.calibration.share import break_even_rank, cost, steepest
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.spectrum import spectrum
 from trcompress.errors import UsageError
@@ -53,7 +53,7 @@ def allocate(weights: Weights, budget: int) -> dict[str, int | None]:
     equal = equal_ranks(matrices, budget)
     rank = largest_equal_rank(matrices, budget)
     ranks = {
-        matrix.key: None if equal[matrix.key] is None else min(ceil(rank / WINDOW), break_even(matrix) - 1)
+        matrix.key: None if equal[matrix.key] is None else min(ceil(rank / WINDOW), break_even_rank(matrix) - 1)
         for matrix in matrices
     }
     errors = {matrix.key: relative_errors(source) for matrix, source in weights}
@@ -85,7 +85,7 @@ def largest_equal_rank(matrices: Sequence[Matrix], budget: int) -> int:
         raise UsageError(
             f"{budget:,} parameters do not allow rank 1 for each of {listed}: that takes {whole(1):,}; allow more"
         )
-    low, high = 1, max(break_even(matrix) for matrix in matrices)
+    low, high = 1, max(break_even_rank(matrix) for matrix in matrices)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if whole(middle) <= budget else (low, middle - 1)
@@ -119,7 +119,7 @@ def first_layer_warnings(matrices: Sequence[Matrix], ranks: Mapping[str, int | N
 
 
 def _or_dense(matrix: Matrix, rank: int) -> int | None:
-    return None if rank >= break_even(matrix) else rank
+    return None if rank >= break_even_rank(matrix) else rank
 
 
 def _filled(
@@ -138,12 +138,12 @@ def _filled(
             if rank is None or rank >= most:
                 continue
             curve, step = errors[matrix.key].numpy(), cost(matrix, 1)
-            highest = min(rank + left // step, most, break_even(matrix) - 1)
+            highest = min(rank + left // step, most, break_even_rank(matrix) - 1)
             steps: list[tuple[float, int | None]] = []
             if highest > rank:
                 fall, higher = steepest(curve, rank, highest)
                 steps.append((fall / step, higher))
-            if most >= break_even(matrix) and (price := cost(matrix, None) - cost(matrix, rank)) <= left:
+            if most >= break_even_rank(matrix) and (price := cost(matrix, None) - cost(matrix, rank)) <= left:
                 steps.append((float(curve[rank]) / max(1, price), None))
             for gain, reached in steps:
                 if best is None or gain > best[0]:

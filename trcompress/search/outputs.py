@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from trcompress.calibration import LiveNetwork
-from trcompress.calibration.select import Candidate, choose, joint_distance, least_gain
+from trcompress.calibration.select import Candidate, choose_metric, joint_distance, least_gain
 from trcompress.calibration.solve import contains
 from trcompress.decomposition import MatrixSource
 from trcompress.decomposition.weight import decompose_weight
@@ -61,7 +61,7 @@ def measure_rows(
     for done, row in enumerate(order):
         start = {"warm_start": found.cores} if row is found.chosen and found.cores else {}
         plain = decompose_weight(row.weight, source, seed=live.seed, starts=1, sweeps=SWEEPS, restarts=0, **start)
-        best = choose(live, [plain], source, quick=True).chosen
+        best = choose_metric(live, [plain], source, quick=True).chosen
         measured[id(row)] = replace(row, difference=best.score), best
         if progress:
             progress(f"{done + 1} rings measured at the outputs", (done + 1) / len(order))

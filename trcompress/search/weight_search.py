@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor
 
-from trcompress.decomposition import MatrixSource, explain, lower_bound
+from trcompress.decomposition import MatrixSource, beside_bound, lower_bound
 from trcompress.errors import UsageError
 from trcompress.layers.evaluation import operations_per_step
 from trcompress.model.matrix import Matrix
@@ -50,7 +50,7 @@ class PlanRow:
     @property
     def statement(self) -> str:
         """The error beside its bound, in plain words."""
-        return explain(self.error, self.bound)
+        return beside_bound(self.error, self.bound)
 
     @property
     def named_rule(self) -> Rule:

@@ -13,7 +13,7 @@ from trcompress.network.classifier import Classifier, Wiring
 from trcompress.network.model_file import ModelFile
 from trcompress.network.read_classifier import read_classifier
 from trcompress.training.distributed import Team, team
-from trcompress.training.measure import measure
+from trcompress.training.measure import measure_split
 from trcompress.training.tally import Figures, required_accuracy
 from trcompress.training.teacher import Teacher
 
@@ -124,7 +124,7 @@ def evaluate(
         other = None if teacher is None else Teacher(_ready(teacher, wiring, data, crew), crew.device)
         if other is not None:
             check_fits(other.classifier, data, _name(teacher))
-        figures = measure(
+        figures = measure_split(
             classifier.module,
             part,
             crew,

@@ -20,7 +20,7 @@ from trcompress.training.display import Display
 from trcompress.training.distributed import Team
 from trcompress.training.evaluate import describe
 from trcompress.training.loop import Trainer
-from trcompress.training.measure import measure
+from trcompress.training.measure import measure_split
 from trcompress.training.run_state import RunFolder, RunInterruptedError, RunState, check_identity
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher
@@ -149,7 +149,7 @@ class TrainingJob:
         networks = {"before": before, "after": self.student, "teacher": self.teacher and self.teacher.classifier}
         for name, network in networks.items():
             if network is not None:
-                figures = measure(
+                figures = measure_split(
                     network.module.to(self.team.device),
                     part,
                     self.team,

@@ -16,7 +16,7 @@ from trcompress.training.display import Display, NoDisplay
 from trcompress.training.distributed import Team
 from trcompress.training.epoch import Passes, own_randomness
 from trcompress.training.learner import Learner, class_weights
-from trcompress.training.measure import measure
+from trcompress.training.measure import measure_split
 from trcompress.training.parameters import select_parameters
 from trcompress.training.run_state import (
     RunFolder,
@@ -143,7 +143,7 @@ class Trainer:
         module = self.student.module
         if self.data.validation is not None:
             with self.rounding.as_stored():
-                figures = measure(
+                figures = measure_split(
                     module,
                     self.data.validation,
                     self.team,

@@ -17,7 +17,7 @@ from trcompress.training.teacher import Teacher
 
 
 @torch.no_grad()
-def measure(
+def measure_split(
     module: nn.Module,
     split: Split,
     team: Team,

@@ -101,7 +101,7 @@ def operations_per_step(plan: WeightPlan) -> int:
     return min(estimate.macs for estimate in estimates(plan, Use(rows=1)))
 
 
-def choose(plan: WeightPlan, use: Use, margin: float = 0.85) -> Form:
+def fastest_form(plan: WeightPlan, use: Use, margin: float = 0.85) -> Form:
     """Return the form expected to be fastest.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trcompress.errors import UsageError, nearest
-from trcompress.layers.evaluation.cost import Use, choose, estimates
+from trcompress.layers.evaluation.cost import Use, estimates, fastest_form
 from trcompress.layers.evaluation.form import Form, Sizes
 from trcompress.layers.evaluation.kept import KeptMatrices, can_be_kept
 from trcompress.layers.evaluation.matrices import matrices
@@ -115,7 +115,7 @@ class Evaluator:
 
     def _choose(self, use: Use, strategy: str) -> Form:
         if strategy == "auto":
-            return choose(self._plan, use)
+            return fastest_form(self._plan, use)
         if strategy == "ring":
             priced = [one for one in estimates(self._plan, replace(use, training=True)) if one.form.kind != "dense"]
             return min(priced, key=lambda one: one.seconds).form
