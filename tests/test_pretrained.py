@@ -84,6 +84,19 @@ def test_keyword_arguments_of_any_name_come_back(tmp_path):
     assert Flexible.from_pretrained(folder).rnn.bidirectional
 
 
+class Wrapped(nn.Module, trcompress.PretrainedMixin):
+    def __init__(self, layers):
+        super().__init__()
+        self.model = Flexible(num_layers=layers)
+
+
+def test_the_config_is_the_networks_own_whatever_its_parts_are_called(tmp_path):
+    net = Wrapped(1)
+    trcompress.compress_(net, trcompress.Plan.of("4x3:4x4", 2))
+    folder = trcompress.save_pretrained(net, tmp_path / "net")
+    assert json.loads((folder / "config.json").read_text()) == {"layers": 1}
+
+
 def test_what_the_hubs_mixin_takes_is_taken(tagger, tmp_path):
     folder = tagger.save_pretrained(tmp_path, config={"width": 12, "hidden": 16}, push_to_hub=False)
     of_the_hub = {"force_download": False, "token": None, "cache_dir": None, "local_files_only": True}

@@ -75,7 +75,8 @@ def save_pretrained(
     from trcompress.artifact.rendering import RENDERERS
 
     if config is None:
-        config = getattr(getattr(model, "model", model), "_config", {})
+        network = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+        config = network._config if isinstance(network, PretrainedMixin) else {}
     try:
         text = json.dumps({**config}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
