@@ -7,7 +7,7 @@ import pytest
 import torch
 from command import run
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import trcompress
 from trcompress import TRGRU, export
@@ -141,3 +141,102 @@ def test_what_is_no_example_is_refused(tmp_path, given, message):
     with pytest.raises(trcompress.TrcompressError, match=message):
         export(made(FixedLength), onnx=tmp_path / "a.onnx", example=given)
     assert not (tmp_path / "a.onnx").exists()
+
+
+class Attending(nn.Module):
+    """Optional lengths, a mask made of them, a dict as the answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 12)
+        self.rnn = TRGRU(12, 8, shape="4x3:4x2", ranks="2", batch_first=True)
+        self.score, self.out = nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, tokens, lengths=None):
+        steps = self.embed(tokens)
+        if lengths is None:
+            steps = self.rnn(steps)[0]
+            scores = self.score(steps)
+        else:
+            packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            steps, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
+            valid = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
+            scores = self.score(steps).masked_fill(~valid.unsqueeze(-1), -1e9)
+        weights = torch.softmax(scores, 1)
+        return {"scores": self.out((weights * steps).sum(1)), "weights": weights}
+
+
+class Stepper(nn.Module):
+    """One step of a decoder: the state goes in and comes out."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(30, 12), trcompress.TRLSTM(12, 8, 2, shape="4x3:4x2", ranks="2")
+        self.out = nn.Linear(8, 30)
+
+    def forward(self, tokens, h, c):
+        steps, (h, c) = self.rnn(self.embed(tokens).transpose(0, 1), (h, c))
+        return self.out(steps).transpose(0, 1), h, c
+
+
+class StepsFirst(nn.Module):
+    """torch.nn's own layout, (T, B, I)."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = TRGRU(12, 8, shape="4x3:4x2", ranks="2"), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0][-1])
+
+
+class Loop(nn.Module):
+    """A cell in a loop: the same weights once a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = trcompress.TRLSTMCell(12, 8, shape="4x3:4x2", ranks="2"), nn.Linear(8, 3)
+
+    def forward(self, x):
+        state = (x.new_zeros(x.shape[0], 8), x.new_zeros(x.shape[0], 8))
+        for step in range(x.shape[1]):
+            state = self.cell(x[:, step], state)
+        return self.out(state[0])
+
+
+def test_optional_lengths_and_a_dict(tmp_path):
+    model = made(Attending)
+    found = export(model, onnx=tmp_path / "a.onnx", torch_export=tmp_path / "a.pt2")
+    assert "batch and time are dynamic" in found.notes[-2]
+    assert found.notes[-1].endswith("it takes no lengths: torch.export cannot follow packed sequences")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    tokens, lengths = torch.randint(30, (4, 9)), torch.tensor([2, 9, 1, 5])
+    given = session.run(["scores", "weights"], {"tokens": tokens.numpy(), "lengths": lengths.numpy()})
+    for mine, other in zip(given, model(tokens, lengths).values(), strict=True):
+        assert torch.allclose(torch.from_numpy(mine), other, atol=1e-5)
+    program = torch.export.load(tmp_path / "a.pt2").module()
+    assert torch.allclose(
+        program(torch.ones(3, 16, dtype=torch.long))["scores"], model(torch.ones(3, 16).long())["scores"]
+    )
+
+
+def test_states_have_their_sequences_second(tmp_path):
+    model = made(Stepper)
+    inputs = torch.randint(30, (2, 5)), torch.zeros(2, 2, 8), torch.zeros(2, 2, 8)
+    found = export(model, onnx=tmp_path / "a.onnx", example=inputs)
+    assert "batch and time are dynamic" in found.notes[-1]
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    assert names_of(session.get_inputs())["h"] == [2, "batch", 8]
+
+
+def test_steps_before_sequences_are_told_apart(tmp_path):
+    export(made(StepsFirst), onnx=tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    assert names_of(session.get_inputs()) == {"x": ["time", "batch", 12]}
+
+
+def test_int8_of_a_cell_in_a_loop(tmp_path):
+    found = export(made(Loop), onnx=tmp_path / "a.onnx", int8=True)
+    assert "frozen: time at 16 steps" in found.notes[-1]
+    rounded = [one for one in found.parity if one.file == "onnx int8"]
+    assert 0 < max(one.difference for one in rounded) < 0.02

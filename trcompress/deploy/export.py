@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,15 +181,28 @@ def _write_onnx(task: _Task, out: Path, *, int8: bool, opset: int, steps: int) -
 
 
 def _write_torch(task: _Task, out: Path, steps: int) -> _Task:
-    """Write a .pt2 file; lengths would need packed sequences, which torch.export does not follow."""
-    takes_lengths = len(task.make_inputs(2, 2)) > 1 and isinstance(task.module, SequenceNetwork)
-    make = (lambda T, B: task.make_inputs(T, B)[:1]) if takes_lengths else task.make_inputs
+    """Write a .pt2 file; without lengths where they are optional, as torch.export follows no packed sequences."""
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
         made = Path(folder) / "made.pt2"
-        found, how = export_torch_module(task.module, make, made, steps=steps, batch=BATCH)
+        write = partial(export_torch_module, task.module, path=made, steps=steps, batch=BATCH)
+        optional = _optional(task.module, len(task.make_inputs(2, 2)))
+        try:
+            found, how = write(make_inputs=task.make_inputs)
+        except UsageError:
+            if not optional:
+                raise
+            found, how = write(make_inputs=lambda T, B: task.make_inputs(T, B)[:1])
+            how += f"; it takes no {optional}: torch.export cannot follow packed sequences"
         size = made.stat().st_size
         with atomic_path(out) as temporary:
             temporary.write_bytes(made.read_bytes())
-    how += "; it takes no lengths: torch.export cannot follow packed sequences" if takes_lengths else ""
     results = [*task.results, ("torch.export", out, size, found)]
     return replace(task, notes=(*task.notes, f"torch.export: {how}"), results=results)
+
+
+def _optional(module: nn.Module, count: int) -> str:
+    """Name the second of two inputs where the network does without it."""
+    if count != 2:
+        return ""
+    second = list(inspect.signature(module.forward).parameters.values())[1:2]
+    return second[0].name if second and second[0].default is None else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trcompress.deploy.parity import Inputs
+from trcompress.deploy.parity import Inputs, flat
 from trcompress.deploy.sequence import SequenceNetwork
 from trcompress.errors import UsageError
 from trcompress.util.user_code import faults_told, find_function
@@ -33,42 +34,48 @@ def sequence_inputs(network: SequenceNetwork) -> Maker:
 def guessed_inputs(module: nn.Module) -> Maker:
     """Find inputs that a user's module takes.
 
-    Tried are tokens of its embedding, then vectors as wide as its first layers, (B, T, I) and, for a convolution,
-    (B, I, T).
+    Tried are tokens of its embedding, then vectors as wide as its first layers: (B, T, I), (T, B, I) where a layer
+    is not batch-first and, for a convolution, (B, I, T). Of those that it takes the first is chosen in which
+    sequences have nothing to do with each other.
 
     Raises:
         UsageError: none fits.
     """
     named = input_names(module, 2)[1:]
     lengths = bool(named) and "length" in named[0]
-    for make in _guesses(module, lengths):
-        if _takes(module, make):
-            return make
-    raise UsageError(
-        f"no input could be made up for {type(module).__name__}: give `example`, inputs that it takes, batch first"
-    )
+    fitting = [make for make in _guesses(module, lengths) if _takes(module, make)]
+    if not fitting:
+        raise UsageError(
+            f"no input could be made up for {type(module).__name__}: give `example`, inputs that it takes, batch "
+            "first"
+        )
+    return next((make for make in fitting if _keeps_sequences_apart(module, make)), fitting[0])
 
 
 def _guesses(module: nn.Module, lengths: bool) -> Iterator[Maker]:
     every = list(module.modules())
-    yield from (_drawn(one.num_embeddings, 0, lengths) for one in every if isinstance(one, nn.Embedding))
+    layouts = ["BTI", "TBI"] if any(getattr(one, "batch_first", True) is False for one in every) else ["BTI"]
+    tokens = [one.num_embeddings for one in every if isinstance(one, nn.Embedding)]
     sizes = [getattr(one, "input_size", None) for one in every]
     widths = [one for one in sizes if isinstance(one, int)][:1]
     widths += [one.in_features for one in every if isinstance(one, nn.Linear)]
     channels = [one.in_channels for one in every if isinstance(one, nn.Conv1d)][:1]
-    for width in list(dict.fromkeys([*widths[:MOST_WIDTHS], *channels])):
-        yield _drawn(None, width, lengths)
-    yield from (_drawn(None, width, lengths, channels_first=True) for width in channels)
+    for layout in layouts:
+        yield from (_drawn(one, 0, lengths, layout) for one in tokens)
+        for width in dict.fromkeys([*widths[:MOST_WIDTHS], *channels]):
+            yield _drawn(None, width, lengths, layout)
+    yield from (_drawn(None, width, lengths, "BIT") for width in channels)
 
 
-def _drawn(tokens: int | None, width: int, lengths: bool, *, channels_first: bool = False) -> Maker:
+def _drawn(tokens: int | None, width: int, lengths: bool, layout: str = "BTI") -> Maker:
     def make(steps: int, batch: int) -> Inputs:
         noise = torch.Generator().manual_seed(steps * 1000 + batch)
         if tokens is not None:
             x = torch.randint(tokens, (batch, steps), generator=noise)
         else:
             x = torch.randn(batch, steps, width, generator=noise)
-        x = x.transpose(1, 2).contiguous() if channels_first else x
+        places = ["BTI".index(axis) for axis in layout[: x.dim()]]
+        x = x.permute(places).contiguous()
         if not lengths:
             return (x,)
         valid = torch.randint(1, steps + 1, (batch,), generator=noise)
@@ -76,6 +83,24 @@ def _drawn(tokens: int | None, width: int, lengths: bool, *, channels_first: boo
         return x, valid
 
     return make
+
+
+def _keeps_sequences_apart(module: nn.Module, make: Maker) -> bool:
+    """Whether a network gives the same for the first sequences of a batch when the last one is left out."""
+    steps, batch = TRIED[-1]
+    whole, axes = make(steps, batch), open_dimensions(make, steps, batch)
+    places = [next((axis for axis, name in one.items() if name == "batch"), None) for one in axes]
+    fewer = [one if at is None else one.narrow(at, 0, batch - 1) for one, at in zip(whole, places, strict=True)]
+    with torch.no_grad():
+        pairs = list(zip(flat(module(*whole)), flat(module(*fewer)), strict=True))
+    for all_of_them, some in pairs:
+        if all_of_them.dim() != some.dim():
+            return False
+        for axis, size in enumerate(some.shape):
+            all_of_them = all_of_them.narrow(axis, 0, min(size, all_of_them.shape[axis]))
+        if all_of_them.shape != some.shape or not torch.allclose(all_of_them, some, atol=1e-4, rtol=1e-4):
+            return False
+    return True
 
 
 def example_inputs(module: nn.Module, example: Any) -> Maker:
@@ -100,8 +125,8 @@ def example_inputs(module: nn.Module, example: Any) -> Maker:
     if not inputs or not all(isinstance(one, Tensor) and one.dim() for one in inputs):
         raise UsageError(f"`example` must be tensors, batch first: got {example!r:.80}")
     names = input_names(module, len(inputs))
-    for axis in range(1, max(one.dim() for one in inputs)):
-        if _takes(module, make := _resized(inputs, names, axis)):
+    for axis, states_at in product(range(1, max(one.dim() for one in inputs)), (0, 1)):
+        if _takes(module, make := _resized(inputs, names, axis, states_at)):
             return make
     with faults_told("the network, called with `example`"), torch.no_grad():
         module(*inputs)
@@ -112,14 +137,24 @@ def _is_sequence(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _resized(example: Inputs, names: Sequence[str], axis: int | None) -> Maker:
-    known = example[0].shape[axis] if axis is not None and axis < example[0].dim() else 0
+def _resized(example: Inputs, names: Sequence[str], axis: int | None, states_at: int = 0) -> Maker:
+    """Make inputs of an example's kind.
+
+    Args:
+        example: the inputs.
+        names: of them.
+        axis: of the steps; None: there are as many as in the example.
+        states_at: where an input but the first has its sequences if it could be both: (B, ...) or (L, B, ...).
+    """
+    first = example[0]
+    known = first.shape[axis] if axis is not None and axis < first.dim() else 0
+    places = [0, *(_batch_axis(one, len(first), states_at) for one in example[1:])]
 
     def make(steps: int, batch: int) -> Inputs:
         found = []
-        for name, one in zip(names, example, strict=True):
-            rows = one[torch.arange(batch) % len(one)]
-            if known and axis is not None and axis < one.dim() and one.shape[axis] == known:
+        for name, one, place in zip(names, example, places, strict=True):
+            rows = one if place is None else one.index_select(place, torch.arange(batch) % one.shape[place])
+            if known and axis is not None and axis < one.dim() and one.shape[axis] == known and axis != place:
                 rows = rows.index_select(axis, torch.arange(steps) % known)
             elif known and _are_lengths(name, one, known):
                 rows = _lengths(rows, steps, known)
@@ -127,6 +162,11 @@ def _resized(example: Inputs, names: Sequence[str], axis: int | None) -> Maker:
         return tuple(found)
 
     return make
+
+
+def _batch_axis(value: Tensor, batch: int, states_at: int) -> int | None:
+    fitting = [axis for axis, size in enumerate(value.shape[:2]) if size == batch]
+    return states_at if states_at in fitting else next(iter(fitting), None)
 
 
 def _are_lengths(name: str, value: Tensor, steps: int) -> bool:

@@ -139,6 +139,7 @@ def onnx_session(path: str, threads: int | None = None) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of classes that it does not share
         last = str(error).strip().rstrip(".").rpartition(". ")[2][-200:]
+        remedy = "try another `opset`" if "opset" in last else "ship it by another way"
         raise UsageError(
-            f"onnxruntime {onnxruntime.__version__} must open the file: {last}; try another `opset`"
+            f"onnxruntime {onnxruntime.__version__} cannot open the file: {last}; {remedy}; nothing was written"
         ) from error

@@ -15,7 +15,7 @@ class ReadsPackedOutputs(nn.Module):
     (pytorch's `PackPadded` without `PadPacked`). One value of each packed output, times zero, goes into the result.
 
     Args:
-        module: called with the inputs; gives a tensor, or a tuple that begins with one.
+        module: called with the inputs; gives a tensor, or a tuple or dict that begins with one.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -34,6 +34,9 @@ class ReadsPackedOutputs(nn.Module):
         self._packed.clear()
         if not nothing:
             return result
+        if isinstance(result, dict):
+            (name, first), *others = result.items()
+            return {name: first + sum(nothing), **dict(others)}
         first, *rest = result if isinstance(result, tuple | list) else (result,)
         first = first + sum(nothing)
         return (first, *rest) if isinstance(result, tuple | list) else first
