@@ -1,21 +1,17 @@
-"""Calibration: what layers are fed, what weighs, which candidate is kept, and that labels are never looked at."""
+"""Calibration: what weighs, which candidate is kept, and that labels are never looked at."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from file_networks import first_batch, network_of, save_network
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from reference import metric_error
+from calibration_cases import narrow_inputs, small_weight
+from file_networks import save_network
 from torch import nn
 
 from trcompress.artifact.file import read_artifact
 from trcompress.artifact.write import write_artifact
 from trcompress.calibration import LiveNetwork, calibrate
-from trcompress.calibration.bias import bias_shift
 from trcompress.calibration.examples import swapped_tokens
 from trcompress.calibration.file_network import file_network
 from trcompress.calibration.live import HeldOut
@@ -23,23 +19,16 @@ from trcompress.calibration.metrics import candidates
 from trcompress.calibration.select import Candidate, rank
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
 from trcompress.calibration.share import cost, share_ranks
-from trcompress.calibration.solve import contains, solve
-from trcompress.calibration.token_weights import token_factors, token_sensitivity, weighted_factors
+from trcompress.calibration.solve import contains
 from trcompress.checkpoint import read_checkpoint
-from trcompress.decomposition import InMemoryMatrix, Metric
-from trcompress.decomposition.factors import metric_factors
-from trcompress.decomposition.weight import CompressedWeight, decompose_weight, weight_source
-from trcompress.errors import InputFileError, UsageError
+from trcompress.decomposition.weight import CompressedWeight, weight_source
+from trcompress.errors import UsageError
 from trcompress.formats import TensorRing
-from trcompress.model.kinds import kind_of_gates
 from trcompress.model.layer import input_matrices
-from trcompress.model.matrix import Matrix
 from trcompress.model.plan import Plan
-from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.layerwise import Substitute
-from trcompress.network.moments import Sketch, weighted_moments
+from trcompress.network.moments import Sketch
 from trcompress.network.outputs import Outputs
-from trcompress.network.record import record
 from trcompress.passes.calibrated import decompose_calibrated
 from trcompress.search.allocation import equal_ranks, proportional_ranks
 
@@ -55,13 +44,6 @@ def calibrated(checkpoint, plans, data, **options):
     return replace(found, biases={keys[name]: bias for name, bias in found.biases.items()})
 
 
-def narrow_inputs(count, steps, size, rank, seed=0, shift=1.0):
-    """Sequences in a few directions around a mean that is not zero."""
-    random = np.random.default_rng(seed)
-    basis = random.normal(size=(rank, size))
-    return (random.normal(size=(count, steps, rank)) @ basis + shift * random.normal(size=size)).astype(np.float32)
-
-
 @pytest.fixture
 def classifier(tmp_path):
     """A two-layer LSTM with a head, and inputs that fill 3 of 12 directions."""
@@ -74,295 +56,6 @@ def classifier(tmp_path):
 
 def plans_of(checkpoint, plan):
     return plan.resolve(input_matrices(checkpoint.layers))
-
-
-# what passes by once
-
-
-@pytest.mark.parametrize("keep", [None, 24])
-def test_sketch_holds_the_moments(keep, monkeypatch):
-    if keep:
-        monkeypatch.setattr("trcompress.network.moments.EXACT_WIDTH", 10)
-    x = torch.from_numpy(narrow_inputs(50, 4, 30, 10)).flatten(0, 1)
-    sketch = Sketch(30, keep or 512)
-    for block in x.split(17):
-        sketch.add(block)
-    found, exact = sketch.moments(), x.double()
-    assert torch.allclose(found.mean, exact.mean(0), atol=1e-6)
-    for rows, wanted in ((found.rows, exact.T @ exact / len(x)), (found.centred, exact.T.cov(correction=0))):
-        assert (rows.T @ rows - wanted).norm() < 1e-5 * wanted.norm()
-    assert keep is None or len(found.rows) <= keep
-
-
-def test_sketch_that_is_too_narrow_keeps_the_strongest_directions(monkeypatch):
-    monkeypatch.setattr("trcompress.network.moments.EXACT_WIDTH", 10)
-    torch.manual_seed(0)
-    x = torch.randn(400, 40) * torch.logspace(0, -3, 40)
-    sketch = Sketch(40, 12)
-    for block in x.split(50):
-        sketch.add(block)
-    rows, wanted = sketch.moments().rows, x.double().T @ x.double() / 400
-    best = torch.linalg.eigvalsh(wanted)[:-12].norm()
-    assert (rows.T @ rows - wanted).norm() < 3 * best
-
-
-def test_use_weights_a_table_like_the_rows_it_is_used_for():
-    table, use = torch.randn(4, 6), torch.tensor([3, 0, 5, 1])
-    found = weighted_moments(table, use, floor=0.0)
-    seen = table.double().repeat_interleave(use, 0)
-    assert torch.allclose(found.mean, seen.mean(0))
-    assert torch.allclose(found.rows.T @ found.rows, seen.T @ seen / 9)
-    assert torch.allclose(found.centred.T @ found.centred, seen.T.cov(correction=0))
-    assert weighted_moments(table, use).rows[1].norm() > 0, "a row that is never used may not become anything"
-
-
-# best in a metric
-
-
-def closed_form_oracle(dense, rank, rows, ridge, gates):
-    """Error of the best matrix of a rank, by whitening both sides."""
-    second = rows.T @ rows + ridge * torch.eye(rows.shape[1], dtype=rows.dtype)
-    values = torch.linalg.svdvals(torch.linalg.cholesky(second).T @ dense @ gates)
-    return float(values[rank:].norm())
-
-
-@hypothesis_settings(max_examples=25, deadline=None)
-@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 6), st.sampled_from([0.01, 1.0]), st.integers(0, 99))
-def test_two_mode_rings_are_best_in_their_metric(inputs, outputs, rank, ridge, seed):
-    torch.manual_seed(seed)
-    dense, rows = torch.randn(inputs, outputs).double(), torch.randn(5, inputs).double()
-    root = torch.randn(outputs, outputs).double()
-    gates = root @ root.T + 0.1 * torch.eye(outputs)
-    left, right = metric_factors(InMemoryMatrix(dense.T), rank, Metric(rows, ridge, gates))
-    rest = (dense - left @ right) @ gates
-    error = float(((rows @ rest).square().sum() + ridge * rest.square().sum()).sqrt())
-    best = closed_form_oracle(dense, rank, rows, ridge, gates)
-    assert left.shape[1] <= rank
-    assert error <= best * (1 + 1e-6) + 1e-6 * float(dense.norm())
-
-
-def test_no_ridge_is_exact_as_soon_as_the_inputs_are_spanned():
-    dense, rows = torch.randn(20, 12).double(), torch.randn(4, 20).double()
-    left, right = metric_factors(InMemoryMatrix(dense.T), 5, Metric(rows))
-    assert left.shape == (20, 4)
-    assert torch.allclose(rows @ left @ right, rows @ dense, atol=1e-10)
-
-
-def small_weight(structure, per_gate=False, inputs=12, hidden=8, gates=4):
-    matrix = Matrix.input_to_hidden("weight_ih_l0", kind_of_gates(gates).name, inputs, hidden)
-    return WeightPlan(matrix, structure, per_gate)
-
-
-@pytest.mark.parametrize(
-    ("plan", "inputs"),
-    [
-        (small_weight(TensorRing((4, 3), (8, 4), (2, 2, 3, 2, 2))), 12),
-        (small_weight(TensorRing((4, 3), (2, 4), (2, 2, 2, 2, 2)), per_gate=True), 12),
-        (small_weight(TensorRing((12,), (32,), (1, 4, 1))), 12),
-        (small_weight(TensorRing((4, 3), (12, 3), (2, 2, 3, 2, 2)), inputs=11), 11),
-        (small_weight(TensorRing((12,), (36,), (1, 4, 1)), inputs=11), 11),
-    ],
-    ids=["ring", "per-gate", "two-mode", "padded", "two-mode-padded"],
-)
-def test_a_metric_lowers_its_own_error(plan, inputs):
-    torch.manual_seed(1)
-    dense = torch.randn(32, inputs)
-    plain = decompose_weight(plan, InMemoryMatrix(dense), restarts=0)
-    rows = torch.randn(3, inputs).double()
-    weights = torch.logspace(0, 1, 32).double()
-    found = solve(plain, InMemoryMatrix(dense), Metric(rows, 0.01, weights))
-
-    def error(one):
-        return metric_error(dense.T.double(), plan.to_dense(one.cores).T, rows, 0.01, weights)
-
-    assert error(found) < 0.8 * error(plain)
-    assert found.error > plain.error
-    rebuilt = plan.to_dense(found.cores)
-    assert found.error == pytest.approx(float((dense - rebuilt).norm() / dense.norm()), rel=1e-6)
-
-
-def test_corrected_bias_keeps_the_mean_of_the_gates():
-    plan = small_weight(TensorRing((4, 3), (12, 3), (2, 2, 2, 2, 2)), inputs=11)
-    dense, x = torch.randn(32, 11).double(), torch.randn(50, 11).double() + 2
-    found = decompose_weight(plan, InMemoryMatrix(dense), init="tr-svd")
-    shift = bias_shift(plan, InMemoryMatrix(dense), found.cores, x.mean(0))
-    moved = x @ plan.to_dense(found.cores).T + shift
-    assert torch.allclose(moved.mean(0), (x @ dense.T).mean(0), atol=1e-9)
-
-
-@hypothesis_settings(max_examples=15, deadline=None)
-@given(st.integers(3, 9), st.integers(3, 9), st.integers(1, 3), st.integers(0, 99))
-def test_entries_that_weigh_alike_are_met_as_by_the_svd_and_others_better(rows, columns, rank, seed):
-    torch.manual_seed(seed)
-    target, weights = torch.randn(rows, columns).double(), torch.rand(rows, columns).double() + 0.01
-    left, right = weighted_factors(target, torch.ones_like(target), rank)
-    best = torch.linalg.svdvals(target)[rank:].square().sum()
-    assert float((target - left @ right).square().sum()) == pytest.approx(float(best), abs=1e-6)
-    u, s, vh = torch.linalg.svd(target, full_matrices=False)
-    plain = (u[:, :rank] * s[:rank]) @ vh[:rank]
-    left, right = weighted_factors(target, weights, rank)
-    found = float((weights * (target - left @ right).square()).sum())
-    assert found <= float((weights * (target - plain).square()).sum()) + 1e-9
-
-
-def test_tokens_are_told_apart_by_what_the_outputs_answer():
-    torch.manual_seed(0)
-    table, dense = torch.randn(6, 9), torch.randn(9, 8).double()
-    places = torch.tensor([0, 1, 2, 3, 4, 5] * 6)
-    seen = token_sensitivity(table, places, torch.randn(36, 8) * (1 + 10 * (places == 3).unsqueeze(1)))
-    assert torch.allclose(seen.share, torch.full((6,), 1 / 6).double())
-    left, right = token_factors(dense, 2, seen)
-    rest = (table.double() - table.double().mean(0)) @ (dense - left @ right)
-    assert rest[3].norm() < 0.5 * rest.norm(dim=1).mean(), "one token that everything hangs on"
-    exact = token_factors(dense, 6, seen)
-    centred = table.double() - table.double().mean(0)
-    assert torch.allclose(centred @ exact[0] @ exact[1], centred @ dense, atol=1e-5)
-
-
-# what feeds which layer
-
-
-def test_layers_are_fed_what_the_dense_network_feeds_them(tmp_path):
-    torch.manual_seed(0)
-    rnn = nn.GRU(5, 4, 3, bidirectional=True)
-    x = torch.randn(7, 9, 5)
-    checkpoint = save_network(tmp_path / "m.safetensors", rnn=rnn)
-    wanted, state = rnn(x.transpose(0, 1))
-    for compare, rows in (
-        ("every", wanted.transpose(0, 1).flatten(0, 1)),
-        ("final", torch.cat(tuple(state[-2:]), -1)),
-    ):
-        network, data = network_of(checkpoint, {"x": x.numpy()}, tmp_path, compare=compare)
-        (found,) = network(first_batch(data, 7))
-        assert torch.allclose(found, rows, atol=1e-6)
-    names = network.weights
-    assert record(network, data.batches(np.arange(7), 7)).inputs[names["rnn.weight_ih_l2_reverse"]].count == 63
-
-
-def test_steps_after_the_end_of_a_sequence_do_not_count(tmp_path):
-    torch.manual_seed(0)
-    rnn = nn.LSTM(5, 4, bidirectional=True)
-    x, lengths = torch.randn(3, 9, 5), np.array([9, 2, 5])
-    checkpoint = save_network(tmp_path / "m.safetensors", rnn=rnn)
-    arrays = {"x": x.numpy(), "length": lengths}
-    every, data = network_of(checkpoint, arrays, tmp_path)
-    final, _ = network_of(checkpoint, arrays, tmp_path, compare="final")
-    alone = [rnn(one[:length].unsqueeze(1)) for one, length in zip(x, lengths, strict=True)]
-    assert len(every(first_batch(data, 3))[0]) == lengths.sum()
-    (found,) = final(first_batch(data, 3))
-    for place, (_, (hidden, _)) in enumerate(alone):
-        assert torch.allclose(found[place], hidden[:, 0].flatten(), atol=1e-6)
-
-
-def test_a_chain_of_stacks_is_followed(tmp_path):
-    torch.manual_seed(0)
-    first, second = nn.LSTM(5, 6), nn.GRU(6, 4)
-    checkpoint = save_network(tmp_path / "m.safetensors", rnn1=first, rnn2=second)
-    x = torch.randn(3, 7, 5)
-    network, data = network_of(checkpoint, {"x": x.numpy()}, tmp_path)
-    wanted = second(first(x.transpose(0, 1))[0])[0].transpose(0, 1).flatten(0, 1)
-    assert torch.allclose(network(first_batch(data, 3))[0], wanted, atol=1e-6)
-    assert any("rnn2 is fed what rnn1 gives" in note for note in network.notes)
-
-
-def encoder_decoder(tmp_path):
-    torch.manual_seed(0)
-    parts = {
-        "enc": nn.GRUCell(6, 5),
-        "dec": nn.GRUCell(6, 5),
-        "enc_emb": nn.Embedding(9, 6),
-        "dec_emb": nn.Embedding(7, 6),
-        "out": nn.Linear(5, 7),
-    }
-    random = np.random.default_rng(0)
-    arrays = {
-        "enc": random.integers(0, 9, (40, 8)),
-        "length_enc": random.integers(1, 9, 40),
-        "x_dec": random.integers(0, 7, (40, 5)),
-        "state_dec": np.array("enc"),
-    }
-    return parts, save_network(tmp_path / "m.safetensors", **parts), arrays
-
-
-def test_a_decoder_starts_where_its_encoder_ends(tmp_path):
-    parts, checkpoint, arrays = encoder_decoder(tmp_path)
-    network, data = network_of(checkpoint, arrays, tmp_path)
-    hidden = torch.zeros(40, 5)
-    for step in range(8):
-        moved = parts["enc"](parts["enc_emb"](torch.from_numpy(arrays["enc"][:, step])), hidden)
-        hidden = torch.where(torch.from_numpy(arrays["length_enc"] > step).unsqueeze(1), moved, hidden)
-    wanted = []
-    for step in range(5):
-        hidden = parts["dec"](parts["dec_emb"](torch.from_numpy(arrays["x_dec"][:, step])), hidden)
-        wanted.append(parts["out"](hidden))
-    (found,) = network(first_batch(data, 40))
-    assert torch.allclose(found.view(40, 5, 7), torch.stack(wanted, 1), atol=1e-6)
-    assert network.outputs.kind == "scores", "the head has one row for each token"
-    assert any("out.weight" in note and "each step" in note for note in network.notes)
-    keys = network.file_keys
-    assert set(keys.values()) == set(checkpoint.shapes)
-    state = network.state_dict()
-    assert all(torch.equal(state[name], checkpoint.tensor(key)) for name, key in keys.items())
-
-
-def test_padding_of_tokens_is_minus_one(tmp_path):
-    _, checkpoint, arrays = encoder_decoder(tmp_path)
-    arrays["x_dec"][3, 2:] = -1
-    network, data = network_of(checkpoint, arrays, tmp_path)
-    assert len(network(first_batch(data, 40))[0]) == 40 * 5 - 3
-
-
-def test_time_is_folded_to_what_the_layer_takes(tmp_path):
-    checkpoint = save_network(tmp_path / "m.safetensors", rnn=nn.LSTM(12, 4))
-    x = np.random.default_rng(0).normal(size=(5, 8, 3)).astype(np.float32)
-    _, data = network_of(checkpoint, {"x": x}, tmp_path)
-    assert np.array_equal(first_batch(data, 5)["fed"]["rnn"][0].numpy().reshape(-1, 12), x.reshape(-1, 12))
-    assert "folded into 2 steps" in data.notes[0]
-
-
-def test_only_training_rows_of_a_labelled_file_are_read(tmp_path):
-    checkpoint = save_network(tmp_path / "m.safetensors", rnn=nn.LSTM(3, 4), fc=nn.Linear(4, 2))
-    x = np.arange(20, dtype=np.float32).reshape(20, 1, 1).repeat(3, 2)
-    arrays = {"x": x, "y": np.arange(20) % 2, "group": np.arange(20) // 2}
-    _, data = network_of(checkpoint, arrays, tmp_path, split="group", test_groups="3,4")
-    values = data.feeds["rnn"].read(np.arange(data.count))[0][:, 0, 0]
-    assert sorted(values.tolist()) == [0, 1, 2, 3, 4, 5, *range(10, 20)]
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"z": np.zeros((3, 2, 5))}, "must hold x or x_train"),
-        ({"x": np.zeros((3, 2, 7))}, r"7 values a step, but rnn takes 5"),
-        ({"x": np.zeros((3, 2), int)}, "need an embedding"),
-        ({"x": np.full((3, 2, 5), np.nan)}, "must be finite"),
-        ({"x": np.zeros((3, 2, 5)), "length": np.array([1, 2, 9])}, "length must be 1 to 2: got 1 to 9"),
-        ({"x_rmn": np.zeros((3, 2, 5))}, r"x_rmn names no recurrent stack \(did you mean 'rnn'\?\)"),
-        ({"x_rnn": np.zeros((3, 2, 5)), "state_rnn": np.zeros((3, 9))}, r"\(N, 1, 4\) values"),
-        ({"x_rnn": np.zeros((3, 2, 5)), "state_rnn": np.array("enc")}, "state_rnn must name another stack"),
-    ],
-)
-def test_data_that_does_not_fit_is_refused(arrays, message, tmp_path):
-    checkpoint = save_network(tmp_path / "m.safetensors", rnn=nn.LSTM(5, 4))
-    with pytest.raises(InputFileError, match=message):
-        network_of(checkpoint, arrays, tmp_path)
-
-
-def test_tokens_must_say_which_stack_they_are_for(tmp_path):
-    _, checkpoint, arrays = encoder_decoder(tmp_path)
-    with pytest.raises(UsageError, match="x_dec, x_enc"):
-        network_of(checkpoint, {"x": arrays["enc"]}, tmp_path)
-    with pytest.raises(InputFileError, match="rows"):
-        network_of(checkpoint, {"enc": arrays["enc"], "dec": arrays["x_dec"][:9]}, tmp_path)
-
-
-def test_an_embedding_is_found_by_name_or_named(tmp_path):
-    _, checkpoint, arrays = encoder_decoder(tmp_path)
-    assert network_of(checkpoint, arrays, tmp_path)[1].feeds["dec"].embedding_key == "dec_emb.weight"
-    named = arrays | {"embedding_dec": np.array("enc_emb.weight")}
-    assert network_of(checkpoint, named, tmp_path)[1].feeds["dec"].embedding_key == "enc_emb.weight"
-    with pytest.raises(InputFileError, match="embedding of dec"):
-        network_of(checkpoint, arrays | {"embedding_dec": np.array("out.weight")}, tmp_path)
 
 
 # sensitivity and outputs

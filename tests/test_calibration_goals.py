@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from calibration_cases import narrow_inputs
 from command import run
+from file_networks import save_network
 from g2p import Words, decode, decoder_inputs
 from samples import sample
-from test_calibration import calibrated, narrow_inputs, plans_of, save_network
+from test_calibration import calibrated, plans_of
 from torch import nn
 
 from trcompress.artifact.file import read_artifact

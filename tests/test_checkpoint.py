@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import enum
 import functools
 import hashlib
@@ -13,96 +12,27 @@ import re
 import struct
 import subprocess
 import sys
-from collections import Counter, OrderedDict
-from math import prod
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from checkpoint_cases import (
+    STATE,
+    WRITERS,
+    Net,
+    assert_same,
+    save_npz_compressed,
+    save_zip,
+)
 from safetensors.torch import save_file
 from samples import sample
 from torch import nn
 
-from trcompress.checkpoint import Checkpoint, check_finite, inspect, is_artifact, read_checkpoint, refuse_artifact
+from trcompress.checkpoint import check_finite, is_artifact, read_checkpoint, refuse_artifact
 from trcompress.errors import InputFileError, UsageError
-from trcompress.model.plan import Rule
-
-CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-
-
-MODEL = nn.ModuleDict({"rnn": nn.LSTM(6, 4), "head": nn.Linear(4, 2)})
-STATE = MODEL.state_dict()
-
-
-def save_zip(state, path):
-    torch.save(state, path)
-
-
-def save_legacy(state, path):
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-
-
-def save_safetensors(state, path):
-    save_file({key: tensor.clone() for key, tensor in state.items()}, path)
-
-
-def save_npz(state, path):
-    with path.open("wb") as stream:
-        np.savez(stream, **{key: tensor.numpy() for key, tensor in state.items()})
-
-
-def save_npz_compressed(state, path):
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, **{key: tensor.numpy() for key, tensor in state.items()})
-
-
-WRITERS = {
-    "torch-zip": save_zip,
-    "torch-legacy": save_legacy,
-    "safetensors": save_safetensors,
-    "npz": save_npz,
-    "npz-compressed": save_npz_compressed,
-}
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(11, 6)
-        self.encoder = nn.ModuleDict({"rnn": nn.LSTM(6, 4, 2, bidirectional=True)})
-        self.decoder = nn.GRUCell(8, 5)
-        self.head = nn.Linear(5, 3)
-        self.register_buffer("steps", torch.tensor(7))
-
-
-def assert_same(checkpoint: Checkpoint, state: dict[str, torch.Tensor]) -> None:
-    assert set(checkpoint.shapes) == set(state)
-    for key, tensor in checkpoint.tensors():
-        assert tensor.dtype == state[key].dtype
-        assert tuple(tensor.shape) == checkpoint.shapes[key] == tuple(state[key].shape)
-        assert checkpoint.dtypes[key] == str(tensor.dtype).removeprefix("torch.")
-        assert torch.equal(tensor, state[key].detach())
-        assert_region(checkpoint, key, tensor)
-
-
-def assert_region(checkpoint: Checkpoint, key: str, tensor: torch.Tensor) -> None:
-    """Where a region is given, plain reading of the file at that place gives the tensor."""
-    region = checkpoint.file_region(key)
-    if region is None:
-        return
-    path, offset, shape, dtype = region
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        raw = bytearray(stream.read(prod(shape) * dtype.itemsize))
-    found = torch.frombuffer(raw, dtype=dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
-    assert torch.equal(found, tensor)
-
 
 # Formats.
 
@@ -318,7 +248,7 @@ def test_whole_modules_are_read_as_their_state_dict(zipped, tmp_path):
     torch.save({"model": net, "epoch": 1}, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
     checkpoint = read_checkpoint(tmp_path / "net.pt")
     assert_same(checkpoint, net.state_dict())
-    assert any("test_checkpoint.Net" in note for note in checkpoint.notes)
+    assert any("checkpoint_cases.Net" in note for note in checkpoint.notes)
 
 
 def test_a_pickled_module_tells_its_options(tmp_path):
@@ -356,148 +286,7 @@ def test_torchscript_archives_give_their_weights(how, tmp_path):
     assert any("TorchScript" in note for note in checkpoint.notes)
 
 
-# Wrappers around the model.
-
-
-def renamed(state, change):
-    return OrderedDict((change(key), tensor) for key, tensor in state.items())
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda s: {"model_state": s},
-        lambda s: {"state_dict": s, "epoch": 4, "best": 0.5, "args": argparse.Namespace(lr=1e-3)},
-        lambda s: {"model": {"state_dict": {"net": s}}},
-        lambda s: {"some": {"thing": {"else": s}}},
-        lambda s: [s, 3],
-        lambda s: (s, {"state": {}, "param_groups": []}),
-        lambda s: {"iteration": np.int64(3), "model_state_dict": s, "loss": torch.tensor(0.25)},
-        lambda s: {"my_net": s, "loss": np.float64(0.25), "when": Path("runs")},
-        lambda s: {"teacher": renamed(s, str), "student": s},
-        lambda s: {"weights": s, "rng_state": torch.get_rng_state()},
-    ],
-    ids=range(10),
-)
-def test_nested_dicts_are_unwrapped(wrap, tmp_path):
-    torch.save(wrap(STATE), tmp_path / "model.pt")
-    assert_same(read_checkpoint(tmp_path / "model.pt"), STATE)
-
-
-@pytest.mark.parametrize(
-    ("change", "wrappers"),
-    [
-        (lambda k: f"module.{k}", "module."),
-        (lambda k: f"_orig_mod.{k}", "_orig_mod."),
-        (lambda k: f"module._orig_mod.{k}", "_orig_mod., module."),
-        (lambda k: f"_orig_mod.module.{k}", "_orig_mod., module."),
-        (lambda k: f"module.module.{k}", "module."),
-        (lambda k: k.replace("rnn.", "rnn._orig_mod."), "_orig_mod."),
-        (lambda k: k.replace("rnn.", "rnn.module."), "module."),
-        (lambda k: "module." + k.replace("rnn.", "rnn._orig_mod."), "_orig_mod., module."),
-        (lambda k: f"_fsdp_wrapped_module.{k}", "_fsdp_wrapped_module."),
-    ],
-    ids=range(9),
-)
-@pytest.mark.parametrize("writer", ["torch-zip", "safetensors"])
-def test_wrapper_prefixes_are_stripped_anywhere(change, wrappers, writer, tmp_path):
-    WRITERS[writer](renamed(STATE, change), tmp_path / "model")
-    checkpoint = read_checkpoint(tmp_path / "model")
-    assert_same(checkpoint, STATE)
-    assert checkpoint.notes == (f"wrapper prefixes stripped: {wrappers}",)
-
-
-def test_a_models_own_attribute_called_module_is_kept(tmp_path):
-    state = renamed(STATE, lambda k: k.replace("rnn.", "module.")) | {"module.extra": torch.ones(1)}
-    torch.save(state, tmp_path / "model.pt")
-    assert_same(read_checkpoint(tmp_path / "model.pt"), state)
-
-
-def test_stripping_never_merges_two_tensors(tmp_path):
-    state = STATE | renamed(STATE, lambda k: f"_orig_mod.{k}")
-    torch.save(state, tmp_path / "model.pt")
-    assert set(read_checkpoint(tmp_path / "model.pt").shapes) == set(state)
-
-
-def test_averaged_model_prefix_and_counter(tmp_path):
-    averaged = torch.optim.swa_utils.AveragedModel(MODEL)
-    torch.save(averaged.state_dict(), tmp_path / "model.pt")
-    checkpoint = read_checkpoint(tmp_path / "model.pt")
-    assert_same(checkpoint, STATE)
-    assert any("average" in note for note in checkpoint.notes)
-    assert "n_averaged" in checkpoint.ignored
-
-
-@pytest.mark.parametrize("name", ["ema", "model_ema", "ema_state_dict", "averaged_model", "swa"])
-def test_the_model_is_preferred_to_its_average(name, tmp_path):
-    other = {key: tensor + 1 for key, tensor in STATE.items()}
-    torch.save({name: other, "model": STATE}, tmp_path / "both.pt")
-    torch.save({name: other, "epoch": 1}, tmp_path / "only.pt")
-    both, only = read_checkpoint(tmp_path / "both.pt"), read_checkpoint(tmp_path / "only.pt")
-    assert_same(both, STATE)
-    assert "average" in both.ignored[name]
-    assert_same(only, other)
-    assert any("running average" in note for note in only.notes)
-
-
-def test_two_models_are_both_kept(tmp_path):
-    other = {key: tensor + 1 for key, tensor in STATE.items()}
-    torch.save({"discriminator": other, "generator": STATE}, tmp_path / "model.pt")
-    both = renamed(STATE, "generator.{}".format) | renamed(other, "discriminator.{}".format)
-    assert_same(read_checkpoint(tmp_path / "model.pt"), both)
-
-
-@pytest.mark.parametrize(("other", "wanted"), [("last", "best"), ("old", "final_model"), ("best_net", "trained")])
-def test_of_versions_of_one_model_one_is_picked(other, wanted, tmp_path):
-    torch.save({other: {key: tensor + 1 for key, tensor in STATE.items()}, wanted: STATE}, tmp_path / "model.pt")
-    checkpoint = read_checkpoint(tmp_path / "model.pt")
-    assert_same(checkpoint, STATE)
-    assert any(f"{wanted} was picked, not {other}" in note for note in checkpoint.notes)
-
-
-@pytest.mark.parametrize("size", [4, 6])
-def test_parts_of_one_model_stay_together(size, tmp_path):
-    encoder, decoder, head = nn.GRU(6, size), nn.GRU(size, size), nn.Linear(size, 2)
-    parts = {"encoder": encoder, "decoder": decoder, "head": head}
-    wrapped = {"model": {name: module.state_dict() for name, module in parts.items()}, "epoch": 2}
-    torch.save(wrapped, tmp_path / "model.pt")
-    checkpoint = read_checkpoint(tmp_path / "model.pt")
-    assert_same(checkpoint, nn.ModuleDict(parts).state_dict())
-    assert [layer.stack for layer in checkpoint.layers] == ["encoder", "decoder"]
-
-
-def test_optimizer_state_is_ignored_and_reported(tmp_path):
-    net = nn.LSTM(6, 4)
-    optimizer = torch.optim.Adam(net.parameters())
-    net(torch.randn(3, 2, 6))[0].sum().backward()
-    optimizer.step()
-    full = {
-        "net": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "optimizer_states": [optimizer.state_dict()],
-        "scheduler": {"last_epoch": 3},
-        "epoch": 3,
-    }
-    torch.save(full, tmp_path / "model.pt")
-    checkpoint = read_checkpoint(tmp_path / "model.pt")
-    assert_same(checkpoint, net.state_dict())
-    assert checkpoint.ignored["optimizer"] == "optimizer state (12 tensors)"
-    assert "optimizer_states.0" in checkpoint.ignored
-    assert checkpoint.ignored["epoch"] == "the value 3"
-    assert "scheduler" in checkpoint.ignored
-
-
-def test_a_flat_file_with_optimizer_and_average_keys(tmp_path):
-    flat = (
-        STATE
-        | renamed(STATE, lambda k: f"ema.{k}")
-        | renamed(STATE, lambda k: f"optimizer.{k}")
-        | {"scaler.mean": torch.ones(2)}
-    )
-    save_safetensors(flat, tmp_path / "model.safetensors")
-    checkpoint = read_checkpoint(tmp_path / "model.safetensors")
-    assert_same(checkpoint, STATE | {"scaler.mean": torch.ones(2)})
-    assert {"ema", "optimizer"} <= set(checkpoint.ignored)
+# Storages.
 
 
 def test_cuda_tagged_tensors_are_read_on_the_cpu(tmp_path):
@@ -532,84 +321,6 @@ def test_shared_and_packed_storages(tmp_path):
         assert_same(checkpoint, state)
         assert checkpoint.shared == (("head.weight", "embedding.weight"),)
         assert checkpoint.tensor("rnn.weight_hh_l0").untyped_storage().nbytes() == 16 * 4 * 4
-
-
-# Any stack at all.
-
-stacks = st.fixed_dictionaries(
-    {
-        "kind": st.sampled_from(["lstm", "gru", "rnn"]),
-        "input_size": st.integers(1, 7),
-        "hidden_size": st.integers(1, 6),
-        "num_layers": st.integers(1, 3),
-        "bidirectional": st.booleans(),
-        "bias": st.booleans(),
-        "proj": st.booleans(),
-        "cell": st.booleans(),
-    }
-)
-
-
-def build(spec) -> nn.Module:
-    sizes = spec["input_size"], spec["hidden_size"]
-    if spec["cell"]:
-        return CELLS[spec["kind"]](*sizes, bias=spec["bias"])
-    projection = spec["hidden_size"] - 1 if spec["proj"] and spec["kind"] == "lstm" else 0
-    options = {"proj_size": projection} if projection else {}
-    return CLASSES[spec["kind"]](
-        *sizes, num_layers=spec["num_layers"], bidirectional=spec["bidirectional"], bias=spec["bias"], **options
-    )
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    specs=st.lists(stacks, min_size=1, max_size=3),
-    prefix=st.sampled_from(["", "module.", "_orig_mod.", "module._orig_mod."]),
-    wrapper=st.sampled_from(["", "model", "state_dict"]),
-    writer=st.sampled_from(sorted(WRITERS)),
-    whole=st.booleans(),
-)
-def test_any_stacks_are_found_as_they_are(specs, prefix, wrapper, writer, whole, tmp_path):
-    net = nn.ModuleDict({f"part{k}": build(spec) for k, spec in enumerate(specs)})
-    state = net.state_dict()
-    if writer.startswith("torch"):
-        content = net if whole else renamed(state, lambda key: prefix + key)
-        content = {wrapper: content} if wrapper else content
-    else:
-        content = renamed(state, lambda key: prefix + key)
-    WRITERS[writer](content, tmp_path / "model")
-
-    checkpoint = read_checkpoint(tmp_path / "model")
-
-    assert_same(checkpoint, state)
-    found = {}
-    for layer in checkpoint.layers:
-        found.setdefault(layer.stack, []).append(layer)
-    assert list(found) == [f"part{k}" for k in range(len(specs))]
-    for spec, module, layers in zip(specs, net.values(), found.values(), strict=True):
-        check_layers(spec, module, layers)
-
-
-def check_layers(spec, module, layers) -> None:
-    directions = 1 if spec["cell"] else 1 + spec["bidirectional"]
-    depth = 1 if spec["cell"] else spec["num_layers"]
-    assert [(one.index, one.reverse) for one in layers] == [
-        (k, bool(d)) for k in range(depth) for d in range(directions)
-    ]
-    for layer in layers:
-        suffix = "" if spec["cell"] else f"_l{layer.index}" + ("_reverse" if layer.reverse else "")
-        assert layer.kind == spec["kind"]
-        assert layer.gates == GATES[spec["kind"]]
-        assert layer.cell == spec["cell"]
-        assert layer.hidden_size == spec["hidden_size"]
-        assert layer.proj_size == getattr(module, "proj_size", 0)
-        assert layer.input_size == getattr(module, f"weight_ih{suffix}").shape[1]
-        assert dict(layer.keys) == {
-            role: f"{layer.stack}.{role}{suffix}"
-            for role in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-            if hasattr(module, f"{role}{suffix}") and getattr(module, f"{role}{suffix}") is not None
-        }
-    assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in module.parameters())
 
 
 # Real weights.
@@ -666,79 +377,6 @@ def test_an_unknown_key_is_named(tmp_path):
     torch.save(STATE, tmp_path / "model.pt")
     with pytest.raises(InputFileError, match=r"no tensor 'rnn.weight_ih_l1' \(did you mean 'rnn.weight_ih_l0'"):
         read_checkpoint(tmp_path / "model.pt").tensor("rnn.weight_ih_l1")
-
-
-# Inspection.
-
-
-def test_inspection_counts_everything_once(tmp_path):
-    net = Net()
-    state = net.state_dict() | {"tied": net.state_dict()["embedding.weight"]}
-    torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}}, tmp_path / "model.pt")
-    found = inspect(tmp_path / "model.pt")
-    recurrent = sum(p.numel() for part in (net.encoder, net.decoder) for p in part.parameters())
-    assert found.parameters == sum(t.numel() for t in net.state_dict().values())
-    assert found.recurrent_parameters == recurrent
-    assert found.other_parameters == found.parameters - recurrent
-    assert found.other_tensors == 5
-    assert found.shared == (("embedding.weight", "tied"),)
-    assert found.size_bytes == (tmp_path / "model.pt").stat().st_size
-    assert [layer.direction for layer in found.layers] == ["forward", "backward", "forward", "backward", "forward"]
-    assert sum(layer.share for layer in found.layers) == pytest.approx(recurrent / found.parameters)
-    assert found.layers[0].weight_parameters == 6 * 16
-    assert found.largest_other[0].name in ("embedding.weight", "tied")
-    assert "optimizer" in found.ignored
-
-
-def test_inspection_goes_to_json(tmp_path):
-    import json
-
-    torch.save(STATE, tmp_path / "model.pt")
-    again = json.loads(json.dumps(inspect(tmp_path / "model.pt").to_dict()))
-    assert again["layers"][0]["weight"] == "rnn.weight_ih_l0"
-    assert 1.1 <= again["suggested_ratio"] <= 10
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 300)), min_size=1, max_size=3),
-    layers=st.integers(1, 2),
-    bidirectional=st.booleans(),
-)
-def test_the_suggested_ratio_leaves_every_layer_half_of_what_it_sees(sizes, layers, bidirectional, tmp_path):
-    """The largest rank that fits for all alike, found by trying one after the other, is wide enough everywhere."""
-    with torch.device("meta"):
-        net = nn.ModuleDict(
-            {f"part{k}": nn.GRU(i, h, layers, bidirectional=bidirectional) for k, (i, h) in enumerate(sizes)}
-        )
-    state = {key: torch.zeros(1).half().expand(tensor.shape) for key, tensor in net.state_dict().items()}
-    state = {key: tensor.contiguous() for key, tensor in state.items()}
-    save_file(state, tmp_path / "model.safetensors")
-    ratio = inspect(tmp_path / "model.safetensors").suggested_ratio
-    shapes = [tensor.shape for key, tensor in state.items() if "weight_ih" in key]
-    budget = int(sum(rows * columns for rows, columns in shapes) / ratio)
-
-    def kept(rank):
-        return sum(min(rows * columns, rank * (rows + columns)) for rows, columns in shapes)
-
-    half = [(min(columns, rows // 3) + 1) // 2 for rows, columns in shapes]
-    assert 1.1 <= ratio <= 10
-    assert ratio == 1.1 or kept(max(half)) <= budget
-
-
-def rules_of(words: list[str]) -> list[Rule]:
-    rules, layer = [], None
-    while words:
-        flag, value, *words = words
-        if flag == "--layer":
-            layer = value
-        elif flag == "--shape":
-            shape = value
-        else:
-            assert flag == "--ranks"
-            rules.append(Rule.parse(shape, value, layer=layer))
-            layer = None
-    return rules
 
 
 def test_kind_is_checked_before_the_file_is_opened():
