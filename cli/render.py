@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from trcompress.artifact.document import accuracy_of
@@ -51,7 +51,7 @@ def print_reports(reports: Sequence[Report], front: Sequence[Mapping[str, Any]])
         out.print("* nothing here is both smaller and as accurate")
 
 
-def print_weight(weight: WeightReport, most_candidates: int | None = None) -> None:
+def print_weight(weight: WeightReport, most_candidates: int | None = None, told_once: Collection[str] = ()) -> None:
     """Print one compressed weight: the resolved ring, its count, its error and what no ring could do better."""
     rings = f"{weight.rings} rings of " if weight.rings > 1 else ""
     out.print()
@@ -68,7 +68,8 @@ def print_weight(weight: WeightReport, most_candidates: int | None = None) -> No
     if weight.error_now is not None:
         _line(f"  distance of today's cores from the baseline's weight: {error(weight.error_now)}")
     for note in weight.notes:
-        _line(f"  note: {note}")
+        if note not in told_once:
+            _line(f"  note: {note}")
     if weight.candidates:
         _print_candidates(weight.candidates, most_candidates)
 
@@ -250,8 +251,12 @@ def print_decomposition(artifact: Artifact, format_: str) -> None:
     if format_ == "json":
         print_json(result.to_dict())
         return
+    notes = [set(weight.notes) for weight in result.weights]
+    shared = set.intersection(*notes) if len(notes) > 1 else set()
     for weight in result.weights:
-        print_weight(weight, None if is_verbose() else 5)
+        print_weight(weight, None if is_verbose() else 5, shared)
+    for note in sorted(shared):
+        _line(f"note: {note}")
     _print_totals(result)
     _print_outputs(result)
     _line(f"wrote {result.artifact}")

@@ -204,3 +204,10 @@ def test_equal_artifacts_are_equal_bytes(saved, tmp_path):
         assert trcompress.save(model, tmp_path / f"{number}.safetensors").read_bytes() == whole
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     assert list(header["__metadata__"]) == ["format", "trcompress"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_in_the_place_of_an_artifact_is_told_as_such(tmp_path, zipped):
+    torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputFileError, match=r"what torch\.save writes, not a trcompress artifact"):
+        trcompress.read_artifact(tmp_path / "model.pt")

@@ -165,7 +165,7 @@ def test_decompose_plans_by_itself(checkpoint, tmp_path):
         (["decompose", "CKPT", "--shape", "8x5:8x4", "--ranks", "2", "--init", "als"], 2, "--init"),
         (["plan", "CKPT"], 2, "exactly one of --target-ratio"),
         (["plan", "CKPT", "--target-ratio", "100000"], 2, "allow more"),
-        (["report", "CKPT"], 3, "not a readable safetensors"),
+        (["report", "CKPT"], 3, "not a trcompress artifact; make one with"),
         (["rePort", "CKPT"], 2, "did you mean 'report'"),
         (["inspect", "CKPT", "--kind", "gruu"], 2, "gru"),
     ],

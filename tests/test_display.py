@@ -72,3 +72,22 @@ def test_a_run_reports_its_pace_while_an_epoch_lasts(tmp_path, monkeypatch):
     assert [one.epoch for one in seen] == [1, 1, 1, 2, 2, 2]
     assert [round(one.share, 2) for one in seen[:3]] == [0.36, 0.71, 1.0]
     assert all(one.sequences_per_s > 0 and one.accuracy is not None for one in seen)
+
+
+def test_a_note_on_every_weight_is_told_once(capsys):
+    from dataclasses import replace
+
+    from trcompress import TRLSTM
+    from trcompress.artifact.save import to_artifact
+    from trcompress.cli.render import print_decomposition
+
+    artifact = to_artifact(TRLSTM(12, 8, bidirectional=True, shape="4x3:4x2", ranks="2"))
+    weights = tuple(
+        one.model_copy(update={"notes": ("shared", f"of {one.name}")}) for one in artifact.header.weights
+    )
+    header = artifact.header.model_copy(update={"weights": weights})
+    print_decomposition(replace(artifact, header=header), "human")
+    told = capsys.readouterr().out
+    assert told.count("note: shared") == 1
+    assert "note: of weight_ih_l0\n" in told
+    assert "note: of weight_ih_l0_reverse" in told

@@ -254,6 +254,7 @@ def test_torch_export_says_what_it_froze(files, tmp_path):
         ((), "needs a file to write"),
         (("--torch-export", "a.pt2", "--int8"), "goes with --onnx"),
         (("--onnx", "a.onnx", "--opset", 9), "--opset must be 14 or later"),
+        (("--onnx", "a.onnx", "--steps", 0), "--steps must be at least 1"),
         (("--onnx", "a.onnx", "--opset", 99), "try another --opset"),
         (("--onnx", "a.onnx", "--embedding", "nonsense"), "embedding"),
         (("--onnx", "a.onnx", "--head", "nonsense"), "--head must name a matrix"),

@@ -130,7 +130,19 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]
             keys = stream.keys()
             return stream.metadata() or {}, {key: stream.get_tensor(key) for key in keys}
     except (SafetensorError, OSError) as error:
+        if isinstance(error, SafetensorError) and _is_of_torch_save(path):
+            raise InputFileError(
+                f"{path} is what torch.save writes, not a trcompress artifact; make one with: trcompress decompose "
+                f"{path}"
+            ) from error
         raise InputFileError(f"{path} is not a readable safetensors file ({error}); is it truncated?") from error
+
+
+def _is_of_torch_save(path: Path) -> bool:
+    """Whether a file begins as a zip or a pickle, which read as a header's length is terabytes."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and any(head[5:]))
 
 
 def _check_cores(name: str, plan: WeightPlan, tensors: Mapping[str, Tensor]) -> None:

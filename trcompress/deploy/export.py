@@ -113,6 +113,8 @@ def export(
         raise UsageError("export needs a file to write: give `onnx` or `torch_export`; `int8` goes with `onnx`")
     if opset < 14:
         raise UsageError(f"`opset` must be 14 or later: got {opset}")
+    if steps < 1:
+        raise UsageError(f"`steps` must be at least 1: got {steps}")
     keep = (network,) if isinstance(network, str | Path) else ()
     for path in outputs.values():
         check_output(path, overwrite=overwrite, keep=keep)
