@@ -18,6 +18,8 @@ from torch import Tensor
 from trcompress.artifact.packing import PACKED_KEY, unpack
 from trcompress.artifact.sidecar import with_sidecar
 from trcompress.artifact.storage import Stored, stored_in
+from trcompress.checkpoint.limits import DamageError
+from trcompress.checkpoint.safetensors_file import check_safetensors
 from trcompress.errors import InputFileError
 from trcompress.model.header import METADATA_KEY, Header, parse_header
 from trcompress.model.weight_plan import WeightPlan
@@ -126,11 +128,12 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]
         raise InputFileError(f"no such file: {path}")
     note_input(path)
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as stream:
             keys = stream.keys()
             return stream.metadata() or {}, {key: stream.get_tensor(key) for key in keys}
-    except (SafetensorError, OSError) as error:
-        if isinstance(error, SafetensorError) and _is_of_torch_save(path):
+    except (SafetensorError, DamageError, OSError) as error:
+        if not isinstance(error, OSError) and _is_of_torch_save(path):
             raise InputFileError(
                 f"{path} is what torch.save writes, not a trcompress artifact; make one with: trcompress decompose "
                 f"{path}"

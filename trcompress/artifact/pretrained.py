@@ -23,6 +23,7 @@ from trcompress.artifact.load import load, load_
 from trcompress.artifact.report import make_report
 from trcompress.artifact.save import save
 from trcompress.errors import InputFileError, UsageError
+from trcompress.util.bounded_json import read_json
 from trcompress.util.files import atomic_path, check_output, write_text
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -268,8 +269,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise InputFileError(f"a config must be under {MAX_CONFIG_BYTES >> 20} MiB: {path} is larger")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputFileError(f"{path} is not a JSON object: {error}") from error
     if not isinstance(found, dict):
         raise InputFileError(f"{path} must hold a JSON object: got a {type(found).__name__}")

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from trcompress.errors import InputFileError, UsageError
 from trcompress.model.header import Header
+from trcompress.util.bounded_json import check_parts
 
 MAX_BYTES = 64 * 2**20
 MAX_CLASSES = 4096
@@ -183,10 +184,12 @@ def _read(path: Path) -> TrainingResult | BenchResult | Comparison:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputFileError(f"a result file must be under {MAX_BYTES >> 20} MiB: {path} is larger")
-        return _ANY.validate_json(path.read_bytes())
+        text = path.read_bytes()
+        check_parts(text)
+        return _ANY.validate_json(text)
     except OSError as error:
         raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # pydantic's own among them
         raise InputFileError(
             f"{path} is not a result of trcompress: it must be what `evaluate` or `bench` print as JSON, or the "
             "metrics file of `finetune`"

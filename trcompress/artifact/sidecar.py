@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trcompress.errors import InputFileError
 from trcompress.model.header import MAX_HEADER, Header, parse_header
+from trcompress.util.bounded_json import read_json
 from trcompress.util.files import write_text
 
 
@@ -36,7 +37,7 @@ def with_sidecar(header: Header, path: Path) -> Header:
     if side.stat().st_size > MAX_HEADER:
         raise InputFileError(f"{side} is larger than a header may be; move it away")
     try:
-        record = json.loads(side.read_text(encoding="utf-8"))
+        record = read_json(side.read_text(encoding="utf-8"))
         whole = parse_header(json.dumps(record["header"]))
         same = record["sha256"] == _sha256(path)
     except (ValueError, KeyError, TypeError) as error:

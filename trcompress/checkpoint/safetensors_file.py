@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from trcompress.checkpoint.stored import (
     UnreadableTensor,
     contiguous_stride,
 )
+from trcompress.util.bounded_json import read_json
 
 MAX_HEADER_BYTES = 1 << 25
 MAX_TENSORS = 100_000
@@ -68,6 +68,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor | UnreadableTen
     return tensors, metadata
 
 
+def check_safetensors(path: Path) -> None:
+    """Bound what the header may ask for, before another reader opens the file.
+
+    Raises:
+        DamageError: truncated, too many tensors, or no valid JSON.
+    """
+    _header(path)
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Read the metadata alone; empty for a file that is no readable safetensors file."""
     try:
@@ -90,8 +99,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     if (count := text.count(b'"data_offsets"')) > MAX_TENSORS:  # before they are parsed: each takes 2 kB then
         raise DamageError(f"its header lists {count:,} tensors; at most {MAX_TENSORS:,} are read")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        header = read_json(text.decode("utf-8"), object_pairs_hook=_unique)
+    except ValueError as error:
         raise DamageError(f"its header is not valid JSON ({in_short(error)})") from error
     if not isinstance(header, dict):
         raise DamageError("its header is not a JSON object")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from trcompress.checkpoint.content import FileContent
 from trcompress.checkpoint.limits import DamageError, in_short, shown
 from trcompress.errors import InputFileError
+from trcompress.util.bounded_json import read_json
 
 INDEX_ENDING = ".index.json"
 _MAX_INDEX_BYTES = 1 << 26
@@ -57,8 +57,8 @@ def weight_map(path: Path) -> dict[str, str] | None:
     if path.stat().st_size > _MAX_INDEX_BYTES:
         raise DamageError(f"it has {path.stat().st_size:,} bytes; an index of at most {_MAX_INDEX_BYTES:,} is read")
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = read_json(path.read_bytes())
+    except ValueError as error:
         raise DamageError(f"it begins as JSON but is none ({in_short(error)})") from error
     where = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(where, dict):

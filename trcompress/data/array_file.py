@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 import zipfile
@@ -14,7 +13,9 @@ import numpy as np
 
 from trcompress.checkpoint.archive import Archive
 from trcompress.checkpoint.npz_file import array_header
+from trcompress.checkpoint.safetensors_file import check_safetensors
 from trcompress.errors import InputFileError, UnsafeFileError
+from trcompress.util.bounded_json import read_json
 
 _SMALL_BYTES = 2**16
 _TEXT_LISTS = ("classes", "group", "group_train", "group_val", "group_test", "clips", "notes")
@@ -127,6 +128,7 @@ def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
 def _read_safetensors(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
+    check_safetensors(path)
     try:
         with safe_open(path, framework="numpy") as checked:  # validates sizes and offsets
             metadata = checked.metadata() or {}
@@ -134,7 +136,7 @@ def _read_safetensors(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
         raise InputFileError(f"{path} is damaged or not a .safetensors file: {error}; write it again") from error
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
+        header = read_json(stream.read(length))
     arrays = {key: _text_list(metadata[key], path, key) for key in _TEXT_LISTS if key in metadata}
     for name, item in header.items():
         if name != "__metadata__":
@@ -157,7 +159,7 @@ def _map_tensor(path: Path, name: str, item: dict[str, Any], base: int) -> np.nd
 
 
 def _text_list(text: str, path: Path, key: str) -> np.ndarray:
-    names = json.loads(text)
+    names = read_json(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputFileError(f"{path}: the metadata {key!r} must be a JSON list of texts; write it again")
     return np.array(names, dtype=str)

@@ -15,6 +15,7 @@ from trcompress.data.encode import encode_clip
 from trcompress.data.motions import MOTIONS
 from trcompress.data.video_tree import LAYOUTS, MARKER
 from trcompress.errors import OutputFileError, UsageError, nearest
+from trcompress.util.bounded_json import read_json
 from trcompress.util.folders import atomic_folder
 from trcompress.util.progress import Count
 
@@ -164,7 +165,7 @@ def _may_replace(folder: Path, overwrite: bool) -> None:
 def _names(marker: Path) -> set[str]:
     """Return the names of all files that a tree with this marker was made of; none where it is damaged."""
     try:
-        made = json.loads(marker.read_text(encoding="utf-8"))
+        made = read_json(marker.read_text(encoding="utf-8"))
         _check(made["layout"], made, tuple(made["size"]))
         kinds = tuple(MOTIONS)[: made["classes"]]
         clips = {
@@ -173,7 +174,7 @@ def _names(marker: Path) -> set[str]:
             for group in range(made["groups"])
             for clip in range(made["clips_per_group"])
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
         return set()
     lists = {f"{kind}_test_split{number + 1}.txt" for kind in kinds for number in range(_SPLITS)}
     return clips | {MARKER} | (lists if made["layout"] == "hmdb51" else set())

@@ -27,6 +27,7 @@ from trcompress.model.grammar import MAX_SIZE
 from trcompress.model.kinds import KINDS
 from trcompress.model.layer import ROLES, Layer
 from trcompress.model.weight_plan import WeightPlan
+from trcompress.util.bounded_json import check_parts, faults_of
 from trcompress.util.strict import StrictModel
 
 METADATA_KEY = "trcompress"
@@ -170,7 +171,8 @@ class Step(StrictModel):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-StorageRecord = tuple[str, str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]]
+StoredShape = Annotated[tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...], Field(max_length=64)]
+StorageRecord = tuple[str, str, StoredShape]
 """How one tensor is stored: kind, dtype that it is expanded to, shape."""
 
 
@@ -201,7 +203,7 @@ class Header(StrictModel):
     storage: dict[str, StorageRecord] = Field(default_factory=dict)
     packed: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...] = ()
     passes: tuple[PassRecord, ...] = ()
-    original: dict[str, tuple[Annotated[int, Field(ge=0, lt=MAX_SIZE)], ...]] = Field(default_factory=dict)
+    original: dict[str, StoredShape] = Field(default_factory=dict)
 
     @property
     def has_history(self) -> bool:
@@ -252,15 +254,15 @@ def parse_header(text: str) -> Header:
     if len(text) > MAX_HEADER:
         raise InputFileError(f"an artifact header must be under 64 MiB: got {len(text):,} characters")
     try:
-        return Header.model_validate_json(_decompressed(text) if text.startswith(COMPRESSED) else text)
+        text = _decompressed(text) if text.startswith(COMPRESSED) else text
+        check_parts(text)
+        return Header.model_validate_json(text)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part)[:80] for part in e['loc']) or 'header'}: {e['msg'][:300]}"
-            for e in error.errors()[:10]
-        )
         raise InputFileError(
-            f"this is not an artifact that trcompress header version {VERSION} can read: {faults}"
+            f"this is not an artifact that trcompress header version {VERSION} can read: {faults_of(error, 10)}"
         ) from error
+    except ValueError as error:
+        raise InputFileError(f"damaged artifact: its header cannot be read: {error}") from error
 
 
 def _decompressed(text: str) -> str:

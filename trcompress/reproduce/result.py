@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from trcompress.errors import InputFileError
 from trcompress.reproduce.plots import MatrixPlot, Plot
+from trcompress.util.bounded_json import check_parts, faults_of
 from trcompress.util.files import write_text
 from trcompress.util.hardware import Hardware
 from trcompress.util.strict import StrictModel
@@ -117,11 +118,12 @@ def read_result(path: str | Path) -> Result:
         InputFileError: missing, or not such a file.
     """
     try:
-        return Result.model_validate_json(Path(path).read_bytes())
+        text = Path(path).read_bytes()
+        check_parts(text)
+        return Result.model_validate_json(text)
     except OSError as error:
         raise InputFileError(f"no such result: {path} ({error.strerror})") from error
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part)[:80] for part in e['loc'])}: {e['msg'][:300]}" for e in error.errors()[:5]
-        )
-        raise InputFileError(f"{path} is not a result of `trcompress reproduce`: {faults}") from error
+        raise InputFileError(f"{path} is not a result of `trcompress reproduce`: {faults_of(error, 5)}") from error
+    except ValueError as error:
+        raise InputFileError(f"{path} is not a result of `trcompress reproduce`: {error}") from error

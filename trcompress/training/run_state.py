@@ -17,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trcompress.checkpoint.safetensors_file import check_safetensors
 from trcompress.errors import InputFileError, OutputFileError, UsageError
+from trcompress.util.bounded_json import read_json
 from trcompress.util.files import atomic_path, system_error
 
 METADATA_KEY = "trcompress-run"
@@ -109,11 +111,12 @@ class RunFolder:
         if not self.state_path.is_file():
             return None
         try:
+            check_safetensors(self.state_path)
             with safe_open(self.state_path, framework="pt") as stream:
                 metadata, keys = stream.metadata() or {}, stream.keys()
                 tensors = {key: stream.get_tensor(key) for key in keys}
             text = metadata[METADATA_KEY]
-            plain = json.loads(text)
+            plain = read_json(text)
             if plain.pop("version") != VERSION:
                 raise ValueError("another version wrote it")
             if metadata[CHECKSUM_KEY] != _checksum(text, tensors):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from trcompress.util.bounded_json import read_json
 
 _MOST_INDEX_BYTES = 64 << 20
 
@@ -73,8 +74,8 @@ def _shards(index: Path) -> Iterator[Path]:
     if index.stat().st_size > _MOST_INDEX_BYTES:
         return
     try:
-        found = json.loads(index.read_bytes())
-    except (ValueError, RecursionError):
+        found = read_json(index.read_bytes())
+    except ValueError:
         return
     names = found.get("weight_map") if isinstance(found, dict) else None
     if isinstance(names, dict):
