@@ -16,7 +16,7 @@ from trcompress.errors import InputFileError, UsageError
 from trcompress.model.header import Header
 from trcompress.util.bounded_json import check_parts
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 8 * 2**20
 MAX_CLASSES = 4096
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -185,10 +185,12 @@ def _read(path: Path) -> TrainingResult | BenchResult | Comparison:
         if path.stat().st_size > MAX_BYTES:
             raise InputFileError(f"a result file must be under {MAX_BYTES >> 20} MiB: {path} is larger")
         text = path.read_bytes()
-        check_parts(text)
+        check_parts(text, MAX_BYTES // 2)
         return _ANY.validate_json(text)
     except OSError as error:
         raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
+    except InputFileError:
+        raise
     except (ValueError, RecursionError) as error:  # pydantic's own among them
         raise InputFileError(
             f"{path} is not a result of trcompress: it must be what `evaluate` or `bench` print as JSON, or the "

@@ -18,6 +18,7 @@ from trcompress.errors import InputFileError, UnsafeFileError
 from trcompress.util.bounded_json import read_json
 
 _SMALL_BYTES = 2**16
+_FREE_BYTES = 100_000_000
 _TEXT_LISTS = ("classes", "group", "group_train", "group_val", "group_test", "clips", "notes")
 _SAFETENSORS_DTYPES = {
     "F64": "<f8",
@@ -36,12 +37,12 @@ _SAFETENSORS_DTYPES = {
 _DAMAGE = (ValueError, TypeError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, RuntimeError)
 
 
-def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
     """Open every array of a file; large ones stay on disk.
 
     Args:
         path: a .npz file (stored members are mapped, compressed ones read) or a .safetensors file (mapped).
-        max_bytes: the most that compressed members may take in memory together.
+        max_bytes: the most that compressed members may take in memory together; None: 100 MB and twice the file.
 
     Returns:
         Arrays by name. Lists of text (`classes`, `group`, `notes`) in safetensors metadata come as such.
@@ -53,9 +54,10 @@ def read_arrays(path: str | Path, max_bytes: int) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputFileError(f"no such data file: {path}")
-    read = _read_safetensors if path.suffix.lower() == ".safetensors" else _read_npz
     try:
-        return read(path, max_bytes)
+        if path.suffix.lower() == ".safetensors":
+            return _read_safetensors(path)
+        return _read_npz(path, _FREE_BYTES + 2 * path.stat().st_size if max_bytes is None else max_bytes)
     except InputFileError:
         raise
     except _DAMAGE as error:
@@ -125,7 +127,7 @@ def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + name + extra
 
 
-def _read_safetensors(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
     check_safetensors(path)

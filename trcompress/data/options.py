@@ -59,7 +59,8 @@ class ArrayOptions(SplitOptions):
         frames: take this many of the T steps: random (in order) in training, evenly spaced otherwise.
         standardize: subtract the mean and divide by the deviation of each channel, fitted on training rows.
         center: subtract the mean alone and keep the scale: for pixels, some of which hardly ever change.
-        max_bytes: refuse compressed files that would take more memory than this; others are mapped.
+        max_bytes: refuse compressed files that would take more memory than this, 100 MB and twice the file if it is
+            not given; others are mapped.
         task: what y is: "classification" (one class a row), "labelling" (one class a step, negative where none
             counts) or "regression" (numbers); "auto" goes by its type and shape.
     """
@@ -71,7 +72,7 @@ class ArrayOptions(SplitOptions):
     frames: Annotated[int, Field(ge=1)] | None = None
     standardize: bool = False
     center: bool = False
-    max_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
 
 
 class VideoOptions(SplitOptions):

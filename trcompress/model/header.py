@@ -42,7 +42,7 @@ READ = "read"  # the verb of a step that only tells how the checkpoint was read
 COMPRESSED = "zlib:"
 """What a compressed header begins with, followed by base85."""
 
-MAX_HEADER = 64 * 2**20
+MAX_HEADER, MAX_PARTS = 64 * 2**20, 300_000
 
 Size = Annotated[int, Field(ge=1, lt=MAX_SIZE)]
 Modes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=64)]
@@ -255,7 +255,7 @@ def parse_header(text: str) -> Header:
         raise InputFileError(f"an artifact header must be under 64 MiB: got {len(text):,} characters")
     try:
         text = _decompressed(text) if text.startswith(COMPRESSED) else text
-        check_parts(text)
+        check_parts(text, MAX_PARTS)
         return Header.model_validate_json(text)
     except ValidationError as error:
         raise InputFileError(

@@ -97,7 +97,7 @@ def read_recipe(source: str | Path) -> RecipeFile:
         raise InputFileError(f"{origin} nests deeper than a recipe does: a key has more than {MOST_PARTS} parts")
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or too many digits
         raise InputFileError(f"{origin} is not TOML: {error}") from error
     quick = values.pop(QUICK, {})
     if not isinstance(quick, dict):
@@ -148,7 +148,7 @@ def parse_setting(text: str) -> dict[str, Any]:
         raise UsageError(f"`set` takes KEY=VALUE with dots between tables, as in train.epochs=3: got {text!r}")
     try:
         parsed: Any = tomllib.loads(f"value = {value.strip()}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         parsed = value.strip()
     for key in reversed(keys):
         parsed = {key: parsed}
