@@ -227,6 +227,7 @@ def test_states_have_their_sequences_second(tmp_path):
     assert "batch and time are dynamic" in found.notes[-1]
     session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
     assert names_of(session.get_inputs())["h"] == [2, "batch", 8]
+    assert [*names_of(session.get_outputs()).values()] == [["batch", "time", 30], [2, "batch", 8], [2, "batch", 8]]
 
 
 def test_steps_before_sequences_are_told_apart(tmp_path):

@@ -19,7 +19,7 @@ from torch import nn
 
 from trcompress.deploy.inputs import Maker, input_names, open_dimensions, output_names
 from trcompress.deploy.onnx_layers import refuse_projections
-from trcompress.deploy.parity import Inputs, Parity, compare, onnx_runner
+from trcompress.deploy.parity import SIZES, Inputs, Parity, compare, flat, onnx_runner
 from trcompress.deploy.traced import ReadsPackedOutputs
 from trcompress.errors import MissingExtraError, UsageError
 
@@ -60,6 +60,7 @@ def export_onnx_module(
             try:
                 with _quietly():
                     _to_onnx(module, inputs, path, axes, dynamo=dynamo, opset=opset)
+                    _name_output_dimensions(path, module, make_inputs, (steps, batch), left_open)
                     found = compare("onnx", module, onnx_runner(str(path)), make_inputs, sizes)
             except MissingExtraError:
                 raise
@@ -91,7 +92,7 @@ def export_torch_module(
             found = compare(
                 "torch.export",
                 module,
-                lambda given, run=loaded: _tensors(run(*given)),  # type: ignore[misc]
+                lambda given, run=loaded: flat(run(*given)),  # type: ignore[misc]
                 make_inputs,
                 open_sizes(left_open, steps, batch),
             )
@@ -124,8 +125,6 @@ def open_sizes(left_open: Sequence[str], steps: int, batch: int) -> list[tuple[i
         >>> open_sizes(["batch"], 16, 2)
         [(16, 1), (16, 3), (16, 16)]
     """
-    from trcompress.deploy.parity import SIZES
-
     return [(T if "time" in left_open else steps, B if "batch" in left_open else batch) for T, B in SIZES]
 
 
@@ -156,6 +155,25 @@ def _to_onnx(module: nn.Module, inputs: Inputs, path: Path, axes: Axes, *, dynam
     torch.onnx.export(module, inputs, str(path), dynamo=dynamo, **options)
 
 
+def _name_output_dimensions(
+    path: Path, module: nn.Module, make_inputs: Maker, size: tuple[int, int], left_open: Sequence[str]
+) -> None:
+    """Declare which dimensions of a file's outputs follow batch and time; exporters note those of the example."""
+    import onnx
+
+    @torch.no_grad()
+    def run(steps: int, batch: int) -> Inputs:
+        return tuple(flat(module(*make_inputs(steps, batch))))
+
+    model = onnx.load(str(path))
+    for output, axes in zip(model.graph.output, open_dimensions(run, *size), strict=True):
+        declared = output.type.tensor_type.shape.dim
+        for axis, name in axes.items():
+            if name in left_open and axis < len(declared):
+                declared[axis].dim_param = name
+    onnx.save(model, str(path))
+
+
 def _other_opset(path: Path, asked: int) -> str:
     """Say which operators a file has where the exporter could not give those that were asked for."""
     import onnx
@@ -163,12 +181,6 @@ def _other_opset(path: Path, asked: int) -> str:
     model = onnx.load(str(path), load_external_data=False)
     found = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     return "" if found == asked else f"; operators of opset {found}, not {asked}"
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    from trcompress.deploy.parity import flat
-
-    return flat(value)
 
 
 @contextlib.contextmanager
