@@ -121,7 +121,9 @@ def choose_plan(dense: Checkpoint, given: dict[str, Any]) -> PlanChoice:
         ranks = ("1",) if [*goals] == ["max_error"] else given["ranks"]
         plan = read_plan(given["shapes"], ranks, given["layers"], given["gates"], given["exact_ranks"])
     layer = given["layers"][0] if len(given["layers"]) == 1 else "*"
-    settings = goals | {name: given[name] for name in ("seed", "matrices", *SEARCH)} | calibration_data(given)
+    settings = (
+        goals | {name: given[name] for name in ("seed", "matrices", "refine", *SEARCH)} | calibration_data(given)
+    )
     with progress_bar("plan") as update:
         return plan_choice(dense, plan, layer=layer, **settings, progress=update)
 

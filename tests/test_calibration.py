@@ -76,7 +76,7 @@ def test_sensitivity_is_the_gradient_at_the_gates(kind, gates):
     entering = (x @ rnn.weight_ih_l0.T).detach().requires_grad_()
     (gradient,) = torch.autograd.grad((drawn * free(entering)[0].reshape(-1, 4)).sum(), entering)
     flat = gradient.reshape(-1, size).double()
-    assert torch.allclose(found.gates, flat.T @ flat, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(found.gates.double(), flat.T @ flat, rtol=1e-4, atol=1e-7)
     assert found.tokens is None
 
 

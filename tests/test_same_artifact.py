@@ -31,9 +31,12 @@ class Net(nn.Module):
 torch.manual_seed(0)
 model, draw = Net(), torch.Generator().manual_seed(1)
 batches = [torch.randint(0, 40, (16, 12), generator=draw) for _ in range(8)]
-data = {} if call == "plain" else {"calibrate": batches, "refine": 6 if call == "refined" else 0}
 before = torch.get_num_threads()
-trcompress.compress_(model, target_ratio=8, effort="low", layers="*l0*", **data).save(out)
+if call == "whole file":
+    trcompress.compress_(model, target_ratio_model=9, calibrate=batches).save(out)
+else:
+    data = {} if call == "plain" else {"calibrate": batches, "refine": 6 if call == "refined" else 0}
+    trcompress.compress_(model, target_ratio=8, effort="low", layers="*l0*", **data).save(out)
 assert torch.get_num_threads() == before
 """
 

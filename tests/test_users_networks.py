@@ -133,10 +133,11 @@ def half_way():
     [
         (list, InputFileError, "at least one batch"),
         (half_way, InputFileError, r"\(float32 \(8, 7, 11\)\).*this is batch 5, those before it fitted"),
-        (lambda: [X[0], X[1] * torch.nan, X[2]], InputFileError, "must be finite"),
+        (lambda: [X[0], X[1] * torch.nan, X[2]], InputFileError, "^what reaches .* must be finite"),
         (lambda: [X[0], X[1], X[2] / 0], InputFileError, "must be finite"),
         (lambda: torch.cat(X), UsageError, "must be batches"),
         (lambda: half_way, UsageError, "must be batches"),
+        (lambda: TensorDataset(torch.cat(X)), UsageError, r"got a TensorDataset.*give DataLoader\(dataset, batch"),
         (lambda: [x.double() for x in X], InputFileError, "Twice was called with"),
     ],
 )
@@ -147,6 +148,53 @@ def test_batches_that_do_not_fit_are_told_and_nothing_changes(batches, error, wo
         trcompress.compress_(model, target_ratio=3, calibrate=batches(), effort="low")
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
     assert model.training
+
+
+def under_inference(build):
+    with torch.inference_mode():
+        return build()
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: under_inference(Twice), "outside of it"),
+        (lambda: torch.jit.script(nn.Sequential(nn.LSTM(12, 16))), "what TorchScript made of it"),
+    ],
+)
+def test_networks_that_cannot_be_changed_are_refused(build, words):
+    with pytest.raises(UsageError, match=words):
+        trcompress.compress_(build(), target_ratio=3, calibrate=X)
+
+
+def test_batches_made_for_inference_are_differentiated_too():
+    batches = under_inference(lambda: [x + 0 for x in X])
+    assert trcompress.compress_(Twice(), target_ratio=3, calibrate=batches, refine=2, effort="low").facts
+    with torch.inference_mode(), pytest.raises(UsageError, match="outside of it"):
+        trcompress.compress_(Twice(), target_ratio=3, calibrate=X)
+
+
+class InPlace(Twice):
+    """Changes what gradients would need."""
+
+    def forward(self, x):
+        steps = self.rnn(x)[0].sigmoid()
+        squares = steps * steps
+        steps.mul_(2)
+        return self.head(squares.mean(1))
+
+
+def eight_bits():
+    return torch.ao.quantization.quantize_dynamic(Twice().eval(), {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("build", [InPlace, eight_bits])
+def test_networks_without_gradients_are_compressed_and_not_refined(build):
+    with pytest.raises(UsageError, match="`refine` needs gradients"):
+        trcompress.compress_(build(), target_ratio=3, calibrate=X, refine=2)
+    result = trcompress.compress_(build(), target_ratio=3, calibrate=X, effort="low")
+    assert any("all gates weigh alike" in note for note in result.notes)
 
 
 def test_what_a_users_loader_raises_reaches_the_user():

@@ -1,8 +1,8 @@
 """What refinement learns from: calibration batches with what the dense network makes of them.
 
-Where layers are fed rows of an embedding, there are also variants of each batch, in which some tokens are swapped
-for others on their way into the embedding: the dense network answers those as well, and a few hundred sequences
-alone would be learnt by heart.
+Where layers are fed rows of an embedding, every round after the first has its own version of each batch, in which
+some tokens are swapped for others on their way into the embedding: the dense network answers those as well, and a
+few hundred sequences alone would be learnt by heart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -20,14 +21,16 @@ from trcompress.network.batches import bytes_of
 from trcompress.network.layerwise import Substitute
 from trcompress.network.outputs import relative_distance
 
-VARIANTS = 4
-"""Versions of every batch, the first as it is."""
 SWAPPED = 0.07
-"""Share of the tokens that are swapped in a variant."""
-KEPT_BYTES = 48 * 2**20
-"""Bytes of answers of the dense network that are kept for the next time round."""
-HIDDEN = 50.0
+"""Share of the tokens that are swapped after the first round."""
+KEPT_BYTES = 16 * 2**20
+"""Bytes of answers of the dense network that are kept for the next round, where all rounds are alike."""
+HIDDEN = 20.0
 """Weight of the hidden states beside the outputs: they say more than outputs do, so less is learnt by heart."""
+SEEDS = 1_000
+"""Rounds before a batch is swapped as another one was."""
+RECOMPUTED_ROWS = 2_500
+"""Steps of the recurrent layers in a batch above which their inner values are recomputed, not kept."""
 STEP_ROWS = 2_000
 """Steps of the recurrent layers that one gradient is of, at least: it takes as many batches as hold them."""
 
@@ -54,7 +57,8 @@ class Example:
 
     def loss(self, substitutes: Mapping[str, Substitute]) -> Tensor:
         """Distance of the outputs and of the hidden states with these weights in place."""
-        rows, states = run_watched(self.live, self.batch, self.version, self.states, substitutes)
+        recompute = self.rows > RECOMPUTED_ROWS
+        rows, states = run_watched(self.live, self.batch, self.version, self.states, substitutes, recompute)
         hidden = [relative_distance(states[name], dense) for name, dense in self.states.items()]
         loss = self.live.difference(rows, self.outputs)
         return loss + HIDDEN * torch.stack(hidden).mean() if hidden else loss
@@ -71,8 +75,7 @@ class Examples:
     def __init__(self, live: LiveNetwork, weights: Sequence[str]) -> None:
         self._live, self._weights = live, weights
         self._generator = torch.Generator().manual_seed(live.seed)
-        self._versions = VARIANTS if live.recording.tokens else 1
-        self._kept: dict[tuple[int, int], Example] = {}
+        self._kept: dict[int, Example] = {}
         self._size = 0
         self._most = len(live.recording.fitted)
         self._endless = self._all()
@@ -85,29 +88,33 @@ class Examples:
         return found
 
     def _all(self) -> Iterator[Example]:
-        batches, version = self._live.recording.fitted, 0
-        while True:
+        batches, swapped = self._live.recording.fitted, bool(self._live.recording.tokens)
+        for version in count():
             for place in torch.randperm(len(batches), generator=self._generator).tolist():
-                if (place, version) not in self._kept:
-                    example = self._answered(batches[place], place, version)
-                    size = bytes_of(example.outputs) + bytes_of(dict(example.states))
-                    if self._size + size > KEPT_BYTES:
-                        yield example
-                        continue
-                    self._kept[place, version] = example
+                if place in self._kept:
+                    yield self._kept[place]
+                    continue
+                example = self._answered(batches[place], place, version if swapped else 0)
+                size = bytes_of(example.outputs) + bytes_of(dict(example.states))
+                if not swapped and self._size + size <= KEPT_BYTES:
+                    self._kept[place] = example
                     self._size += size
-                yield self._kept[place, version]
-            version = (version + 1) % self._versions
+                yield example
 
     @torch.no_grad()
     def _answered(self, batch: Any, place: int, version: int) -> Example:
-        seed = version and self._live.seed * 1_000_003 + place * VARIANTS + version
+        seed = version and self._live.seed * 1_000_003 + place * SEEDS + version
         outputs, states = run_watched(self._live, batch, seed, dict.fromkeys(self._weights), {})
         return Example(self._live, batch, seed, outputs, states, self._live.recording.fitted_steps[place])
 
 
 def run_watched(
-    live: LiveNetwork, batch: Any, version: int, weights: Mapping[str, Any], substitutes: Mapping[str, Substitute]
+    live: LiveNetwork,
+    batch: Any,
+    version: int,
+    weights: Mapping[str, Any],
+    substitutes: Mapping[str, Substitute],
+    recompute: bool = False,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Run a version of a batch; return the rows that are compared, and hidden states by weight."""
     states: dict[str, list[Tensor]] = {}
@@ -117,7 +124,7 @@ def run_watched(
             states.setdefault(weight, []).append(rows)
 
     with swapped_tokens(live, version):
-        rows = live.run(batch, substitutes, tap)
+        rows = live.run(batch, substitutes, tap, recompute=recompute)
     return rows, {weight: torch.cat(parts) for weight, parts in states.items()}
 
 

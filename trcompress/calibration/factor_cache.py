@@ -44,6 +44,11 @@ class FactorCache:
             self._keep((key, metric.name), rank, left, right)
         return left[:, :rank], right[:rank]
 
+    def clear(self) -> None:
+        """Forget all factors."""
+        self._kept.clear()
+        self._size = 0
+
     def _keep(self, name: tuple[str, str], rank: int, left: Tensor, right: Tensor) -> None:
         if name in self._kept:
             self._size -= sum(one.nbytes for one in self._kept.pop(name)[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf, isfinite
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trcompress.calibration.factor_cache import FactorCache
 from trcompress.calibration.sensitivity import Sensitivity, gate_sensitivity
-from trcompress.errors import InputFileError
+from trcompress.errors import InputFileError, UsageError
 from trcompress.model.matrix import Matrix
 from trcompress.network.batches import Forward, bytes_of, default_forward, evaluating
 from trcompress.network.calls import Calls
@@ -116,14 +116,32 @@ class LiveNetwork:
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:
         """How the outputs answer to the gates of every weight, by its name in the module."""
-        batches = _first(self.recording.fitted, self.recording.fitted_steps, PROBED_STEPS)
-        return gate_sensitivity(
-            self.model, self.run, self.recording.outputs, batches, self.seed, self.recording.tokens
-        )
+        recording = self.recording
+        batches = recording.fitted[: _first(recording.fitted_steps, PROBED_STEPS)]
+        run = partial(self.run, recompute=True)
+        return gate_sensitivity(self.model, run, recording.outputs, batches, self.seed, recording.tokens)
 
     def sensitivity(self, key: str) -> Sensitivity | None:
         """How the outputs answer to a weight's gates; None where no gradient reaches them."""
         return self.sensitivities.get(self.names[key])
+
+    def release(self) -> None:
+        """Drop what only the search for cores needs; it is found again where it is asked for."""
+        self.__dict__.pop("sensitivities", None)
+        self.factors.clear()
+
+    def require_gradients(self) -> None:
+        """Refuse a network that gradient steps cannot lead: before anything slow, and not where steps begin.
+
+        Raises:
+            UsageError: what the network gives has no gradient.
+        """
+        if not self.sensitivities:
+            raise UsageError(
+                "`refine` needs gradients: what the network gives does not depend on its recurrent layers through "
+                "differentiable operations (a forward under torch.no_grad, an argmax or a detach ends them); leave "
+                'refine out, or compare hidden states with outputs="states"'
+            )
 
     def run(
         self,
@@ -131,11 +149,12 @@ class LiveNetwork:
         substitutes: Mapping[str, Substitute],
         tap: Tap | None = None,
         calls: Calls | None = None,
+        recompute: bool = False,
     ) -> list[Tensor]:
-        """Run a batch with some weights replaced; return the rows that are compared."""
+        """Run a batch with some weights replaced; return the rows that are compared. See `layer_by_layer`."""
         outputs = self.recording.outputs
         if outputs.kind != "states":
-            with layer_by_layer(self.model, substitutes, tap, calls):
+            with layer_by_layer(self.model, substitutes, tap, calls, recompute):
                 return outputs.tensors(self.forward(self.model, batch))
         states: dict[str, list[Tensor]] = {}
 
@@ -145,7 +164,7 @@ class LiveNetwork:
             if tap:
                 tap(what, weight, rows)
 
-        with layer_by_layer(self.model, substitutes, watch, calls):
+        with layer_by_layer(self.model, substitutes, watch, calls, recompute):
             self.forward(self.model, batch)
         return [torch.cat(rows) for rows in states.values()]
 
@@ -160,18 +179,18 @@ class LiveNetwork:
 
     @cached_property
     def held_out(self) -> HeldOut:
-        """All that is held out."""
+        """What candidates are compared on."""
         return HeldOut(self, self.recording.held_out)
 
-    @cached_property
-    def brief(self) -> HeldOut:
-        """Some of it, where much is to be compared."""
-        recording = self.recording
-        return HeldOut(self, _first(recording.held_out, recording.held_out_steps, BRIEF_STEPS))
-
     def distance(self, substitutes: Mapping[str, Substitute], brief: bool = False) -> float:
-        """How far the held-out outputs move with these in place of weights, by their names in the module."""
-        return (self.brief if brief else self.held_out).distance(substitutes)
+        """How far the held-out outputs move with these in place of weights, by their names in the module.
+
+        Args:
+            substitutes: what takes the place of weights.
+            brief: run through the first held-out batches alone, where much is to be compared.
+        """
+        steps = self.recording.held_out_steps
+        return self.held_out.distance(substitutes, _first(steps, BRIEF_STEPS) if brief else len(steps))
 
 
 class HeldOut:
@@ -185,43 +204,49 @@ class HeldOut:
     def __init__(self, live: LiveNetwork, batches: Sequence[Any]) -> None:
         self.live, self.batches = live, batches
         self._kept: list[list[Tensor]] = []
-        self._calls = [Calls(CALLS_BYTES // max(1, len(batches))) for _ in batches]
+        self._calls: list[Calls] = []
+        left, size = CALLS_BYTES, 0
         with evaluating(live.model, live.seed), torch.no_grad():
-            for batch, calls in zip(batches, self._calls, strict=True):
-                self._kept.append(live.run(batch, {}, calls=calls))
-                if not bool(torch.isfinite(live.difference(self._kept[-1], self._kept[-1]))):
+            for batch in batches:
+                calls = Calls(left)
+                rows = live.run(batch, {}, calls=calls)
+                calls.rewind()
+                if not bool(torch.isfinite(live.difference(rows, rows))):
                     raise InputFileError(
                         "what the dense network gives must be finite where it is compared: there is NaN or Inf "
                         "among it; choose other `outputs`, as a function of what it gives"
                     )
-                if bytes_of(self._kept) > KEPT_BYTES:
-                    self._kept = []
-                    break
+                left, size = calls.left, size + bytes_of(rows)
+                self._calls.append(calls)
+                if size <= KEPT_BYTES:
+                    self._kept.append(rows)
 
     @torch.no_grad()
-    def distance(self, substitutes: Mapping[str, Substitute]) -> float:
-        """Mean distance from the dense network's outputs, over all rows; infinite where a value is not finite."""
+    def distance(self, substitutes: Mapping[str, Substitute], first: int | None = None) -> float:
+        """Mean distance from the dense network's outputs, over all rows; infinite where a value is not finite.
+
+        Args:
+            substitutes: what takes the place of weights.
+            first: how many batches are run; all by default.
+        """
         total, count, live = 0.0, 0, self.live
         with evaluating(live.model, live.seed):
-            for place, batch in enumerate(self.batches):
-                dense = self._kept[place] if self._kept else live.run(batch, {})
-                rows, calls = len(dense[0]), self._calls[place]
+            for place, (batch, calls) in enumerate(zip(self.batches[:first], self._calls, strict=False)):
+                dense = self._kept[place] if place < len(self._kept) else live.run(batch, {})
                 calls.rewind()
-                total += float(live.difference(live.run(batch, substitutes, calls=calls), dense)) * rows
-                count += rows
+                total += float(live.difference(live.run(batch, substitutes, calls=calls), dense)) * len(dense[0])
+                count += len(dense[0])
         return total / max(1, count) if isfinite(total) else inf
 
 
-def _first(batches: Sequence[Any], steps: Sequence[int], most: int) -> list[Any]:
-    """The first batches that hold so many steps together, at least one."""
-    found: list[Any] = []
+def _first(sizes: Sequence[int], most: int) -> int:
+    """How many of the first batches hold so many steps together, at least one."""
     total = 0
-    for batch, size in zip(batches, steps, strict=True):
-        if found and total + size > most:
-            break
-        found.append(batch)
+    for place, size in enumerate(sizes):
         total += size
-    return found
+        if place and total > most:
+            return place
+    return len(sizes)
 
 
 def _shared(model: nn.Module) -> set[str]:

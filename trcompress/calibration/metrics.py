@@ -49,5 +49,5 @@ def _gate_roots(sensitivity: Sensitivity | None, jointly: bool) -> dict[str, Ten
         return {}
     roots = {"gates": sensitivity.root}
     if jointly and sensitivity.joint_root is not None:
-        roots["gates jointly"] = sensitivity.joint_root
+        roots["gates jointly"] = sensitivity.joint_root.double()
     return roots

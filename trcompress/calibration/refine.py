@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from trcompress.calibration.examples import Example, Examples
 from trcompress.calibration.live import LiveNetwork
 from trcompress.calibration.select import Candidate
-from trcompress.errors import UsageError
 from trcompress.network.batches import device_of, evaluating
+from trcompress.network.gradients import frozen
 from trcompress.network.layerwise import Substitute
+from trcompress.util.memory import give_back
 
 STEP_SIZE = 0.1
 """Learning rate, in units of the root mean square of what moves."""
@@ -57,18 +58,18 @@ def refine(
     """Lower the distance of the outputs with all weights in place.
 
     Args:
-        live: the dense network.
+        live: the dense network; see `LiveNetwork.require_gradients`.
         chosen: where to begin.
         steps: gradient steps at most.
         tell: called with (what, fraction done).
-
-    Raises:
-        UsageError: what the network gives has no gradient.
     """
+    live.release()
+    give_back()
     device = device_of(live.model)
     moving = [_Moving(live, one, device) for one in chosen]
     with (
         evaluating(live.model, live.seed),
+        frozen(live.model),
         torch.enable_grad(),
         torch.backends.cudnn.flags(enabled=False),
     ):
@@ -152,15 +153,9 @@ class _Steps:
         total = max(1, sum(one.rows for one in examples))
         for example in examples:
             loss = example.loss({one.name: one.substitute() for one in self.moving})
-            if not loss.requires_grad:
-                raise UsageError(
-                    "`refine` needs gradients: what the network gives does not depend on its recurrent layers "
-                    "through differentiable operations; leave refine out, or compare hidden states with "
-                    'outputs="states"'
-                )
             if not bool(torch.isfinite(loss)):
                 return False
-            (loss * (example.rows / total)).backward(inputs=self.parameters)  # the user's own gradients stay
+            (loss * (example.rows / total)).backward(inputs=self.parameters)
         self.optimizer.step()
         return True
 

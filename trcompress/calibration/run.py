@@ -19,6 +19,8 @@ from trcompress.formats import is_ring
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.progress import Progress, part_of
 
+NO_GRADIENTS = "what is compared has no gradient at the recurrent layers: all gates weigh alike"
+
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -62,8 +64,10 @@ def calibrate(
         The weights, the biases that changed, and what was decided.
 
     Raises:
-        UsageError: nothing that is planned can be fed.
+        UsageError: nothing that is planned can be fed, or there is nothing to take gradient steps by.
     """
+    if refine_steps:
+        live.require_gradients()
     choices: list[Choice] = []
     unfed: list[CompressedWeight] = []
     names = list(dict.fromkeys(plan.name for plan in plans))
@@ -115,7 +119,7 @@ def _finish(
         "measure": recording.outputs.measure,
         "difference_plain": plain,
         "difference_chosen": joint,
-        "notes": list(recording.notes),
+        "notes": [*recording.notes, *([] if live.sensitivities else [NO_GRADIENTS])],
     }
     chosen = [choice.chosen for choice in choices]
     weights = [choice.compressed(recording.outputs.measure) for choice in choices]

@@ -77,6 +77,10 @@ class Candidate:
             return Substitute.of_factors(left, right, bias)
         return Substitute((left @ right).t().contiguous(), None, bias)
 
+    def without_cores(self) -> Candidate:
+        """What the report tells of it, without the values."""
+        return replace(self, found=replace(self.found, cores=()))
+
     def row(self, measure: str, chosen: bool) -> dict[str, Any]:
         """Plain values for the report."""
         ring = calibrated_ring(self.found.plan)
@@ -98,8 +102,8 @@ class Choice:
     """The candidates of one weight.
 
     Args:
-        candidates: all, the plain one first.
-        eligible: those that may be chosen, best first.
+        candidates: all, the plain one first; those that are neither it nor eligible have lost their cores.
+        eligible: the best of those that may be chosen, best first.
         chosen: the one to keep.
     """
 
@@ -157,8 +161,10 @@ def choose_metric(
             tried += _better_mean(live, Metric(name=TOKENS), found, source, quick)
     if not quick:
         tried += _uncorrected(live, tried)
-    eligible = rank(tried, least_gain(live, key))
-    return Choice(tuple(tried), tuple(eligible), eligible[0])
+    eligible = rank(tried, least_gain(live, key))[:MOST_TRIED]
+    kept = {id(one) for one in (tried[0], *eligible)}
+    rows = (one if id(one) in kept else one.without_cores() for one in tried)
+    return Choice(tuple(rows), tuple(eligible), eligible[0])
 
 
 def metrics_of(live: LiveNetwork, key: str, ridges: Sequence[float], jointly: bool = True) -> list[Metric]:
@@ -200,7 +206,7 @@ def choose_jointly(
         if (score := joint(plain)) < best:
             chosen, best = plain, score
         for place, choice in [*enumerate(choices)] * ROUNDS:
-            for one in choice.eligible[:MOST_TRIED]:
+            for one in choice.eligible:
                 trial = [*chosen[:place], one, *chosen[place + 1 :]]
                 if one is not chosen[place] and (score := joint(trial)) < best:
                     chosen, best = trial, score

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.calibration.token_weights import TokenSensitivity, token_sensitivity
-from trcompress.network.batches import device_of, evaluating
+from trcompress.network.batches import evaluating
+from trcompress.network.gradients import frozen
 from trcompress.network.layerwise import Substitute, recurrent_layers
 from trcompress.network.outputs import Outputs
 from trcompress.network.tokens import TokenUse, row_places
@@ -34,7 +35,7 @@ class Sensitivity:
     """How the outputs answer to one weight's gates.
 
     Args:
-        gates: sum of g g' (O, O) float64, or its diagonal (O,) where there are many gates.
+        gates: sum of g g' (O, O), or its diagonal (O,) where there are many gates; float32.
         tokens: the same token by token, where the weight is fed rows of an embedding; else None.
     """
 
@@ -44,17 +45,17 @@ class Sensitivity:
     @cached_property
     def root(self) -> Tensor:
         """(O,) the root of every gate's own sensitivity, of mean square 1."""
-        diagonal = self.gates if self.gates.dim() == 1 else self.gates.diagonal()
+        diagonal = (self.gates if self.gates.dim() == 1 else self.gates.diagonal()).double()
         return _even((diagonal + GATE_FLOOR * diagonal.mean()).sqrt())
 
     @cached_property
     def joint_root(self) -> Tensor | None:
-        """(O, O) the symmetric root of the gates' second moments; None where only their diagonal is known."""
+        """(O, O) float32, the symmetric root of the second moments; None where only their diagonal is known."""
         if self.gates.dim() == 1:
             return None
-        values, vectors = torch.linalg.eigh(self.gates)
-        floor = GATE_FLOOR * self.gates.diagonal().mean()
-        return _even((vectors * (values.clamp_min(0) + floor).sqrt()) @ vectors.t())
+        values, vectors = torch.linalg.eigh(self.gates.double())
+        floor = GATE_FLOOR * self.gates.diagonal().double().mean()
+        return _even((vectors * (values.clamp_min(0) + floor).sqrt()) @ vectors.t()).float()
 
 
 def _even(root: Tensor) -> Tensor:
@@ -80,44 +81,67 @@ def gate_sensitivity(
         tokens: embeddings whose rows a layer is fed as they are, by the weight's name.
 
     Returns:
-        By the weight's name in the module; weights that no gradient reaches are left out.
+        By the weight's name in the module; weights that no gradient reaches are left out, and all of them where the
+        network cannot be differentiated.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, _Sums] = {}
-    with evaluating(model, seed), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with evaluating(model, seed), frozen(model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for batch in batches:
-            shifts = _Shifts(model)
-            probe = sum(outputs.probe(one, generator) for one in run(batch, shifts.substitutes))
+            fed: list[Tensor] = []
+            probe = sum(
+                outputs.probe(one, generator) for one in run(batch, _shifts(model, sums, tokens or {}, fed))
+            )
             if not isinstance(probe, Tensor) or not probe.requires_grad:
                 return {}
-            found = torch.autograd.grad(probe, [gates for _, _, gates in shifts.seen], allow_unused=True)
-            for (weight, inputs, _), gradient in zip(shifts.seen, found, strict=True):
-                if gradient is not None:
-                    known = sums.setdefault(weight, _Sums(gradient.shape[-1], (tokens or {}).get(weight)))
-                    known.add(inputs, gradient)
+            try:
+                torch.autograd.grad(probe, fed, allow_unused=True)
+            except RuntimeError as error:  # values that gradients need were changed in place
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                return {}
+            finally:
+                fed.clear()  # the hooks hold it, and it holds the graph that holds the hooks
     return {weight: one.sensitivity() for weight, one in sums.items() if one.energy > 0}
 
 
-class _Shifts:
-    """Substitutes that run every layer on W x itself, and remember x and W x."""
+def _shifts(
+    model: nn.Module, sums: dict[str, _Sums], tokens: Mapping[str, TokenUse], fed: list[Tensor]
+) -> dict[str, Substitute]:
+    """Substitutes that run every layer on W x itself, and sum up the gradients that reach W x.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.seen: list[tuple[str, Tensor, Tensor]] = []
-        self.substitutes: dict[str, Substitute] = {}
-        device = device_of(model)
-        for layers in recurrent_layers(model).values():
-            for layer in layers:
-                for weight, suffix in zip(layer.weights, layer.suffixes, strict=True):
-                    own = getattr(layer.module, f"weight_ih{suffix}").detach()
-                    eye = torch.eye(len(own), device=device, dtype=own.dtype)
-                    self.substitutes[weight] = Substitute(eye, partial(self._gates, weight, own))
+    Gradients are summed up as they come: where layers are recomputed one by one, none of them is kept.
 
-    def _gates(self, weight: str, own: Tensor, x: Tensor) -> Tensor:
-        gates = x @ own.t()
-        if not gates.requires_grad:
-            gates.requires_grad_()
-        self.seen.append((weight, x.detach(), gates))
-        return gates
+    Args:
+        model: the network.
+        sums: where gradients go, by weight.
+        tokens: see `gate_sensitivity`.
+        fed: gathers x, the tensors to differentiate by.
+    """
+
+    def add(weight: str, inputs: Tensor, gradient: Tensor | None) -> None:
+        if gradient is None:  # an operation behind the layer has none, as quantized ones
+            return
+        if weight not in sums:
+            sums[weight] = _Sums(gradient.shape[-1], tokens.get(weight))
+        sums[weight].add(inputs, gradient)
+
+    def gates(weight: str, own: Tensor, x: Tensor) -> Tensor:
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        shifted = x @ own.t()
+        if shifted.requires_grad:  # not where the network calls the layer without gradients
+            fed.append(x)
+            shifted.register_hook(partial(add, weight, x.detach()))
+        return shifted
+
+    found = {}
+    for layers in recurrent_layers(model).values():
+        for layer in layers:
+            for weight, suffix in zip(layer.weights, layer.suffixes, strict=True):
+                own = getattr(layer.module, f"weight_ih{suffix}").detach()
+                eye = torch.eye(len(own), device=own.device, dtype=own.dtype)
+                found[weight] = Substitute(eye, partial(gates, weight, own))
+    return found
 
 
 class _Sums:
@@ -146,6 +170,6 @@ class _Sums:
     def sensitivity(self) -> Sensitivity:
         """What was summed up."""
         if self._use is None:
-            return Sensitivity(self._gates)
+            return Sensitivity(self._gates.float())
         places, gradients = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-        return Sensitivity(self._gates, token_sensitivity(self._use.table.cpu(), places, gradients))
+        return Sensitivity(self._gates.float(), token_sensitivity(self._use.table.cpu(), places, gradients))

@@ -24,7 +24,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from trcompress.data.user_batches import LABELS
-from trcompress.errors import InputFileError
+from trcompress.errors import InputFileError, TrcompressError
+from trcompress.network.gradients import operations_only
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a network on a batch and returns what it gives."""
@@ -94,7 +95,7 @@ def device_of(model: nn.Module) -> torch.device:
 def to_device(batch: Any, device: torch.device) -> Any:
     """Move every tensor of a batch, whatever holds it; arrays become tensors."""
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        return batch.to(device, copy=batch.is_inference())  # no gradient passes what inference_mode made
     if isinstance(batch, np.ndarray):
         return torch.as_tensor(batch, device=device)
     if isinstance(batch, PackedSequence):
@@ -148,11 +149,16 @@ def _eager() -> AbstractContextManager[Any]:
 
 
 def run_first(model: nn.Module, forward: Forward, batch: Any) -> Any:
-    """Run the first batch; where the default rule does not fit, say so.
+    """Run the first batch, with a graph that tells which operations gave the result and keeps none of their values.
 
     Raises:
-        InputFileError: the network cannot be called with this batch.
+        InputFileError: the network cannot be called with this batch by the default rule.
     """
+    with operations_only(model):
+        return _run_told(model, forward, batch)
+
+
+def _run_told(model: nn.Module, forward: Forward, batch: Any) -> Any:
     if forward is not default_forward:
         return forward(model, batch)
     with batch_fits(model, batch, "; give forward=lambda model, batch: ... where the batch has another form"):
@@ -169,7 +175,7 @@ def batch_fits(model: nn.Module, batch: Any, advice: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, RuntimeError, ValueError, IndexError, AttributeError) as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if isinstance(error, TrcompressError | torch.OutOfMemoryError):
             raise
         raise InputFileError(
             f"the calibration data must be what the network takes: {type(model).__name__} was called with "

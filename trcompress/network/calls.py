@@ -20,7 +20,7 @@ class Calls:
     """Calls of recurrent layers in the order of one run.
 
     Args:
-        most_bytes: of what they were fed and gave; further calls are not kept.
+        most_bytes: of what they were fed and gave; further calls are not kept. `left` is what is not taken yet.
 
     Example:
         >>> calls, x = Calls(1000), torch.ones(2)
@@ -32,7 +32,7 @@ class Calls:
     """
 
     def __init__(self, most_bytes: int) -> None:
-        self._left, self._records = most_bytes, True
+        self.left, self._records = most_bytes, True
         self._known: dict[str, list[tuple[Any, Any]]] = {}
         self._place: dict[str, int] = {}
 
@@ -57,8 +57,8 @@ class Calls:
             return run()
         gave = run()
         size = bytes_of((given, gave))
-        if place == len(known) and size <= self._left:
-            self._left -= size
+        if place == len(known) and size <= self.left:
+            self.left -= size
             known.append((_copy(given), _copy(gave)))
         return gave
 

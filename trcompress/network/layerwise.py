@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trcompress.layers.convert import dense_kind, own_methods
 from trcompress.network.calls import Calls
+from trcompress.network.recompute import in_pieces
 
 Sequences = Tensor | PackedSequence
 """What a recurrent module takes and gives."""
@@ -106,6 +107,7 @@ def layer_by_layer(
     substitutes: Mapping[str, Substitute] | None = None,
     tap: Tap | None = None,
     calls: Calls | None = None,
+    recompute: bool = False,
 ) -> Iterator[None]:
     """Run a model's recurrent modules layer by layer while the context lasts.
 
@@ -116,6 +118,7 @@ def layer_by_layer(
         substitutes: by the full name of the weight_ih they stand for; a weight of several names goes by its first.
         tap: sees what reaches each layer, and what it gives; without one, only modules with substitutes change.
         calls: what layers gave in another run; those without substitutes that are fed the same give it again.
+        recompute: keep no layer's inner values for gradients; see `trcompress.network.recompute`.
 
     Example:
         >>> lstm, x, seen = nn.LSTM(3, 2, num_layers=2), torch.randn(4, 1, 3), []
@@ -129,7 +132,8 @@ def layer_by_layer(
         for layers in recurrent_layers(model).values():
             if tap or calls or any(weight in given for layer in layers for weight in layer.weights):
                 run = _run_stack if hasattr(layers[0].module, "num_layers") else _run_cell
-                stack.enter_context(_forward_of(layers[0].module, partial(run, layers, given, tap, calls)))
+                answer = partial(_answer, substitutes=given, calls=calls, recompute=recompute)
+                stack.enter_context(_forward_of(layers[0].module, partial(run, layers, answer, tap)))
         yield
 
 
@@ -147,9 +151,8 @@ def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 def _run_stack(
     layers: list[RecurrentLayer],
-    substitutes: Mapping[str, Substitute],
+    answer: Callable[..., Any],
     tap: Tap | None,
-    calls: Calls | None,
     input: Sequences,
     hx: Any = None,
 ) -> tuple[Sequences, Any]:
@@ -161,7 +164,7 @@ def _run_stack(
         if tap:
             for weight in layer.weights:
                 tap("inputs", weight, _rows(sequences))
-        sequences, state = _answer(layer, substitutes, calls, sequences, start)
+        sequences, state = answer(layer, sequences, start)
         last.append(state)
         if tap:
             for weight, rows in zip(layer.weights, _rows(sequences).chunk(directions, dim=-1), strict=True):
@@ -173,9 +176,8 @@ def _run_stack(
 
 def _run_cell(
     layers: list[RecurrentLayer],
-    substitutes: Mapping[str, Substitute],
+    answer: Callable[..., Any],
     tap: Tap | None,
-    calls: Calls | None,
     input: Tensor,
     hx: Any = None,
 ) -> Any:
@@ -183,17 +185,25 @@ def _run_cell(
     (layer,) = layers
     if tap:
         tap("inputs", layer.weights[0], _rows(input))
-    state = _answer(layer, substitutes, calls, input, hx)
+    state = answer(layer, input, hx)
     if tap:
         tap("states", layer.weights[0], _rows(state[0] if isinstance(state, tuple) else state))
     return state
 
 
 def _answer(
-    layer: RecurrentLayer, substitutes: Mapping[str, Substitute], calls: Calls | None, input: Sequences, hx: Any
+    layer: RecurrentLayer,
+    input: Sequences,
+    hx: Any,
+    substitutes: Mapping[str, Substitute],
+    calls: Calls | None,
+    recompute: bool,
 ) -> Any:
     """What one layer gives, known or computed."""
     run = partial(_run_layer, layer, substitutes, input, hx)
+    if recompute and torch.is_grad_enabled():
+        axis = 0 if getattr(layer.module, "batch_first", False) else 1
+        return in_pieces(partial(_run_layer, layer, substitutes), input, hx, axis)
     if calls is None or any(weight in substitutes for weight in layer.weights):
         return run()
     return calls.answer(layer.weights[0], (input, hx), run)
@@ -225,7 +235,8 @@ def _run_layer(layer: RecurrentLayer, substitutes: Mapping[str, Substitute], inp
 
 
 def _features(subs: list[Substitute | None], x: Tensor) -> Tensor:
-    return torch.cat([sub.features(x) if sub and sub.features else x for sub in subs], -1)
+    found = [sub.features(x) if sub and sub.features else x for sub in subs]
+    return found[0] if len(found) == 1 else torch.cat(found, -1)
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
@@ -254,6 +265,8 @@ def _template(
 def _side_by_side(weights: list[Tensor]) -> list[Tensor]:
     """Each direction's weight over the features of all: zeros where they are the other's."""
     widths = [weight.shape[1] for weight in weights]
+    if len(weights) == 1:
+        return weights
     return [
         nn.functional.pad(weight, (sum(widths[:place]), sum(widths[place + 1 :])))
         for place, weight in enumerate(weights)

@@ -63,6 +63,7 @@ def search_plan(
     layers: str = "*",
     effort: str = "normal",
     per_weight: bool = False,
+    refine: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> NetworkSearch:
@@ -81,6 +82,7 @@ def search_plan(
         layers: glob over weights, layers or stacks.
         effort: "low", "normal" or "high": how much work goes into the search.
         per_weight: every weight reaches the goal by itself.
+        refine: gradient steps that will follow: refused here, before the search, where there are no gradients.
         seed: of everything random.
         progress: called with (what, fraction done).
 
@@ -99,7 +101,7 @@ def search_plan(
     """
     check_model(model)
     check_batches("calibrate", calibrate)
-    check_numbers({"seed": 0}, seed=seed)
+    check_numbers({"seed": 0, "refine": 0}, seed=seed, refine=refine)
     weights = live_weights(model, layers)
     goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix, _ in weights), per_weight)
     effort_of(effort)
@@ -107,6 +109,8 @@ def search_plan(
     with same_threads(one.numel() for one in model.parameters()):
         if calibrate is not None:
             live = LiveNetwork.of(model, calibrate, forward=forward, outputs=outputs, seed=seed)
+            if refine:
+                live.require_gradients()
         found = search_weights(weights, goal, effort=effort, seed=seed, live=live, progress=progress)
     return replace(found, model_parameters=sum(one.numel() for one in model.parameters()))
 

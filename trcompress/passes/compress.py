@@ -180,7 +180,7 @@ def compress_(
     data: dict[str, Any] = {"forward": forward, "outputs": outputs, "seed": seed, "progress": progress}
     batches = calibrate
     if plan is None:
-        how: dict[str, Any] = {"layers": layers, "effort": effort, "per_weight": per_weight}
+        how: dict[str, Any] = {"layers": layers, "effort": effort, "per_weight": per_weight, "refine": refine}
         plan = search_plan(model, **goals, **how, **data, calibrate=batches)  # type: ignore[arg-type]
     elif given := [name for name, value in goals.items() if value is not None]:
         raise UsageError(f"a plan and `{given[0]}` both set the size of the rings: give one of them")

@@ -22,8 +22,7 @@ from trcompress.errors import UsageError
 from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.passes.assemble import check_errors, decompose_checkpoint, ranks_for_error
 from trcompress.passes.calibrated import decompose_calibrated
-from trcompress.search.plan import check_roles
-from trcompress.search.plan import plan as search_plan
+from trcompress.search.plan import check_search, search_network
 from trcompress.util.files import check_output
 from trcompress.util.progress import Progress
 from trcompress.util.threads import same_threads
@@ -138,6 +137,7 @@ def decompose(
             layer=layer,
             matrices=matrices,
             calibrate=calibrate,
+            refine=refine,
             **data,
             effort=effort,
             per_weight=per_weight,
@@ -170,6 +170,7 @@ def plan_choice(
     data_options: Mapping[str, Any] | None = None,
     head: str | None = None,
     compare: str | None = None,
+    refine: int = 0,
     seed: int = 0,
     outputs: str | None = None,
     model: str | None = None,
@@ -182,39 +183,32 @@ def plan_choice(
     Raises:
         UsageError: neither a plan nor a goal, or a plan with a goal that it cannot take.
     """
-    check_roles(matrices, calibrate)
+    check_search(matrices, calibrate, model, effort)
     goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
     given = [name for name, value in goals.items() if value is not None]
-    data: dict[str, Any] = {"data_options": data_options, "head": head, "compare": compare, "outputs": outputs}
-    data |= {"model": model, "seed": seed}
-    if plan is not None:
-        if given == ["max_error"] and max_error is not None:
-            with same_threads(prod(shape) for shape in checkpoint.shapes.values()):
-                live = None if calibrate is None else live_network(checkpoint, calibrate, **data)
-                return PlanChoice(ranks_for_error(checkpoint, plan, max_error), live=live)
+    every = distinct_matrices(checkpoint, matrices).matrices
+    if plan is not None and given != ["max_error"]:
         if given:
             raise UsageError(f"a plan with ranks and `{given[0]}` both set the size of the rings: give one of them")
-        return PlanChoice(plan.against(distinct_matrices(checkpoint, matrices).matrices))
+        return PlanChoice(plan.against(every))
     if not given:
         raise UsageError(
             "decompose needs `shape` and `ranks` (a plan), or a goal such as `target_ratio=25`; "
             "`trcompress inspect CKPT` suggests a goal"
         )
-    found = search_plan(
-        checkpoint,
-        **goals,
-        layer=layer,
-        matrices=matrices,
-        calibrate=calibrate,
-        **data,
-        effort=effort,
-        per_weight=per_weight,
-        progress=progress,
-    )
-    resolved = found.plan.against(distinct_matrices(checkpoint, matrices).matrices)
-    starts = {one.matrix.key: one.cores for one in found.weights}
+    data: dict[str, Any] = {"data_options": data_options, "head": head, "compare": compare, "outputs": outputs}
+    data |= {"model": model, "seed": seed}
+    with same_threads(prod(shape) for shape in checkpoint.shapes.values()):
+        live = None if calibrate is None else live_network(checkpoint, calibrate, **data)
+        if live is not None and refine:
+            live.require_gradients()
+        if plan is not None and max_error is not None:
+            return PlanChoice(ranks_for_error(checkpoint, plan, max_error), live=live)
+        how: dict[str, Any] = {"layer": layer, "roles": matrices, "effort": effort, "per_weight": per_weight}
+        found = search_network(checkpoint, **goals, **how, seed=seed, live=live, progress=progress)
+    cores = {one.matrix.key: one.cores for one in found.weights}
     dense = frozenset(one.key for one in found.dense)
-    return PlanChoice(resolved, starts, found.notes, dense, found.live)
+    return PlanChoice(found.plan.against(every), cores, found.notes, dense, found.live)
 
 
 def check_data(calibrate: str | Path | None, refine: int, init: str) -> None:

@@ -34,6 +34,7 @@ from trcompress.passes.structures import Structures
 from trcompress.passes.walk import HEAD, Row, Rung
 from trcompress.util.progress import Progress
 from trcompress.util.text import aligned
+from trcompress.util.threads import same_threads
 from trcompress.version import __version__
 
 PASSES = ("fold", "rings", "units", "rounding")
@@ -180,40 +181,41 @@ def whole_(
     passes = [one_of("passes", one, PASSES) for one in passes]
     storage = [one_of("storage", one, STORAGE) for one in storage if "rounding" in passes]
     matrices = [one_of("matrices", one, ("ih", "hh")) for one in matrices]
-    work = model if in_place else deepcopy(model)
-    size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
-    inputs = divide_batches(calibrate, held_out)
-    shapes = dense_shapes(work)
-    damage = Damage(work, inputs.held_out, forward, outputs)
-    before = size(work, {}, ())
-    records: list[PassRecord] = []
-    if "fold" in passes:
-        work = _fold(work, inputs, forward, records)
-    search = BudgetSearch(
-        work, inputs, damage, forward, target_bytes, size, tuple(records), packed, storage, progress
-    )
-    structures = Structures(work, passes, matrices, inputs, forward, packed=packed, units=units, rank=rank)
-    structure, walk = search.trained(structures) if trained else search.untrained(structures)
-    work, rings = carry_out(work, structure, walk)
-    records += [*structure.records, *_rounded(walk.rows)]
-    found = Whole(
-        work,
-        structure.name,
-        walk.rungs,
-        walk.rows,
-        tuple(records),
-        walk.stored,
-        resized_shapes(shapes, work),
-        before,
-        walk.nbytes,
-        walk.damage,
-        damage.measure,
-        packed,
-        walk.reached,
-        rings,
-        inputs.notes,
-    )
-    return found if file_size else found.settled()
+    with same_threads(one.numel() for one in model.state_dict().values()):
+        work = model if in_place else deepcopy(model)
+        size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
+        inputs = divide_batches(calibrate, held_out)
+        shapes = dense_shapes(work)
+        damage = Damage(work, inputs.held_out, forward, outputs)
+        before = size(work, {}, ())
+        records: list[PassRecord] = []
+        if "fold" in passes:
+            work = _fold(work, inputs, forward, records)
+        search = BudgetSearch(
+            work, inputs, damage, forward, target_bytes, size, tuple(records), packed, storage, progress
+        )
+        structures = Structures(work, passes, matrices, inputs, forward, packed=packed, units=units, rank=rank)
+        structure, walk = search.trained(structures) if trained else search.untrained(structures)
+        work, rings = carry_out(work, structure, walk)
+        records += [*structure.records, *_rounded(walk.rows)]
+        found = Whole(
+            work,
+            structure.name,
+            walk.rungs,
+            walk.rows,
+            tuple(records),
+            walk.stored,
+            resized_shapes(shapes, work),
+            before,
+            walk.nbytes,
+            walk.damage,
+            damage.measure,
+            packed,
+            walk.reached,
+            rings,
+            inputs.notes,
+        )
+        return found if file_size else found.settled()
 
 
 def _fold(model: nn.Module, inputs: Inputs, forward: Forward, records: list[PassRecord]) -> nn.Module:

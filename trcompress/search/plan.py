@@ -79,7 +79,7 @@ def plan(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
     goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
-    check_roles(matrices, calibrate)
+    check_search(matrices, calibrate, model, effort)
     options: dict[str, Any] = {
         "layer": layer,
         "roles": matrices,
@@ -87,10 +87,7 @@ def plan(
         "per_weight": per_weight,
         "seed": seed,
     }
-    effort_of(effort)
     live = None
-    if model is not None and calibrate is None:
-        raise UsageError("`model` goes with `calibrate`: name the inputs to run your network on")
     data: dict[str, Any] = {"head": head, "compare": compare, "outputs": outputs, "data_options": data_options}
     with same_threads(prod(shape) for shape in checkpoint.shapes.values()):
         if calibrate is not None:
@@ -139,12 +136,16 @@ def search_network(
     return replace(found, path=checkpoint.path, model_parameters=total)
 
 
-def check_roles(matrices: Sequence[str], calibrate: object) -> None:
-    """Refuse to weigh by data what only enters through states.
+def check_search(matrices: Sequence[str], calibrate: object, model: object, effort: str) -> None:
+    """Refuse what does not go together, before anything slow.
 
     Raises:
-        UsageError: other matrices than "ih", and data.
+        UsageError: other matrices than "ih", which enter through states alone, and data; a network without data;
+            an effort that there is not.
     """
+    effort_of(effort)
+    if model is not None and calibrate is None:
+        raise UsageError("`model` goes with `calibrate`: name the inputs to run your network on")
     others = [one for one in matrices if one != "ih"]
     if others and calibrate is not None:
         raise UsageError(

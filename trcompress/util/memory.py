@@ -72,8 +72,17 @@ def _reset_peak() -> bool:
     """Give freed memory back to the system and let its record of the peak begin anew."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        trimmed = give_back()
         CLEAR.write_text("5")
+    except OSError:
+        return False
+    return trimmed
+
+
+def give_back() -> bool:
+    """Give memory that was freed back to the system; False where the C library has no word for it."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         return False
     return True
