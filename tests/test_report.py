@@ -323,3 +323,12 @@ def test_a_zero_weight_has_a_report(tmp_path):
     done = run("report", tmp_path / "zero.tr.safetensors", "--baseline", tmp_path / "zero.pt", "--format", "json")
     assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["weights"][0]["error_now"] == 0
+
+
+def test_a_file_without_a_history_is_said_to_have_none(tmp_path):
+    torch.manual_seed(0)
+    small = trcompress.TRLSTM(12, 8, shape="4x3:4x2", ranks="2")
+    trcompress.save(small, tmp_path / "small.safetensors")
+    page = RENDERERS["html"](report_document([make_report(tmp_path / "small.safetensors")]))
+    assert "its history is not in the file" in page
+    assert "made in Python" not in page

@@ -144,11 +144,14 @@ def _round_sizes(low: float, high: float) -> list[int]:
 
     Example:
         >>> _round_sizes(4.3, 6.0), _round_sizes(4.3, 4.5)
-        ([30000, 100000, 300000, 1000000], [20000, 30000])
+        ([30000, 100000, 300000, 1000000], [20000, 25000, 30000])
     """
     powers = range(floor(low), ceil(high) + 1)
-    for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1, 3), (1,)):
-        found = [digit * 10**power for power in powers for digit in digits if low <= log10(digit) + power <= high]
+    narrow = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    for digits in (narrow, (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [
+            round(digit * 10**power) for power in powers for digit in digits if low <= log10(digit) + power <= high
+        ]
         if len(found) <= 4:
             return found
     return found[:: ceil(len(found) / 4)]
