@@ -332,3 +332,10 @@ def test_a_file_without_a_history_is_said_to_have_none(tmp_path):
     page = RENDERERS["html"](report_document([make_report(tmp_path / "small.safetensors")]))
     assert "its history is not in the file" in page
     assert "made in Python" not in page
+
+
+def test_a_report_printed_in_python_is_short(files):
+    told = repr(make_report(files["ring"]))
+    assert "Eq. 7" in told
+    assert "weight_ih_l0" in told
+    assert len(told) < 2000

@@ -20,6 +20,11 @@ from trcompress.checkpoint import Checkpoint
 from trcompress.model.grammar import format_shape
 from trcompress.model.header import READ, Weight
 from trcompress.model.weight_plan import WeightPlan
+from trcompress.util.figures import count, ratio
+from trcompress.util.text import aligned
+
+MOST_TOLD = 20
+"""Weights that a printed report names."""
 
 SCHEMA_VERSION = 1
 """Of the report's JSON; it rises when a key goes or changes its meaning."""
@@ -97,6 +102,25 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; figures that are not finite become None."""
         return finite(asdict(self))
+
+    def __repr__(self) -> str:
+        rows = [
+            (
+                f"{self.artifact}:",
+                f"{count(self.parameters_before)} -> {count(self.parameters_after)} parameters "
+                f"({ratio(self.model_ratio)}), Eq. 7 {ratio(self.compression_ratio)}",
+            ),
+            *((one.name, self._told(one)) for one in self.weights[:MOST_TOLD]),
+        ]
+        more = len(self.weights) - MOST_TOLD
+        return "\n".join([*aligned(rows), *([f"  and {more} more"] if more > 0 else [])])
+
+    @staticmethod
+    def _told(one: WeightReport) -> str:
+        error = "" if one.error is None else f", error {one.error:.4f}"
+        return (
+            f"{one.format} {one.shape} ranks {','.join(map(str, one.ranks))}: {ratio(one.compression_ratio)}{error}"
+        )
 
 
 def make_report(
