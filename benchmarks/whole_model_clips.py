@@ -30,6 +30,8 @@ DENSE_BYTES = 4 * (4 * HIDDEN * (INPUTS + HIDDEN + 2) + CLASSES * (HIDDEN + 1))
 """Of the dense network's tensors."""
 TRAIN = {"layout": "ucf11", "classes": CLASSES, "groups": 25, "clips_per_group": 4, "seed": 0}
 TEST = {"layout": "ucf11", "classes": CLASSES, "groups": 100, "clips_per_group": 1, "seed": 1_000}
+CHOICE = TEST | {"seed": 2_000}
+"""Looks that settings are chosen on, drawn like those of the test part."""
 BASE = "ring, the same extra training"
 FOLDER = Path(tempfile.gettempdir()) / "trcompress-whole-model"
 
@@ -56,14 +58,23 @@ class Clips:
 CLIPS = Clips(
     ring={"epochs": 40, "batch_size": 16, "lr": 2e-3, "dropout": 0.25},
     size=7_900,
-    tune={"epochs": 20, "batch_size": 16, "lr": 2e-3, "core_lr_scale": 1.0, "dropout": 0.25},
+    tune={"epochs": 60, "batch_size": 16, "lr": 2e-3, "core_lr_scale": 1.0, "dropout": 0.25},
     fresh={},
-    how={"units": 64, "rank": 8, "matrices": ("ih", "hh"), "packed": True},
+    how={"units": 80, "rank": 10, "matrices": ("ih", "hh"), "packed": True},
 )
+SHORT, LONGER = (CLIPS.tune | {"epochs": epochs} for epochs in (20, 40))
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "as chosen": {},
+    "40 epochs": {"tune": LONGER},
+    "20 epochs": {"tune": SHORT},
+    "20 epochs, 64 units of rank 8": {"tune": SHORT, "how": CLIPS.how | {"units": 64, "rank": 8}},
+    "40 epochs, 64 units of rank 12": {"tune": LONGER, "how": CLIPS.how | {"units": 64, "rank": 12}},
+}
+"""What was compared: changes of `CLIPS`, by name."""
 
 
 def training_clips(folder: Path = FOLDER) -> DataSet:
-    """Clips of 25 looks, 20 to train on and 5 to choose settings by, which stand as the test part."""
+    """Clips of 25 looks, 20 of them to train on."""
     tree = folder / "train"
     if not tree.is_dir():
         make_clips(tree, **TRAIN)
@@ -71,11 +82,11 @@ def training_clips(folder: Path = FOLDER) -> DataSet:
     return load_data(tree, frames=6, **options)
 
 
-def with_fresh_looks(data: DataSet, folder: Path = FOLDER) -> DataSet:
-    """The same to train on; 100 fresh looks to test on."""
-    tree = folder / "test"
+def with_fresh_looks(data: DataSet, looks: dict[str, Any] = TEST, folder: Path = FOLDER) -> DataSet:
+    """The same to train on; 100 fresh looks to test on, or others to choose by."""
+    tree = folder / ("test" if looks == TEST else f"looks-{looks['seed']}")
     if not tree.is_dir():
-        make_clips(tree, **TEST)
+        make_clips(tree, **looks)
     options = {"split": "none", "validation_fraction": 0.0, "cache_dir": folder / "cache"}
     fresh = load_data(tree, frames=6, candidates=6, **options)
     return replace(data, test=replace(fresh.train, name="test"))

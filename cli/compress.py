@@ -74,9 +74,9 @@ _WHOLE_OPTIONS = (
 @whole_options
 @click.option("--finetune", "training_data", metavar="DATA", help="Train afterwards, aware of the rounding.")
 @path_option("--teacher", "FILE", "What that training learns from beside the labels [default: CKPT].")
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of that training.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of that training.")
-@click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate of that training.")
+@click.option("--epochs", type=click.IntRange(1), help="Of that training [default: 10].")
+@click.option("--batch-size", type=click.IntRange(1), help="Of that training [default: 32].")
+@click.option("--lr", type=float, help="Peak learning rate of that training [default: 0.002].")
 @click.option("--sidecar", is_flag=True, help="Write the history of a small file beside it.")
 @data_option
 @wiring_options

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from trcompress.cli.task_options import data_option, head_option, read_data_options
-from trcompress.errors import UsageError
 
 SEARCH = ("effort", "per_weight")
+NAMES = {"factory": "model"}
+"""Arguments of the library by those of the verbs, where they differ."""
 GOALS = ("target_ratio", "max_error", "max_params")
 
 _OPTIONS = (
@@ -72,12 +73,16 @@ def calibration_data(given: dict[str, Any]) -> dict[str, Any]:
         UsageError: options of the data without the data.
     """
     from trcompress.data.load import kind_of
+    from trcompress.util.arguments import refuse_unused
 
     if not given["calibrate"]:
-        if given["data_options"]:
-            raise UsageError("--data-option goes with --calibrate DATA: name the inputs to calibrate on")
-        if given["factory"]:
-            raise UsageError("--model goes with --calibrate DATA: name the inputs to run your network on")
+        named = {name: given[name] for name in ("data_options", "head", "compare", "outputs", "factory")}
+        refuse_unused(
+            [NAMES.get(name, name) for name, one in named.items() if one],
+            (*named, *NAMES.values()),
+            "without `calibrate`",
+            "name the inputs to run the network on",
+        )
         return {}
     options = read_data_options(given["data_options"])
     if kind_of(given["calibrate"]) != "array":

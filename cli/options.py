@@ -155,6 +155,13 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def typed() -> set[str]:
+    """Return the options of the running verb that were typed, by the names of their arguments."""
+    context = click.get_current_context()
+    source = click.core.ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is source}
+
+
 def command_line() -> str:
     """The command as the user typed it, for the lineage."""
     return shlex.join(["trcompress", *sys.argv[1:]])

@@ -16,6 +16,11 @@ from trcompress.cli.lines import chosen_line, repeated_words, row_line, search_w
 if TYPE_CHECKING:
     from trcompress.search import NetworkSearch, WeightSearch
 
+OF_RINGS = (*GOALS, *SEARCH, "layer", "compare")
+"""Options that a budget for the whole file does not use."""
+OF_FILES = ("passes", "storage", "units", "rank", "pack")
+"""Options that a goal for the rings does not use."""
+
 
 @click.command()
 @options.path_argument("checkpoint", "CKPT")
@@ -44,12 +49,22 @@ def plan(checkpoint: Path, **given: Any) -> None:
     from trcompress.checkpoint import read_checkpoint
     from trcompress.cli.console import print_json, progress_bar
     from trcompress.search.plan import plan as search
+    from trcompress.util.arguments import refuse_unused
 
     if given["target_size"] is not None or given["target_ratio_model"] is not None:
         from trcompress.cli.whole import plan_whole
 
+        refuse_unused(
+            options.typed(), OF_RINGS, "with `target_size` or `target_ratio_model`", "leave it out, or these"
+        )
         plan_whole(checkpoint, given)
         return
+    refuse_unused(
+        options.typed(),
+        OF_FILES,
+        "without `target_size` or `target_ratio_model`",
+        "give a budget for the whole file",
+    )
     dense = read_checkpoint(checkpoint, **options.reading(given))
     settings = {name: given[name] for name in (*GOALS, *SEARCH, "layer", "matrices", "seed")}
     with progress_bar("plan") as update:

@@ -76,6 +76,9 @@ def print_weight(weight: WeightReport, most_candidates: int | None = None, told_
 
 def explain_error(weight: WeightReport) -> str:
     """The decomposition's error beside the bound, in plain words."""
+    if weight.error_of != "the file":
+        bound = "" if weight.bound is None else f"; the least of these ranks is {error(weight.bound)}"
+        return f"error of {weight.error_of} ({weight.init}): {spell(weight.error, 'error')} of ||W||{bound}"
     if weight.bound is None:
         return f"decomposition error ({weight.init}): {spell(weight.error, 'error')} of ||W||"
     return (
@@ -163,6 +166,13 @@ def _print_accuracy(report: Report) -> None:
         _line(f"accuracy: {', '.join(parts)}" + (f" ({where})" if where else ""))
 
 
+def _error_cell(weight: WeightReport) -> str:
+    if weight.error_now is not None:
+        return spell(weight.error_now, "error")
+    of = "" if weight.error_of == "the file" or weight.error is None else " as found"
+    return spell(weight.error, "error") + of
+
+
 def _print_matrices(weights: Sequence[WeightReport]) -> None:
     if not weights:
         return
@@ -171,7 +181,7 @@ def _print_matrices(weights: Sequence[WeightReport]) -> None:
             one.name,
             f"{one.shape} ranks {','.join(map(str, one.ranks[:-1]))}",
             ratio(one.compression_ratio),
-            spell(one.error if one.error_now is None else one.error_now, "error"),
+            _error_cell(one),
             spell(one.bound, "error"),
         ]
         for one in weights[:MOST_MATRICES]

@@ -1,6 +1,7 @@
 """`trcompress compress` and finetuning of few-bit artifacts, as typed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from command import run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import trcompress
 from trcompress import load_, read_artifact
 from trcompress.artifact.storage import Rounding, Stored
+from trcompress.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,43 @@ def test_fewer_units_are_trained_aware_of_the_rounding(task: tuple[Path, Path], 
     assert out.stat().st_size <= 4_000
     assert artifact.header.layers[0].hidden_size < 32
     assert accuracy(out, data) >= accuracy(dense, data) - 0.05
+
+
+def test_a_large_trained_file_holds_its_history_and_is_no_larger_than_asked(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, data = task
+    dense, out = tmp_path / "dense.safetensors", tmp_path / "large.safetensors"
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.LSTM(40, 96, batch_first=True), "fc": nn.Linear(96, 3)})
+    save_file(model.state_dict(), dense)
+    words = ("compress", dense, "--target-size", "64KB", "--calibrate", data, "--finetune", data, "--epochs", "1")
+    found = run(*words, "-o", out)
+    assert found.code == 0, found.stderr
+    assert [one.verb for one in read_artifact(out).header.lineage] == ["compress", "finetune"]
+    assert out.stat().st_size <= 64_000
+    told = replace(trcompress.data.load_data(data), name="n" * 3_000)  # more than any guess of the history leaves
+    long = trcompress.compress(
+        dense, tmp_path / "long.safetensors", calibrate=data, target_size="66KB", finetune=told, epochs=1
+    )
+    assert "n" * 3_000 in long.header.metrics["measured_on"]
+    assert (tmp_path / "long.safetensors").stat().st_size <= 66_000
+
+
+def test_python_trains_as_the_verb_does(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    out, mine = tmp_path / "verb.safetensors", tmp_path / "python.safetensors"
+    words = ("--target-size", "4KB", "--calibrate", data, "--finetune", data, "--epochs", "2", "--seed", "3")
+    assert run("compress", dense, *words, "-o", out).code == 0
+    given = {"calibrate": data, "target_size": 4_000, "finetune": data, "seed": 3}
+    found = trcompress.compress(dense, mine, **given, epochs=2)
+    verb = read_artifact(out)
+    assert all(torch.equal(one, found.tensors[key]) for key, one in verb.tensors.items())
+    whole = trcompress.FinetuneSettings(epochs=2, seed=3, batch_size=32)
+    trcompress.compress(dense, mine, **given, settings=whole, overwrite=True)
+    assert all(torch.equal(one, read_artifact(mine).tensors[key]) for key, one in verb.tensors.items())
+    with pytest.raises(UsageError, match="`finetune` would not be used without `out`"):
+        trcompress.compress(dense, **given)
 
 
 def test_the_checkpoint_teaches_unless_another_file_does(task: tuple[Path, Path], tmp_path: Path) -> None:
@@ -335,6 +375,26 @@ def test_errors_of_rings_and_bytes_before_are_the_files(tmp_path: Path) -> None:
     assert known["tensor_bytes_before"] == sum(one.nbytes for one in model.state_dict().values())
     assert "lineage: none in the file" in run("report", small).stdout
     assert "Eq. 7" not in run("report", small).stdout
+
+
+def test_the_error_of_a_ring_that_is_rounded_or_trained_further_says_what_it_is_of(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dense, data = task
+    ring, again, tuned = (tmp_path / f"{name}.safetensors" for name in ("ring", "again", "tuned"))
+    assert run("decompose", dense, "--shape", "8x5:8x4", "--ranks", "4", "-o", ring).code == 0
+    words = ("--target-size", "26KB", "--calibrate", data, "--storage", "int8", "-o", again)
+    assert run("compress", ring, *words).code == 0
+    assert run("finetune", ring, "--data", data, "--epochs", "1", "-o", tuned).code == 0
+    found = run("report", ring, "--format", "json").json["weights"][0]
+    assert found["error_of"] == "the file"
+    for path in (again, tuned):
+        (weight,) = run("report", path, "--baseline", dense, "--format", "json").json["weights"]
+        assert weight["error_of"] == "the cores as found"
+        assert weight["error"] == found["error"] != weight["error_now"]
+        shown = run("report", path, "-v").stdout
+        assert "error of the cores as found" in shown
+        assert "as found" in run("report", path).stdout
 
 
 @pytest.mark.parametrize("size", ["500KB", "500kB", "0.5MB", "500KiB", "512000", "1.5 MB"])

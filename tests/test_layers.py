@@ -205,6 +205,13 @@ def test_from_dense_keeps_the_other_parameters(dense_type):
         assert ours[name].data_ptr() != value.data_ptr()
 
 
+@pytest.mark.parametrize("layer_type", [TTLSTM, BTLSTM])
+def test_layers_that_make_their_own_plan_are_rebuilt_with_it(layer_type):
+    layer = layer_type(12, 8, 2, batch_first=True, shape="3x4:4x2", rank=2)
+    x = torch.randn(3, 5, 12)
+    assert torch.equal(from_dense(layer, {})(x)[0], layer(x)[0])
+
+
 def test_from_dense_keeps_settings():
     dense = nn.LSTM(12, 8, 2, False, True, 0.25, True, 3, dtype=torch.float64)
     dense.weight_hh_l0.requires_grad_(False)

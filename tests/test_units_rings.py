@@ -162,6 +162,25 @@ def test_the_output_side_is_best_where_the_bottleneck_moves() -> None:
     assert errors["metric"] < 0.5 * errors["plain"]
 
 
+def test_a_rank_gives_the_output_side_the_values_of_two_factors() -> None:
+    torch.manual_seed(0)
+    model = Classifier(trcompress.TRLSTM(60, 32, batch_first=True, shape="6x10:4x8", ranks="3,4")).double().eval()
+    with torch.no_grad():
+        for value in model.rnn.weight_ih_l0.core:
+            value.mul_(1.5)
+    x = torch.randn(64, 4, 60).double()
+    seen, wanted = matrix_moments(model, [x]), model(x)
+    values, damage = {}, {}
+    for rank in (None, 4, 12):
+        found = fewer_units(model, "rnn", 24, seen, [x], lambda network, batch: network(batch), rank=rank)
+        with swapped(model, found.swaps) as smaller:
+            values[rank] = sum(core.numel() for core in smaller.rnn.weight_ih_l0.core)
+            damage[rank] = (smaller(x) - wanted).square().sum().item()
+    inputs = sum(core.numel() for core in model.rnn.weight_ih_l0.core[:2])
+    assert values[None] < values[4] <= inputs + 4 * (4 * 24 + 12)
+    assert damage[None] > 1.5 * damage[4] > 1.5 * damage[12]
+
+
 def test_bottlenecks_are_recorded_without_the_wide_inputs_moments() -> None:
     torch.manual_seed(0)
     layer, x = trcompress.TRLSTM(2000, 4, shape="40x50:2x2", ranks="2,3"), torch.randn(3, 2, 2000)

@@ -242,7 +242,7 @@ def test_a_file_is_calibrated_in_the_users_own_network_on_their_own_batches(tmp_
         assert "in broken_loader" in faulty.stderr
         alone = run("plan", tmp_path / "m.pt", "--target-ratio", 3, *mine[:2])
         assert alone.code == 2
-        assert "--model goes with --calibrate" in alone.stderr
+        assert "--model would not be used without --calibrate" in alone.stderr
     finally:
         sys.modules.pop("own_network", None)
 

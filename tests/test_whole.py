@@ -82,6 +82,28 @@ def test_planning_leaves_the_network_as_it_was() -> None:
     assert model.embedding.embedding_dim == 24
 
 
+@pytest.mark.parametrize("ratio", [2, 3, 5])
+def test_a_budget_that_is_met_is_met_by_the_file_that_is_written(tmp_path: Path, ratio: float) -> None:
+    """Headers of tiny files count: shapes before of both directions, of states, biases and heads are in them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LSTM(3, 7, batch_first=True, bidirectional=True))
+    before = sum(one.nbytes for one in model.state_dict().values())
+    inputs = list(torch.randn(8, 6, 5, 3))
+    found = whole_(model, inputs, target_bytes=int(before / ratio), packed=True)
+    path = found.save(tmp_path / "out.safetensors")
+    assert found.reached == (path.stat().st_size <= before / ratio)
+    assert found.nbytes == found.rungs[-1].nbytes == path.stat().st_size
+
+
+def test_a_network_that_fits_already_is_saved_as_it_is_and_one_that_cannot_fit_warns(tmp_path: Path) -> None:
+    kept = trcompress.compress_(speller(), target_size="1MB", calibrate=batches(), passes=("rounding",))
+    assert trcompress.load_(kept.save(tmp_path / "kept.safetensors"), Speller()) is not None
+    with pytest.warns(UserWarning, match="cannot be met"):
+        found = trcompress.compress_(speller(), target_size=300, calibrate=batches())
+    assert not found.reached
+    assert "more than asked" in repr(found)
+
+
 def test_units_go_only_where_that_does_less_damage() -> None:
     kept = fitted(24_000)
     assert kept.structure == "every unit"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.artifact.against import Against, measure_against
+from trcompress.artifact.changed import AS_FOUND
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.parts import PartReport, TensorReport, part_reports, tensor_reports
 from trcompress.artifact.results import read_measured
@@ -32,7 +33,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class WeightReport:
-    """One compressed weight."""
+    """One compressed weight.
+
+    Args:
+        error: ||W - W'|| / ||W|| of what `error_of` names; None where nobody measured it.
+        bound: no structure of these ranks has a smaller error.
+        error_now: of the file, where there is a baseline to measure it on.
+        error_of: "the file", or "the cores as found" where they were trained or rounded since.
+    """
 
     name: str
     layer: str
@@ -51,6 +59,7 @@ class WeightReport:
     candidates: tuple[dict[str, Any], ...]
     role: str = "ih"
     error_now: float | None = None
+    error_of: str = "the file"
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,7 @@ def _weight_report(weight: Weight, plan: WeightPlan, artifact: Artifact, error_n
         candidates=weight.candidates,
         role=plan.matrix.role,
         error_now=error_now,
+        error_of="the cores as found" if AS_FOUND in weight.notes else "the file",
     )
 
 

@@ -57,7 +57,7 @@ def save(
         The path written.
 
     Raises:
-        UsageError: the model holds no compressed layer.
+        UsageError: the model holds no compressed layer, and nothing tells of its making.
         InputFileError: a parameter holds NaN or Inf.
         OutputFileError: the path exists or cannot be written.
 
@@ -69,6 +69,7 @@ def save(
         >>> list(trcompress.load(path)) == [""]
         True
     """
+    made = bool(lineage)
     if allow_nonfinite:
         told = {"reading": {"allowed_nonfinite": list(allow_nonfinite)}}
         lineage = (*lineage, Step(verb="save", command="", version=__version__, settings=told))
@@ -82,7 +83,7 @@ def save(
         passes=passes,
         original=original,
     )
-    if not (artifact.header.weights or artifact.stored or passes):
+    if not (artifact.header.weights or artifact.stored or made):
         raise UsageError(
             "nothing to save as an artifact: the model holds no ring layer; call compress_ first, or, where it "
             "had a size of the file as its goal, `save` of what it returned; save_pretrained takes that too"

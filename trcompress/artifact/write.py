@@ -28,7 +28,7 @@ _BLOCK_BYTES = 1 << 24
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _ORDER = list(_CODES)
 COMPACT_BELOW = 20_000
-"""Bytes of tensors below which a header with few-bit storage is compact."""
+"""Bytes of tensors below which a header of version 2 is compact."""
 
 
 def write_artifact(
@@ -44,7 +44,8 @@ def write_artifact(
     What was written is read back from disk before it takes its name: tensors are compared bit by bit, and the
     layers are built.
 
-    Where tensors are stored in few bits and the file is small, its header is compact: without history.
+    Where tensors are stored in few bits, or passes are recorded, and the file is small, its header is compact:
+    without history.
 
     Args:
         path: the output.
@@ -61,7 +62,7 @@ def write_artifact(
     refuse_not_finite(artifact)
     tensors, header = _as_stored(artifact)
     tensors = _own_storages(tensors)
-    compact = bool(header.storage) and sum(one.nbytes for one in tensors.values()) < COMPACT_BELOW
+    compact = _is_compact(header, sum(one.nbytes for one in tensors.values()))
     metadata = {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}
     with atomic_path(path, overwrite=overwrite) as temporary:
         try:
@@ -91,10 +92,15 @@ def file_bytes(artifact: Artifact) -> int:
     """Return how large the file will be, to the byte, without writing it."""
     tensors, header = _as_stored(artifact)
     size = sum(one.nbytes for one in tensors.values())
-    compact = bool(header.storage) and size < COMPACT_BELOW
+    compact = _is_compact(header, size)
     about = {"__metadata__": {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}}
     table = len(json.dumps(about | _entries(tensors), separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + (table + 7) // 8 * 8 + size
+
+
+def _is_compact(header: Header, size: int) -> bool:
+    """Whether a file of so many bytes of tensors leaves its history out: those of version 1 keep it."""
+    return bool(header.storage or header.passes) and size < COMPACT_BELOW
 
 
 def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trcompress.errors import UsageError
+from trcompress.layers.baselines import BTLSTM, TTLSTM
 from trcompress.layers.cells import RingCell, TRGRUCell, TRLSTMCell, TRRNNCell
 from trcompress.layers.core_weight import CoreWeight
 from trcompress.layers.padded_lstm import PaddedForward
@@ -113,7 +114,8 @@ def from_dense(module: nn.Module, weights: Mapping[str, WeightPlan]) -> nn.Modul
             f"from_dense takes {', '.join(kind.__name__ for kind in RING_OF)}, or a TR layer: got {_told(module)}"
         )
     dense = dense_kind(module)
-    kind = type(module) if dense is None else RING_OF[dense]
+    own = TRLSTM if isinstance(module, TTLSTM | BTLSTM) else type(module)  # those two make their plan themselves
+    kind = own if dense is None else RING_OF[dense]
     kept = {name: child.plan for name, child in module._modules.items() if isinstance(child, CoreWeight)}
     first = _first(module)
     ring = kind(**_arguments(module), weights={**kept, **weights}, device="meta", dtype=first.dtype)

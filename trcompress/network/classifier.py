@@ -51,6 +51,10 @@ class Wiring:
     def __post_init__(self) -> None:
         if self.readout not in READOUTS:
             raise UsageError(f"readout must be one of {', '.join(READOUTS)}: got {self.readout!r}")
+        if self.model is not None and (self.stacks or self.readout != "final"):
+            raise UsageError(
+                "`stacks` and `readout` would not be used with `model`: it builds the network; leave them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class BudgetSearch:
 
     def trained(self, structures: Structures) -> tuple[Structure, Walk]:
         """At eight bits, the structure of each rank with the most units that fit; of these, the least damage."""
-        eight = [kind for kind in self.kinds if kind != "int4"]
+        eight = [kind for kind in self.kinds if kind != "int4" or "int8" not in self.kinds]
         fitting: dict[float | None, tuple[Structure, Walk]] = {}
         smallest: Structure = Structure()
         for structure in structures.grid():

@@ -17,13 +17,14 @@ from trcompress.model.plan import Plan, ResolvedPlan
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.network.batches import Forward
 from trcompress.network.outputs import Outputs, Select
+from trcompress.passes.checks import OF_DATA, refuse_without_data
 from trcompress.passes.live import find_weights
 from trcompress.search.effort import effort_of
 from trcompress.search.goal import Goal
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.plan import planned
 from trcompress.search.weights import search_weights
-from trcompress.util.arguments import check_batches, check_model, check_numbers
+from trcompress.util.arguments import changed_from_default, check_batches, check_model, check_numbers
 from trcompress.util.progress import Progress
 from trcompress.util.threads import same_threads
 
@@ -102,6 +103,8 @@ def search_plan(
     check_model(model)
     check_batches("calibrate", calibrate)
     check_numbers({"seed": 0, "refine": 0}, seed=seed, refine=refine)
+    if calibrate is None:
+        refuse_without_data(changed_from_default(search_plan, locals()), (*OF_DATA, "refine"))
     weights = live_weights(model, layers)
     goal = Goal.of(target_ratio, max_error, max_params, sum(matrix.parameters for matrix, _ in weights), per_weight)
     effort_of(effort)
@@ -132,7 +135,7 @@ def budgeted(
     Args:
         model: the dense model.
         plan: which weights and which rings, given or found by `search_plan`.
-        calibrate_on: batches; not needed again where the search had them.
+        calibrate_on: batches; those of the search by default.
         refine: gradient steps that match outputs and hidden states of the dense model, at most.
         forward: `forward(model, batch)`, where `model(*inputs)` does not fit.
         outputs: what is compared; see `search_plan`.
@@ -146,7 +149,7 @@ def budgeted(
     found = plan if isinstance(plan, NetworkSearch) else None
     rules = plan.plan if isinstance(plan, NetworkSearch) else plan
     live = found.live if found else None
-    if live is None and calibrate_on is not None:
+    if calibrate_on is not None:
         live = LiveNetwork.of(model, calibrate_on, forward=forward, outputs=outputs, seed=seed)
     if live is None and refine:
         raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")

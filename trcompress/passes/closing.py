@@ -28,6 +28,7 @@ from trcompress.passes.guess import has
 from trcompress.passes.matrix_moments import bottleneck_of
 from trcompress.passes.moments import Moments
 from trcompress.passes.opening import core_weight, ring_of
+from trcompress.passes.rings import whole_rank
 from trcompress.search.modes import mode_choices
 
 SWEEPS = 60
@@ -63,7 +64,7 @@ class OutputSide:
 
 
 def closed(
-    layer: nn.Module, before: nn.Module, moments: Mapping[str, Moments], *, output_values: int | None = None
+    layer: nn.Module, before: nn.Module, moments: Mapping[str, Moments], *, rank: float | None = None
 ) -> nn.Module:
     """Give an opened layer cores wherever the layer that it came from has cores.
 
@@ -71,7 +72,8 @@ def closed(
         layer: opened, with other sizes perhaps; unchanged.
         before: the layer it came from.
         moments: of what each matrix multiplies, by its local name; and of bottlenecks.
-        output_values: values that the output cores of an input weight may have; as many as before by default.
+        rank: the output cores of an input weight may have as many values as two factors of this rank would, an
+            integer or a share of the break-even rank; they may always have as many as before.
     """
     cores = {name: one for name, one in before._modules.items() if isinstance(one, CoreWeight)}
     if not cores:
@@ -83,7 +85,7 @@ def closed(
         if weight.shape == cores[name].shape:  # every unit stays, and with it every core
             setattr(new, name, deepcopy(cores[name]))
             continue
-        most = output_values or sum(core.numel() for core in cores[name].core) - _input_values(weight)
+        most = max(sum(core.numel() for core in cores[name].core) - _input_values(weight), _values(weight, rank))
         bias = name.replace("weight", "bias")
         seen = moments.get(bottleneck_of(name))
         setattr(new, name, fitted := _with_output_side(weight, seen, most, centred=has(new, bias)))
@@ -183,6 +185,14 @@ def _gram(seen: Moments | None, size: int, centred: bool) -> Tensor:
     if gram is None:
         return torch.eye(size, dtype=torch.float64)
     return gram + RIDGE * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(size, dtype=torch.float64)
+
+
+def _values(weight: CoreWeight, rank: float | None) -> int:
+    """Of two factors of this rank, for what leads from the bottleneck to the gates."""
+    if rank is None:
+        return 0
+    rows, bottleneck = weight.plan.matrix.rows, weight.bottleneck
+    return whole_rank(rank, rows, bottleneck) * (rows + bottleneck)
 
 
 def _input_values(weight: CoreWeight) -> int:

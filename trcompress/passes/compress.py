@@ -18,13 +18,14 @@ from trcompress.model.header import Step
 from trcompress.model.plan import Plan
 from trcompress.network.batches import Forward
 from trcompress.passes.budgeted import Compared, budgeted, search_plan
-from trcompress.passes.checks import check_given, refuse_rings
+from trcompress.passes.checks import check_given, check_ring_options, check_whole_options
 from trcompress.passes.compressed import Compressed, Replacement
 from trcompress.passes.fit import fit_
 from trcompress.passes.live import LiveWeights, find_weights, local_name
 from trcompress.passes.ring_module import ring_module, tie_cores_
 from trcompress.passes.whole import PASSES, STORED_AS, Whole
 from trcompress.search.network_search import NetworkSearch
+from trcompress.util.arguments import changed_from_default
 from trcompress.util.progress import Progress
 from trcompress.util.threads import same_threads
 from trcompress.version import __version__
@@ -164,15 +165,17 @@ def compress_(
         >>> trcompress.compress_(model, target_ratio=2, effort="low").compression_ratio >= 2
         True
     """
+    given = changed_from_default(compress_, locals())
     check_given(model, plan, calibrate, refine=refine, seed=seed)
     goals = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}
     if target_size is not None or target_ratio_model is not None:
-        refuse_rings({**goals, "refine": refine or None})
+        check_whole_options(given)
         goal: dict[str, Any] = {"target_size": target_size, "target_ratio_model": target_ratio_model, "plan": plan}
         whole: dict[str, Any] = {"passes": passes, "storage": storage, "matrices": matrices, "packed": packed}
         more: dict[str, Any] = {"forward": forward, "outputs": outputs, "trained": trained, "progress": progress}
         more |= {"units": units, "rank": rank}
         return fit_(model, calibrate, **goal, **whole, **more, seed=seed)
+    check_ring_options(given, plan)
     if refine and calibrate is None and getattr(plan, "live", None) is None:
         raise UsageError("`refine` goes with `calibrate`: give batches to match the dense network on")
     live = find_weights(model)
@@ -182,8 +185,8 @@ def compress_(
     if plan is None:
         how: dict[str, Any] = {"layers": layers, "effort": effort, "per_weight": per_weight, "refine": refine}
         plan = search_plan(model, **goals, **how, **data, calibrate=batches)  # type: ignore[arg-type]
-    elif given := [name for name, value in goals.items() if value is not None]:
-        raise UsageError(f"a plan and `{given[0]}` both set the size of the rings: give one of them")
+    elif named := [name for name in goals if name in given]:
+        raise UsageError(f"a plan and `{named[0]}` both set the size of the rings: give one of them")
     rules = plan.plan if isinstance(plan, NetworkSearch) else plan
     resolved = rules.against(live.matrices)
     carried = plan if isinstance(plan, NetworkSearch) else resolved

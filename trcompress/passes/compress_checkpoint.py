@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.write import write_artifact
-from trcompress.data import DataSet
+from trcompress.data import DataSet, load_data
 from trcompress.network.classifier import Wiring
+from trcompress.passes.checks import check_file_options
 from trcompress.passes.runnable import open_runnable
-from trcompress.passes.whole import PASSES, STORED_AS
+from trcompress.passes.trained import TRAINING, compress_and_train
+from trcompress.passes.whole import PASSES, STORED_AS, Whole
 from trcompress.passes.whole_file import compress_file
+from trcompress.training.display import Display
+from trcompress.training.finetune import FinetuneResult
+from trcompress.training.settings import FinetuneSettings, combined
+from trcompress.util.arguments import changed_from_default, defaults_of
 from trcompress.util.files import check_output
-from trcompress.util.progress import Progress
+from trcompress.util.progress import Progress, counted
+
+
+@dataclass(frozen=True)
+class CompressedFile:
+    """What a budget for a whole file came to.
+
+    Args:
+        whole: what was done before any training, and whether the budget was met.
+        artifact: the file; where the budget was not met, what comes nearest, not written.
+        training: what training came to, where that was asked for.
+    """
+
+    whole: Whole
+    artifact: Artifact
+    training: FinetuneResult | None = None
 
 
 def compress(
@@ -30,13 +52,21 @@ def compress(
     units: int | None = None,
     rank: int | None = None,
     pack: bool = False,
+    finetune: str | Path | DataSet | None = None,
+    teacher: str | Path | None = None,
+    settings: FinetuneSettings | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     wiring: Wiring | None = None,
     outputs: str | None = None,
     data_options: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
     seed: int = 0,
     overwrite: bool = False,
     sidecar: bool = False,
     command: str = "",
+    display: Display | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Make a whole file as small as asked, with the least damage to what the network gives.
@@ -52,19 +82,29 @@ def compress(
         storage: how tensors may be stored: keys of `trcompress.artifact.storage.STORAGE`.
         matrices: which may get a lower rank: "ih", "hh".
         units: hidden units that every recurrent layer with more keeps; by default several numbers are tried.
-        rank: that these matrices get, where it saves values; by default several are tried.
+        rank: that these matrices get, where it saves values; where a ring loses units, its output cores may have as
+            many values as two factors of this rank. By default several are tried.
         pack: entropy-code what is stored in few bits.
+        finetune: data with labels, as `trcompress.finetune` takes it; "package.module:factory" runs the user's
+            code. The file is then trained, aware of its rounding, and may lose units first. Needs `out`.
+        teacher: the file whose scores training learns beside the labels; the checkpoint by default.
+        settings: of the training, as one object; 10 epochs, else as in `trcompress.finetune`, by default.
+        epochs: of the training.
+        batch_size: of the training.
+        lr: peak learning rate of the training.
         wiring: how the file's parts form a network, where the file does not tell.
         outputs: what they are: class "scores", "values" or hidden "states" instead; None: what the data says.
-        data_options: how to read `calibrate`.
-        seed: of everything random.
+        data_options: how to read `calibrate` and `finetune`.
+        reading: how to read a checkpoint, see `read_checkpoint`; what `wiring` says by default.
+        seed: of everything random; of the training, where no `settings` are given.
         overwrite: replace `out`.
         sidecar: write the history of a small file beside it.
         command: how the user asked for this, kept in the lineage.
+        display: what is shown of the training.
         progress: called with (what, fraction done).
 
     Raises:
-        UsageError: not exactly one budget, or one that cannot be met.
+        UsageError: not exactly one budget, one that cannot be met, or an option that would not be used.
         InputFileError: a file cannot be read, or they do not fit each other.
         OutputFileError: `out` exists or cannot be written.
 
@@ -72,17 +112,52 @@ def compress(
         >>> compress("model.pt", "small.safetensors", calibrate="data.npz", target_size=500_000)  # doctest: +SKIP
         Artifact(...)
     """
+    found = compressed_file(**locals())
+    found.whole.require_reached()
+    return found.artifact
+
+
+def compressed_file(checkpoint: str | Path, out: str | Path | None = None, **given: Any) -> CompressedFile:
+    """Do what `compress` does, and tell of a budget that was not met instead of raising.
+
+    Args:
+        checkpoint: see `compress`.
+        out: see `compress`.
+        given: other arguments of `compress`.
+    """
+    given = defaults_of(compress) | given
+    data, teacher, progress = given["finetune"], given["teacher"], given["progress"]
+    check_file_options(changed_from_default(compress, given | {"out": out}))
     if out is not None:
-        check_output(out, overwrite=overwrite, keep=(checkpoint, calibrate))
-    read: dict[str, Any] = {"outputs": outputs, "data_options": data_options, "seed": seed, "progress": progress}
-    runnable = open_runnable(checkpoint, calibrate, wiring, **read)
-    target = runnable.target_bytes(target_size, target_ratio_model)
-    given: dict[str, Any] = {"passes": tuple(passes), "storage": tuple(storage), "matrices": tuple(matrices)}
-    given |= {"units": units, "rank": rank}
-    artifact, whole = compress_file(
-        runnable, target_bytes=target, command=command, seed=seed, packed=pack, progress=progress, **given
+        check_output(out, overwrite=given["overwrite"], keep=(checkpoint, given["calibrate"], data, teacher))
+    runnable = open_runnable(
+        checkpoint,
+        given["calibrate"],
+        given["wiring"],
+        **{name: given[name] for name in ("outputs", "data_options", "reading", "seed", "progress")},
     )
-    whole.require_reached()
-    if out is not None:
-        artifact.path = write_artifact(out, artifact, overwrite=overwrite, sidecar=sidecar)
-    return artifact
+    target = runnable.target_bytes(given["target_size"], given["target_ratio_model"])
+    how = {name: given[name] for name in ("passes", "storage", "matrices", "units", "rank", "seed", "command")}
+    how |= {"target_bytes": target, "packed": given["pack"], "progress": progress}
+    kept = {name: given[name] for name in ("overwrite", "sidecar")}
+    if out is None or data is None:
+        artifact, whole = compress_file(runnable, **how)
+        if whole.reached and out is not None:
+            artifact.path = write_artifact(out, artifact, **kept)
+        return CompressedFile(whole, artifact)
+    named = {name: given[name] for name in ("epochs", "batch_size", "lr")}
+    if not isinstance(data, DataSet):
+        options = {"allow_code": True, **(given["data_options"] or {})}
+        data = load_data(data, progress=counted(progress), **options)
+    found = compress_and_train(
+        runnable,
+        data,
+        out,
+        teacher=teacher or checkpoint,
+        settings=combined(given["settings"] or TRAINING.model_copy(update={"seed": given["seed"]}), named),
+        wiring=given["wiring"],
+        display=given["display"],
+        **kept,
+        **how,
+    )
+    return CompressedFile(found.whole, found.artifact, found.training)

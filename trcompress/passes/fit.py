@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,7 +36,15 @@ def fit_(
     target = budget_bytes(before, target_size, target_ratio_model)
     if calibrate is None:
         raise UsageError("`target_size` and `target_ratio_model` need `calibrate`: batches to measure damage on")
-    return whole_(model, calibrate, target_bytes=target, forward=forward or default_forward, **settings)
+    found = whole_(model, calibrate, target_bytes=target, forward=forward or default_forward, **settings)
+    if not found.reached:
+        warnings.warn(
+            f"the budget of {target:,} bytes cannot be met: {found.nbytes:,} is the least that the allowed passes "
+            "reach, and what the result holds; its `reached` is False",
+            UserWarning,
+            stacklevel=3,
+        )
+    return found
 
 
 def budget_bytes(before: int, target_size: int | str | None, target_ratio_model: float | None) -> int:

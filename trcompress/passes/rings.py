@@ -64,6 +64,16 @@ def break_even(rows: int, columns: int) -> float:
     return rows * columns / (rows + columns)
 
 
+def whole_rank(rank: float, rows: int, columns: int) -> int:
+    """Return a rank as it is, or the one that is so large a share of the break-even rank.
+
+    Example:
+        >>> whole_rank(8, 256, 64), whole_rank(0.5, 256, 64)
+        (8, 26)
+    """
+    return rank if isinstance(rank, int) else round(rank * break_even(rows, columns))
+
+
 def ring_swaps(
     model: nn.Module, rank: float, seen: MatrixMoments, roles: Sequence[str] = ("ih",), least: int = 32
 ) -> dict[str, nn.Module]:
@@ -97,7 +107,7 @@ def _ring_layer(
     for layer in layers_of(module):
         for matrix in layer.matrices:
             most = break_even(matrix.rows, matrix.columns)
-            wanted = min(rank if isinstance(rank, int) else round(rank * most), matrix.rows, matrix.columns)
+            wanted = min(whole_rank(rank, matrix.rows, matrix.columns), matrix.rows, matrix.columns)
             weight, bias = getattr(module, matrix.key), matrix.key.replace("weight", "bias")
             pays = wanted < most if isinstance(rank, int) else wanted >= 1 and matrix.columns >= least
             if matrix.role in roles and pays and isinstance(weight, Tensor):

@@ -67,7 +67,8 @@ class Structures:
         forward: `forward(model, batch)`.
         packed: the file will be entropy-coded: biases that are summed are merged, for zeros take no bytes then.
         units: hidden units that every layer keeps; several numbers are tried by default.
-        rank: that matrices get; several are tried by default.
+        rank: that matrices get, and by which the output side of a ring that loses units may have more values than
+            before; several are tried by default.
 
     Raises:
         UsageError: `units` or `rank` below 1.
@@ -125,11 +126,12 @@ class Structures:
         swaps: dict[str, nn.Module] = {}
         records: list[PassRecord] = []
         if units < 1 or isinstance(units, int):
-            self._remove(units, swaps, records)
+            self._remove(units, rank if "ih" in self._roles else None, swaps, records)
             if not swaps:
                 return
         lowered = rank is not None and self._lower(rank, swaps, records)
-        if rank is not None and not lowered and not (swaps and isinstance(rank, int)):
+        refitted = swaps and (isinstance(rank, int) or any(isinstance(one, RingStack) for one in swaps.values()))
+        if rank is not None and not lowered and not refitted:
             return
         yield self._with_merged(Structure(units, rank, swaps, tuple(records)))
 
@@ -156,7 +158,9 @@ class Structures:
             )
         return found
 
-    def _remove(self, wanted: float, swaps: dict[str, nn.Module], records: list[PassRecord]) -> None:
+    def _remove(
+        self, wanted: float, rank: float | None, swaps: dict[str, nn.Module], records: list[PassRecord]
+    ) -> None:
         for name, scores in self._importance().items():
             module: Any = self._model.get_submodule(name)
             asked = wanted if isinstance(wanted, int) else round(module.hidden_size * wanted)
@@ -165,9 +169,8 @@ class Structures:
                 continue
             with swapped(self._model, swaps) as changed:
                 seen = matrix_moments(changed, self._inputs.fitted, self._forward)
-                found = fewer_units(
-                    changed, name, keep, seen, self._inputs.fitted, self._forward, scores=scores
-                ).swaps
+                fitted, forward = self._inputs.fitted, self._forward
+                found = fewer_units(changed, name, keep, seen, fitted, forward, scores=scores, rank=rank).swaps
             before, after = f"{module.hidden_size} units", f"{keep} units"
             records += [PassRecord(kind="units", name=one, before=before, after=after) for one in found]
             swaps |= found

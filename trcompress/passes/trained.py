@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.write import COMPACT_BELOW, write_artifact
 from trcompress.data import DataSet
-from trcompress.errors import UsageError
 from trcompress.network.classifier import Wiring
 from trcompress.passes.whole import Whole
 from trcompress.passes.whole_file import RunnableFile, compress_file
@@ -22,8 +22,11 @@ from trcompress.training.job import OutputPaths, describe_run
 from trcompress.training.run_state import RunFolder
 from trcompress.training.settings import FinetuneSettings
 
+TRAINING = FinetuneSettings(epochs=10)
+"""Where nothing else is said."""
+
 METRICS_BYTES = 1_200
-"""Of figures and hashes that a header holds of a training."""
+"""Of figures and hashes that a header holds of a training: room that is left for them; `finetune` counts them."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class TrainedFile:
 
     Args:
         whole: what was done before training.
-        training: what training came to; None where the target was not reached, and nothing was written.
+        artifact: the trained file; where the target was not reached, what comes nearest, not written.
+        training: what training came to; None where the target was not reached.
     """
 
     whole: Whole
+    artifact: Artifact
     training: FinetuneResult | None
 
 
@@ -62,7 +67,7 @@ def compress_and_train(
         out: the trained artifact.
         target_bytes: of the whole file.
         teacher: the file that the network came from; its scores are learned beside the labels.
-        settings: of the training.
+        settings: of the training; `TRAINING` by default.
         wiring: how the file's parts form a classifier, where the file does not tell.
         overwrite: replace `out`.
         sidecar: write the history of a small file beside it.
@@ -73,11 +78,11 @@ def compress_and_train(
     Raises:
         UsageError, InputFileError, OutputFileError, RunInterruptedError: see `compress_file` and `finetune`.
     """
-    settings = settings or FinetuneSettings()
+    settings = settings or TRAINING
     room = target_bytes - _history_bytes(settings, data, wiring, command, target_bytes)
     artifact, whole = compress_file(runnable, target_bytes=room, command=command, trained=True, **how)
     if not whole.reached:
-        return TrainedFile(whole, None)
+        return TrainedFile(whole, artifact, None)
     with TemporaryDirectory(dir=Path(out).absolute().parent) as folder, _without_state(Path(out)):
         start = write_artifact(Path(folder) / "start.safetensors", artifact, sidecar=sidecar)
         trained = finetune(
@@ -86,18 +91,13 @@ def compress_and_train(
             out,
             teacher=teacher,
             settings=settings,
-            most_bytes=room,
+            most_bytes=target_bytes,
             wiring=wiring,
             overwrite=overwrite,
             command=command,
             display=display,
         )
-    if (size := trained.out.stat().st_size) > target_bytes:
-        raise UsageError(
-            f"training made {trained.out} larger than asked: {size:,} bytes, {target_bytes:,} wanted; it is kept, "
-            "and `trcompress compress` with `passes=rounding` makes it smaller; or give a smaller `target_size`"
-        )
-    return TrainedFile(whole, trained)
+    return TrainedFile(whole, read_artifact(trained.out), trained)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def fewer_units(
     forward: Forward,
     *,
     scores: Saliency | None = None,
+    rank: float | None = None,
     seed: int = 0,
 ) -> FewerUnits:
     """Make one recurrent module smaller.
@@ -64,6 +65,7 @@ def fewer_units(
         batches: inputs to rank units on, and to find by trial what reads the states.
         forward: `forward(model, batch)`.
         scores: importance of every unit, of `saliency`; computed here by default.
+        rank: that lets the output side of a ring have more values than before; see `closed`.
         seed: of the random signs.
 
     Returns:
@@ -86,7 +88,7 @@ def fewer_units(
         swaps[name] = shrunken(wide, kept, moments)
         for one in readers:
             swaps[one] = repaired(network.get_submodule(one), _of(recorded, one), top_units(wide, kept))
-    swaps[name] = closed(swaps[name], module, _of_kept(moments, module, kept))
+    swaps[name] = closed(swaps[name], module, _of_kept(moments, module, kept), rank=rank)
     for one in readers:
         seen, top = _of(recorded, one), top_units(module, kept)
         seen |= {key: seen[key].of(top) for key in ("weight_ih_l0", "weight_ih_l0_reverse") if key in seen}

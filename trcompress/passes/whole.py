@@ -27,11 +27,13 @@ from trcompress.model.header import PassRecord, Step
 from trcompress.network.batches import Forward, default_forward
 from trcompress.network.outputs import Outputs, Select
 from trcompress.passes.budget_search import BudgetSearch, WholeSize
+from trcompress.passes.checks import check_passes
 from trcompress.passes.damage import Damage, Inputs, divide_batches
 from trcompress.passes.fold import fold_embeddings
 from trcompress.passes.ring_errors import LONG_FIGURE, carry_out, unmeasured
 from trcompress.passes.structures import Structures
 from trcompress.passes.walk import HEAD, Row, Rung
+from trcompress.util.arguments import changed_from_default
 from trcompress.util.progress import Progress
 from trcompress.util.text import aligned
 from trcompress.util.threads import same_threads
@@ -104,19 +106,22 @@ class Whole:
 
     def __repr__(self) -> str:
         size = f"{self.bytes_before:,} -> {self.nbytes:,} bytes ({self.bytes_before / self.nbytes:.2f}x)"
+        size += "" if self.reached else ", more than asked"
         head = f"{size}, {self.structure}; {self.measure}, held out: {self.damage:.4g}"
         return "\n".join([head, *aligned([HEAD, *(row.cells for row in self.rows)])])
 
-    def settled(self, artifact: Artifact | None = None) -> Whole:
+    def settled(self, target_bytes: int, artifact: Artifact | None = None) -> Whole:
         """Return the same with the bytes that the file will have, in place of what was planned.
 
         Args:
+            target_bytes: that it may have.
             artifact: what is written; what `save` writes by default.
         """
         file = artifact or to_artifact(self.model, **self._told())
         file.packed = self.packed
         nbytes = file_bytes(file)
-        return replace(self, nbytes=nbytes, rungs=(*self.rungs[:-1], replace(self.rungs[-1], nbytes=nbytes)))
+        rungs = (*self.rungs[:-1], replace(self.rungs[-1], nbytes=nbytes))
+        return replace(self, nbytes=nbytes, rungs=rungs, reached=nbytes <= target_bytes)
 
     def _told(self) -> dict[str, Any]:
         """What the file says of itself."""
@@ -162,7 +167,8 @@ def whole_(
         packed: entropy-code integers; coarser integers are then tried as well.
         matrices: which matrices of recurrent layers may be of lower rank: "ih", "hh".
         units: hidden units that every recurrent layer with more keeps; by default several numbers are tried.
-        rank: that these matrices get, where it saves values; by default several are tried.
+        rank: that these matrices get, where it saves values; where a ring loses units, its output cores may have as
+            many values as two factors of this rank. By default several are tried.
         trained: the network will be trained afterwards: it may lose units first, and is rounded to eight bits.
         in_place: change the model; False plans on a copy.
         file_size: tells the bytes of a file; that of `trcompress.save` by default.
@@ -173,24 +179,24 @@ def whole_(
         What was done, with `save`. Where the target cannot be reached, what comes nearest: `reached` is False.
 
     Raises:
-        UsageError: an unknown pass or storage, or a target below one byte.
+        UsageError: an unknown pass or storage, a target below one byte, or an option of a pass that is not allowed.
         InputFileError: the data is empty, or not what the network takes.
     """
     if target_bytes < 1:
         raise UsageError(f"target_bytes must be positive: got {target_bytes:,}")
+    check_passes(changed_from_default(whole_, locals()), passes)
     passes = [one_of("passes", one, PASSES) for one in passes]
     storage = [one_of("storage", one, STORAGE) for one in storage if "rounding" in passes]
     matrices = [one_of("matrices", one, ("ih", "hh")) for one in matrices]
     with same_threads(one.numel() for one in model.state_dict().values()):
         work = model if in_place else deepcopy(model)
-        size = file_size or (lambda network, stored, records: _saved_bytes(network, stored, records, packed))
-        inputs = divide_batches(calibrate, held_out)
         shapes = dense_shapes(work)
+        size = file_size or (lambda now, stored, made: _saved_bytes(now, stored, made, packed, shapes))
+        inputs = divide_batches(calibrate, held_out)
         damage = Damage(work, inputs.held_out, forward, outputs)
-        before = size(work, {}, ())
+        before = file_size(work, {}, ()) if file_size else file_bytes(to_artifact(work))
         records: list[PassRecord] = []
-        if "fold" in passes:
-            work = _fold(work, inputs, forward, records)
+        work = _fold(work, inputs, forward, records) if "fold" in passes else work
         search = BudgetSearch(
             work, inputs, damage, forward, target_bytes, size, tuple(records), packed, storage, progress
         )
@@ -215,7 +221,7 @@ def whole_(
             rings,
             inputs.notes,
         )
-        return found if file_size else found.settled()
+        return found if file_size else found.settled(target_bytes)
 
 
 def _fold(model: nn.Module, inputs: Inputs, forward: Forward, records: list[PassRecord]) -> nn.Module:
@@ -246,13 +252,16 @@ def resized_shapes(before: Mapping[str, tuple[int, ...]], model: nn.Module) -> d
 
 
 def _saved_bytes(
-    model: nn.Module, stored: Mapping[str, Stored], records: Sequence[PassRecord], packed: bool
+    model: nn.Module,
+    stored: Mapping[str, Stored],
+    records: Sequence[PassRecord],
+    packed: bool,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> int:
     longest = "0.1875 of the units, 0.125 of the break-even rank"
     step = _step(longest, "relative squared distance of the hidden states", LONG_FIGURE, "", 0)
-    resized = {one.name: (1_000_000, 1_000_000) for one in records if one.kind != "rounding"}
-    original = {f"{name}.weight_ih_l0": shape for name, shape in resized.items()}
-    told: dict[str, Any] = {"lineage": (step,) if records else (), "original": original, "found": unmeasured(model)}
+    told: dict[str, Any] = {"lineage": (step,), "original": resized_shapes(shapes, model)}
+    told["found"] = unmeasured(model)
     artifact = to_artifact(model, stored=stored, passes=tuple(records), **told)
     artifact.packed = packed
     return file_bytes(artifact)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.artifact.changed import noted
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import file_bytes
@@ -113,7 +114,10 @@ class RunnableFile:
         before = self.base.header
         ours = {self._ring_key(name): one for name, one in core_weights(module).items()}
         kept = {one.name: one for one in before.weights if one.name not in ours or _same(one, ours[one.name])}
-        weights = [*kept.values(), *(_described(key, one) for key, one in ours.items() if key not in kept)]
+        weights = [
+            *noted(tuple(kept.values()), self.base.tensors, tensors),
+            *(_described(key, one) for key, one in ours.items() if key not in kept),
+        ]
         changes = {
             "layers": tuple(self._layer(layer, module) for layer in before.layers),
             "weights": tuple(weights),
@@ -244,7 +248,7 @@ def compress_file(
     )
     facts = {"damage": found.damage, "measure": found.measure, "structure": found.structure}
     artifact = runnable.rebuilt(found.model, found.stored, found.passes, step(facts), found.rings)
-    found = found.settled(artifact)
+    found = found.settled(target_bytes, artifact)
     return artifact, replace(
         found,
         notes=(*runnable.notes, *found.notes),

@@ -18,8 +18,12 @@ from trcompress.search.effort import effort_of
 from trcompress.search.goal import Goal
 from trcompress.search.network_search import NetworkSearch
 from trcompress.search.weights import search_weights
+from trcompress.util.arguments import changed_from_default, refuse_unused
 from trcompress.util.progress import Progress
 from trcompress.util.threads import same_threads
+
+OF_DATA = ("model", "data_options", "head", "compare", "outputs")
+"""How a network is run on data."""
 
 
 def plan(
@@ -76,6 +80,9 @@ def plan(
         >>> plan("model.pt", target_ratio=8).plan.rules  # doctest: +SKIP
         (Rule(in_modes=(256,), out_modes=(768,), ranks=(1, 24), layer='rnn.weight_ih_l0', ...),)
     """
+    if calibrate is None:
+        given = changed_from_default(plan, locals())
+        refuse_unused(given, OF_DATA, "without `calibrate`", "name the inputs to run the network on")
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, kind=kind, skip_objects=skip_objects)
     goals: dict[str, Any] = {"target_ratio": target_ratio, "max_error": max_error, "max_params": max_params}

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trcompress.artifact.file import Artifact
 from trcompress.artifact.sidecar import sidecar_path
 from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data
@@ -21,12 +20,13 @@ from trcompress.network.model_file import ModelFile, open_model
 from trcompress.training.display import CallingDisplay, Display, NoDisplay
 from trcompress.training.distributed import Team, choose_device, team
 from trcompress.training.evaluate import check_fits, classifier_for, fitted
+from trcompress.training.finished import finished
 from trcompress.training.job import Evaluations, OutputPaths, TrainingJob, describe_run, file_sha256, resumable
 from trcompress.training.learner import hidden_misfit
 from trcompress.training.parameters import redraw
 from trcompress.training.run_state import RunState
 from trcompress.training.settings import DistillSettings, FinetuneSettings, combined
-from trcompress.training.straight_through import round_as_stored, roundings
+from trcompress.training.straight_through import roundings
 from trcompress.training.teacher import Teacher
 from trcompress.version import __version__
 
@@ -135,8 +135,8 @@ def finetune(
         distill: loss weights where there is a teacher.
         start: "artifact" or "scratch".
         rounding: of few-bit storage while training: "kept", "int8", "int4" or "none".
-        most_bytes: that the file may take, its history of this training aside: entropy-coded integers are rounded
-            more coarsely at the end where they need more.
+        most_bytes: that the file may take: entropy-coded integers are rounded more coarsely at the end where they
+            need more, and what is not rounded becomes float16.
         device: "auto", "cpu", "cuda", ...
         teacher_device: where the teacher runs; "same": with the model.
         wiring: how the file's parts form a classifier, where the file does not tell.
@@ -150,7 +150,8 @@ def finetune(
             run, which can then be resumed.
 
     Raises:
-        UsageError: settings, model, teacher and data do not fit together.
+        UsageError: settings, model, teacher and data do not fit together; or the file is larger than
+            `most_bytes`, which is told after it was written: training took long.
         InputFileError: a file cannot be read.
         OutputFileError: an output exists or cannot be written; the run's last good state remains.
         RunInterruptedError: Ctrl-C or SIGTERM; whole epochs are saved.
@@ -179,15 +180,14 @@ def finetune(
         identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
         shown = CallingDisplay(on_epoch, display or NoDisplay()) if on_epoch else display
         job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, shown)
-        state = job.train()
-        stored = round_as_stored(student, file.artifact, most_bytes)
-        metrics, evaluations = job.metrics(state, _classifier(file, data, wiring, crew))
+        state, step = job.train(), _step(settings, identity, command)
+        before = _classifier(file, data, wiring, crew)
+        trained, metrics, evaluations = finished(job, state, file.artifact, before, step, most_bytes)
         if crew.writes:
-            step = _step(settings, identity, command)
-            trained = _updated(file.artifact, student, step, metrics)
-            history = sidecar_path(artifact).exists()
-            write_artifact(outputs.model, replace(trained, stored=stored), overwrite=True, sidecar=history)
-        return close(job, state, metrics, evaluations)
+            write_artifact(outputs.model, trained, overwrite=True, sidecar=sidecar_path(artifact).exists())
+        result = close(job, state, metrics, evaluations)
+        _require_size(outputs.model, most_bytes)
+        return result
 
 
 def _filled_in(settings: FinetuneSettings, student: Classifier, guide: Teacher | None) -> FinetuneSettings:
@@ -234,21 +234,12 @@ def _step(settings: FinetuneSettings, identity: dict[str, Any], command: str) ->
     )
 
 
-def _updated(artifact: Artifact, student: Classifier, step: Step, metrics: dict[str, Any]) -> Artifact:
-    """Put trained values, in the file's own dtypes, in place of the ones given; all else stays as it is."""
-    trained = student.file_tensors()
-    for group in artifact.header.shared:
-        source = next((key for key in group if key in trained), None)
-        if source is not None:
-            trained |= dict.fromkeys(group, trained[source])
-    tensors = artifact.tensors | {key: value.to(artifact.tensors[key].dtype) for key, value in trained.items()}
-    header = artifact.header.model_copy(
-        update={
-            "lineage": (*artifact.header.lineage, step),
-            "metrics": {**artifact.header.metrics, **metrics},
-        }
-    )
-    return Artifact(tensors, header, packed=artifact.packed)
+def _require_size(path: Path, most_bytes: int | None) -> None:
+    if most_bytes is not None and path.exists() and (size := path.stat().st_size) > most_bytes:
+        raise UsageError(
+            f"training made {path} larger than asked: {size:,} bytes, {most_bytes:,} wanted; it is kept, "
+            "and `trcompress compress` with `passes=rounding` makes it smaller; or give a smaller `target_size`"
+        )
 
 
 def close(job: TrainingJob, state: RunState, metrics: dict[str, Any], evaluations: Evaluations) -> FinetuneResult:

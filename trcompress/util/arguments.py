@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -79,3 +80,49 @@ def check_numbers(least: Mapping[str, float], **given: Any) -> None:
             raise UsageError(f"`{name}` must be {words}: got {value!r}")
         if bound is not None and value < bound:
             raise UsageError(f"`{name}` must be {bound:g} or more: got {value}")
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the arguments of a function that have a default, with it."""
+    every = inspect.signature(function).parameters
+    return {name: one.default for name, one in every.items() if one.default is not one.empty}
+
+
+def changed_from_default(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a call gives other values than the function's defaults.
+
+    Example:
+        >>> def fit(model, refine=0, layers="*", storage=("int8",)): ...
+        >>> changed_from_default(fit, {"model": 1, "refine": 3, "layers": "*", "storage": ["int8"]})
+        {'refine': 3}
+    """
+    defaults = defaults_of(function)
+    return {name: value for name, value in given.items() if name in defaults and not _same(value, defaults[name])}
+
+
+def refuse_unused(given: Collection[str], unused: Collection[str], where: str, advice: str) -> None:
+    """Refuse arguments that a call gives and would not use.
+
+    Args:
+        given: names of arguments with other values than their defaults.
+        unused: names that this call has no use for.
+        where: in which calls they are of no use, "without `calibrate`".
+        advice: what to do.
+
+    Raises:
+        UsageError: all of them are named.
+
+    Example:
+        >>> refuse_unused({"lr": 0.1}, ("lr", "epochs"), "without `finetune`", "name data to train on")
+        Traceback (most recent call last):
+            ...
+        trcompress.errors.UsageError: `lr` would not be used without `finetune`: name data to train on
+    """
+    if named := [f"`{name}`" for name in unused if name in given]:
+        raise UsageError(f"{', '.join(named)} would not be used {where}: {advice}")
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, list | tuple) and isinstance(default, tuple):
+        return tuple(value) == default
+    return value is default or (type(value) is type(default) and bool(value == default))

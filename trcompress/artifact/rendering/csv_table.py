@@ -25,6 +25,7 @@ COLUMNS = (
     "bound",
     "accuracy_dense",
     "accuracy",
+    "error_of",
 )
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 
@@ -81,6 +82,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "parameters_after": one["parameters_after"],
             "ratio": one["compression_ratio"],
             "error": one["error"],
+            "error_of": one["error_of"],
             "bound": one["bound"],
         }
     for one in report["tensors"]:

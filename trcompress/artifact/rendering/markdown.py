@@ -129,7 +129,7 @@ def _matrices(report: Mapping[str, Any]) -> list[str]:
             escape_markdown(one["name"]),
             escape_markdown(f"{one['format']} {one['shape']}, ranks {','.join(map(str, one['ranks']))}"),
             spell(one["compression_ratio"], "ratio"),
-            spell(one["error"], "error"),
+            spell(one["error"], "error") + ("" if one["error_of"] == "the file" else " as found"),
             spell(one["bound"], "error"),
         )
         for one in report["weights"]
