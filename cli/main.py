@@ -15,6 +15,7 @@ from itertools import pairwise
 import click
 
 from trcompress.cli.faults import (
+    keep_exit_codes,
     machine_fault,
     open_closed_streams,
     print_any_character,
@@ -78,6 +79,7 @@ def main() -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", UNHEEDED)
     open_closed_streams()
+    keep_exit_codes()
     print_any_character()
     stop_on_signals()
     with inputs_noted(), claims_last():

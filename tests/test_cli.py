@@ -270,6 +270,12 @@ def test_a_result_that_cannot_be_printed_is_one_line(checkpoint, format_):
     )
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_message_that_cannot_be_written_changes_no_exit_code():
+    with open("/dev/full", "w") as full:
+        assert process("inspect", "missing", stderr=full).returncode == 3
+
+
 def test_closed_streams_stay_closed(checkpoint, tmp_path):
     """The file that is written must not become the stdout that was closed."""
     out = tmp_path / "out.safetensors"
