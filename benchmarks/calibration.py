@@ -11,7 +11,7 @@ syllables: a bidirectional LSTM with an embedding, packed input and attention, a
 seen.
 
 Every call prints its time, that of the processor, and its peak memory above what was taken before. Nothing is
-chosen by test data: settings were chosen on other splits, tasks and draws (seeds 0, 1, 2 and 100 were in sight).
+chosen by test data: settings were chosen on other splits, tasks and draws (seeds 0, 1, 2 and 100).
 
 Run: python benchmarks/calibration.py                      (everything; writes results/bench-calibration.json)
      python benchmarks/calibration.py --only g2p --draws 0 (a part; the other figures in the file are kept)
