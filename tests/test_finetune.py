@@ -11,6 +11,7 @@ from command import run
 from safetensors.torch import load_file
 from torch import nn
 
+from trcompress.artifact.changed import AS_FOUND
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.write import write_artifact
 from trcompress.data import from_arrays
@@ -69,7 +70,8 @@ def test_output_is_an_artifact_with_every_name_and_the_history(files, tune):
     assert after.tensors.keys() == before.tensors.keys()
     changed = {key for key in before.tensors if not torch.equal(before.tensors[key], after.tensors[key])}
     assert changed == {key for key in before.tensors if not key.startswith("norm.")}
-    assert after.header.weights == before.header.weights
+    told = [(one.error, one.notes) for one in after.header.weights]
+    assert told == [(one.error, (*one.notes, AS_FOUND)) for one in before.header.weights]
     assert [step.verb for step in after.header.lineage] == ["decompose", "finetune"]
     step = after.header.lineage[-1]
     assert (step.command, step.seed) == ("trcompress finetune x", 0)

@@ -106,7 +106,10 @@ def work_of(function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, given
         for name in places:
             stand_in = standing_in(name)
             if name == "LiveNetwork":
-                stand_in = SimpleNamespace(of=lambda *a, **k: seen.append(["live", told(a), told(k)]) or "live")
+                live = SimpleNamespace(require_gradients=lambda: seen.append("require_gradients"))
+                stand_in = SimpleNamespace(
+                    of=lambda *a, live=live, **k: seen.append(["live", told(a), told(k)]) or live
+                )
             patch.setattr(import_module(module), name, stand_in)
         try:
             function(model(), **given)

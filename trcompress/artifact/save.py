@@ -83,7 +83,7 @@ def save(
         passes=passes,
         original=original,
     )
-    if not (artifact.header.weights or artifact.stored or made):
+    if not (artifact.header.weights or artifact.stored or passes or made):
         raise UsageError(
             "nothing to save as an artifact: the model holds no ring layer; call compress_ first, or, where it "
             "had a size of the file as its goal, `save` of what it returned; save_pretrained takes that too"

@@ -185,6 +185,7 @@ def compress_(
     if plan is None:
         how: dict[str, Any] = {"layers": layers, "effort": effort, "per_weight": per_weight, "refine": refine}
         plan = search_plan(model, **goals, **how, **data, calibrate=batches)  # type: ignore[arg-type]
+        batches = None  # the search keeps what it recorded; an iterator runs once
     elif named := [name for name in goals if name in given]:
         raise UsageError(f"a plan and `{named[0]}` both set the size of the rings: give one of them")
     rules = plan.plan if isinstance(plan, NetworkSearch) else plan

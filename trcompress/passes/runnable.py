@@ -81,7 +81,8 @@ def open_runnable(
             raise UsageError("batches of a loader feed stacks: an artifact on batches is run with `model`")
         return runnable_classifier(file, data_set, wiring, seed=seed, **compared)
     except (InputFileError, UsageError):  # not a classifier of labelled sequences
-        if file.artifact is not None or isinstance(given, DataSet) or wiring.stacks or wiring.readout != "final":
+        chosen = wiring.stacks or wiring.readout not in ("final", "every")  # stacks are compared at every step
+        if file.artifact is not None or isinstance(given, DataSet) or chosen:
             raise
         fed: dict[str, Any] = {"data_options": options, **compared}
         return runnable_stacks(file, given if batches is None else batches, head=wiring.head, seed=seed, **fed)

@@ -270,7 +270,7 @@ def classifier_for(
 ) -> Classifier:
     """Read a network for a data set: one answer a step for labelling, an embedding in front for tokens."""
     wiring = wiring or Wiring()
-    if data.task == "labelling":
+    if data.task == "labelling" and wiring.model is None:
         wiring = replace(wiring, readout="every")
     return read_classifier(path, wiring, classes=len(data.classes), dropout=dropout, tokens=data.holds_tokens)
 

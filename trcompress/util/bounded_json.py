@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+if TYPE_CHECKING:  # the help of a verb does not wait for it
+    from pydantic import ValidationError
 
 MAX_PARTS = 1_500_000
 """Lists, objects, commas and colons. An empty list is 2 bytes of text, and 64 in memory."""
