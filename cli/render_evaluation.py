@@ -35,6 +35,9 @@ def print_evaluation(found: Evaluation, baseline: Evaluation | None = None) -> N
         drop = baseline.right - found.accuracy
         line = f"  baseline  {baseline.right:.2%} ({baseline.model}); this model is {_points(-drop)}"
         out.print(line, markup=False)
+    if not found.confusion:
+        out.print(f"{count(len(found.classes))} classes: too many to count each pair of true and given")
+        return
     out.print(_class_table(found))
     if len(found.classes) <= MOST_CLASSES:
         out.print(_confusion_table(found))

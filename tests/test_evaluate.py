@@ -75,6 +75,16 @@ def test_masked_rows_do_not_count():
     assert (found.sequences, found.accuracy) == (1, 1.0)
 
 
+def test_a_vocabulary_of_classes_is_counted_without_every_pair():
+    words = 100_000  # every pair would take 80 GB
+    tally = Tally(words, TEAM.device)
+    logits = torch.zeros(3, words)
+    logits[torch.arange(3), torch.tensor([7, 99_999, 5])] = 1
+    tally.add(logits, torch.tensor([7, 99_999, 4]), torch.ones(3))
+    found = tally.result(TEAM)
+    assert (found.sequences, found.accuracy, found.confusion) == (3, 2 / 3, ())
+
+
 def test_a_class_never_answered_or_never_seen_has_no_figure(files):
     data = small_task.data_set()
     figures = Tally(3, TEAM.device)

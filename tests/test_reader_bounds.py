@@ -191,7 +191,7 @@ TABLE = {
     "result count.json": (b'{"seeds":%s}' % LISTS, "parts"),
     "figures depth.json": (DEEP, "is not a result"),
     "figures count.json": (b'{"classes":%s}' % LISTS[:7_000_000], "is not a result"),
-    "figures size.json": (b'{"model":"%s"}' % (b"a" * 9_000_000), "under 8 MiB"),
+    "figures size.json": (b'{"model":"%s"}' % (b"a" * 17_000_000), "under 16 MiB"),
     "config depth.json": (DEEP, "nested too deep"),
     "config size.json": (b'{"a":"%s"}' % (b"a" * 2**25), "larger"),
     "marker depth.json": (DEEP, "READ set()"),

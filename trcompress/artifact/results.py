@@ -16,8 +16,9 @@ from trcompress.errors import InputFileError, UsageError
 from trcompress.model.header import Header
 from trcompress.util.bounded_json import check_parts
 
-MAX_BYTES = 8 * 2**20
+MAX_BYTES = 16 * 2**20
 MAX_CLASSES = 4096
+MAX_NAMES = 1 << 20
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -48,7 +49,7 @@ class EvaluationResult(_Result):
     top5: Share | None = None
     loss: float
     agreement: Share | None = None
-    classes: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)]
+    classes: Annotated[tuple[str, ...], Field(max_length=MAX_NAMES)]
     confusion: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MAX_CLASSES)]
     per_class: Annotated[tuple[ClassResult, ...], Field(max_length=MAX_CLASSES)]
 

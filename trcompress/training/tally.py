@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from trcompress.errors import UsageError
 from trcompress.training.distributed import Team
 
+MOST_CONFUSED = 512
+"""Classes up to which (true, given) pairs are counted: a vocabulary of 100,000 words would take 80 GB."""
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -20,7 +23,7 @@ class Figures:
         sequences: how many were counted; for labelling, steps.
         accuracy: share whose highest score is the true class; None for regression.
         loss: mean cross-entropy with the true labels, or mean squared error.
-        confusion: (true class, given class) counts.
+        confusion: (true class, given class) counts; empty above `MOST_CONFUSED` classes, and for regression.
         top5: share whose true class is among the five highest scores; None below six classes.
         agreement: share where the teacher gives the same class; None without a teacher.
         rmse: root of the mean squared error, for regression.
@@ -63,32 +66,36 @@ class Tally:
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes = classes
         self.compared = False
-        self._confusion = torch.zeros(classes * classes, dtype=torch.float64, device=device)
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top 5, agreement
+        self._pairs = classes <= MOST_CONFUSED
+        self._confusion = torch.zeros(classes**2 if self._pairs else 0, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(5, dtype=torch.float64, device=device)  # count, right, loss, top 5, agreement
 
     def add(self, logits: Tensor, y: Tensor, mask: Tensor, teacher: Tensor | None = None) -> None:
         """Count a batch: logits (B, classes), y (B,), mask (B,), teacher's logits (B, classes)."""
         logits, mask = logits.detach().double(), mask.double()
         given = logits.argmax(1)
-        self._confusion.index_add_(0, y * self.classes + given, mask)
+        if self._pairs:
+            self._confusion.index_add_(0, y * self.classes + given, mask)
+        self._sums[0] += mask.sum()
+        self._sums[1] += ((given == y) * mask).sum()
         loss = F.cross_entropy(logits, y, reduction="none")
-        self._sums[0] += (loss * mask).sum()
+        self._sums[2] += (loss * mask).sum()
         if self.classes > 5:
-            self._sums[1] += ((logits.topk(5, dim=1).indices == y.unsqueeze(1)).any(1) * mask).sum()
+            self._sums[3] += ((logits.topk(5, dim=1).indices == y.unsqueeze(1)).any(1) * mask).sum()
         if teacher is not None:
             self.compared = True
-            self._sums[2] += ((teacher.to(logits.device).argmax(1) == given) * mask).sum()
+            self._sums[4] += ((teacher.to(logits.device).argmax(1) == given) * mask).sum()
 
     def result(self, team: Team) -> Figures:
         """Add up over all processes and read the figures."""
         confusion, sums = self._confusion.clone(), self._sums.clone()
-        team.sum_(confusion, sums)
-        counts = confusion.round().long().reshape(self.classes, self.classes).cpu()
-        total = max(1, int(counts.sum()))
-        loss, top5, agreement = (value / total for value in sums.tolist())
+        team.sum_(sums, *([confusion] if self._pairs else []))
+        counts = confusion.round().long().cpu().reshape(-1, self.classes)
+        sequences, *summed = sums.tolist()
+        right, loss, top5, agreement = (value / max(1.0, sequences) for value in summed)
         return Figures(
-            sequences=int(counts.sum()),
-            accuracy=int(counts.diagonal().sum()) / total,
+            sequences=round(sequences),
+            accuracy=right,
             loss=loss,
             confusion=tuple(tuple(row) for row in counts.tolist()),
             top5=top5 if self.classes > 5 else None,
