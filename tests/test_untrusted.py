@@ -734,6 +734,7 @@ from pathlib import Path
 import torch
 from trcompress.checkpoint import machine, read_checkpoint, statedicts
 from trcompress.errors import InputFileError
+from trcompress.util.memory import status_bytes
 machine.MAX_STEPS, statedicts.MAX_NODES = 500_000, 100_000  # as in earnest, but sooner
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 for path in sorted(Path(sys.argv[1]).iterdir()):
@@ -744,7 +745,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         said = str(error) if len(str(error)) < 900 else "LONG"
     except BaseException as error:
         said = "CRASH " + repr(error)
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    rss = status_bytes("VmHWM") >> 20  # ru_maxrss would begin with what the parent had
     print(path.name, rss, said, sep="\\t", flush=True)
 """
 
