@@ -380,11 +380,13 @@ def test_errors_of_rings_and_bytes_before_are_the_files(tmp_path: Path) -> None:
 def test_the_error_of_a_ring_that_is_rounded_or_trained_further_says_what_it_is_of(
     task: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    dense, data = task
-    ring, again, tuned = (tmp_path / f"{name}.safetensors" for name in ("ring", "again", "tuned"))
-    assert run("decompose", dense, "--shape", "8x5:8x4", "--ranks", "4", "-o", ring).code == 0
-    words = ("--target-size", "26KB", "--calibrate", data, "--storage", "int8", "-o", again)
-    assert run("compress", ring, *words).code == 0
+    _, data = task
+    dense, ring, again, tuned = (tmp_path / f"{name}.safetensors" for name in ("dense", "ring", "again", "tuned"))
+    torch.manual_seed(0)
+    save_file(nn.ModuleDict({"rnn": nn.LSTM(40, 96, batch_first=True), "fc": nn.Linear(96, 3)}).state_dict(), dense)
+    assert run("decompose", dense, "--shape", "8x5:12x8", "--ranks", "6", "-o", ring).code == 0
+    words = ("--target-ratio-model", "2.4", "--calibrate", data, "--storage", "float16", "--passes", "rounding")
+    assert run("compress", ring, *words, "-o", again).code == 0
     assert run("finetune", ring, "--data", data, "--epochs", "1", "-o", tuned).code == 0
     found = run("report", ring, "--format", "json").json["weights"][0]
     assert found["error_of"] == "the file"
