@@ -5,41 +5,19 @@ says how much each took; steps of the reader are what it is refused after, so th
 """
 
 import io
-import json
-import os
 import struct
-import subprocess
-import sys
 import zipfile
 
 import pytest
+from reading_child import read_in_a_child
 
 COUNT = 100_000
 COLLIDING = 2**61 - 1  # Python's whole numbers hash modulo this: its multiples all hash to 0
 FREE_MEGABYTES = 200
 
-CHILD = """
-import json, sys
-from pathlib import Path
-import torch
-from trcompress.checkpoint import read_checkpoint
-from trcompress.errors import InputFileError
-
-def resident(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(field))
-
-said = {}
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    try:
-        read_checkpoint(path)
-        words = "READ"
-    except InputFileError as error:
-        words = str(error)
-    said[path.name] = (resident("VmHWM") - before, words)
-print(json.dumps(said))
+READERS = """
+from trcompress.checkpoint import read_checkpoint as read
+from trcompress.errors import InputFileError as Refusal
 """
 
 
@@ -145,13 +123,7 @@ def read(tmp_path_factory):
         (folder / title).write_bytes(zipped(b"\x80\x02" + body + b"."))
     bomb = b"\x80\x02" + text("a" * 300_000_000) + b"."
     (folder / "a bomb").write_bytes(zipped(bomb, zipfile.ZIP_DEFLATED))
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, folder],
-        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr[-2000:]
-    said = json.loads(child.stdout)
-    return {title: (took, (folder / title).stat().st_size >> 20, words) for title, (took, words) in said.items()}
+    return read_in_a_child(folder, READERS)
 
 
 @pytest.mark.parametrize("title", [*PICKLES, "a bomb"])

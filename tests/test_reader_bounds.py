@@ -7,15 +7,13 @@ Pickles have a table of their own, `test_pickle_bounds.py`; a video's frames, si
 import base64
 import io
 import json
-import os
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 
 import numpy as np
 import pytest
+from reading_child import read_in_a_child
 
 from trcompress.util.bounded_json import check_parts, read_json
 
@@ -24,16 +22,13 @@ DIGITS = b"9" * 5000
 DEEP = b"[" * 100_000 + b"]" * 100_000
 LISTS = b"[" + b"[]," * 3_000_000 + b"[]]"
 
-CHILD = """
-import json, resource, sys
-from pathlib import Path
-import torch
+READERS = """
 from trcompress.artifact.file import read_artifact
 from trcompress.artifact.pretrained import _read_config
 from trcompress.artifact.results import _read as read_figures
 from trcompress.checkpoint import read_checkpoint
 from trcompress.data import load_data
-from trcompress.errors import TrcompressError
+from trcompress.errors import TrcompressError as Refusal
 from trcompress.reproduce.recipe import read_recipe
 from trcompress.reproduce.result import read_result
 from trcompress.training.run_state import RunFolder
@@ -52,20 +47,8 @@ READERS = {
     "state": lambda path: State(path).load(),
 }
 
-def resident(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(field))
-
-said = {}
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    try:
-        words = "READ " + repr(READERS[path.name.partition(" ")[0]](path))[:100]
-    except TrcompressError as error:
-        words = str(error)
-    said[path.name] = (resident("VmHWM") - before, words)
-print(json.dumps(said))
+def read(path):
+    return READERS[path.name.partition(" ")[0]](path)
 """
 
 
@@ -205,13 +188,7 @@ def read(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readers")
     for title, (data, _) in TABLE.items():
         (folder / title).write_bytes(data)
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, folder],
-        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr[-2000:]
-    said = json.loads(child.stdout)
-    return {title: (took, (folder / title).stat().st_size >> 20, words) for title, (took, words) in said.items()}
+    return read_in_a_child(folder, READERS)
 
 
 @pytest.mark.parametrize("title", list(TABLE))
