@@ -1,7 +1,7 @@
 """Every reader against every bound: files that ask for more than they hold are refused in little memory.
 
 Pickles have a table of their own, `test_pickle_bounds.py`; a video's frames, sizes and time are bounded in
-`test_data_video.py`.
+`test_data_decode.py`.
 """
 
 import base64

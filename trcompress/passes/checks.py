@@ -10,6 +10,18 @@ from trcompress.model.plan import Plan
 from trcompress.search.network_search import NetworkSearch
 from trcompress.util.arguments import check_batches, check_model, check_numbers, refuse_unused
 
+RING_GOALS = ("target_ratio", "max_error", "max_params")
+SEARCHED = ("layers", "effort", "per_weight")
+"""What shapes the search under a goal for the rings."""
+RINGS_ALONE = (*SEARCHED, "refine", "init", "device")
+FILE_ALONE = ("passes", "storage", "matrices", "units", "rank", "packed", "trained")
+"""What shapes a whole file."""
+OF_DATA = ("forward", "outputs")
+OF_TRAINING = ("teacher", "settings", "epochs", "batch_size", "lr", "display")
+OF_WRITING = ("overwrite", "sidecar", "finetune")
+NEEDS = {"units": ("units",), "rings": ("rank", "matrices"), "rounding": ("storage",)}
+"""Options by the pass that they shape."""
+
 
 def check_given(model: object, plan: object, calibrate: object, **numbers: object) -> None:
     """Refuse arguments of another kind, before anything slow.
@@ -22,15 +34,6 @@ def check_given(model: object, plan: object, calibrate: object, **numbers: objec
     check_numbers(dict.fromkeys(numbers, 0), **numbers)
     if plan is not None and not isinstance(plan, (Plan, NetworkSearch)):
         raise UsageError(f'a plan must be made by Plan.of("8x8:8x4", ranks) or search_plan: got {plan!r:.80}')
-
-
-RING_GOALS = ("target_ratio", "max_error", "max_params")
-SEARCHED = ("layers", "effort", "per_weight")
-"""What shapes the search under a goal for the rings."""
-RINGS_ALONE = (*SEARCHED, "refine", "init", "device")
-FILE_ALONE = ("passes", "storage", "matrices", "units", "rank", "packed", "trained")
-"""What shapes a whole file."""
-OF_DATA = ("forward", "outputs")
 
 
 def check_whole_options(given: Collection[str]) -> None:
@@ -92,12 +95,6 @@ def refuse_without_data(given: Collection[str], of_data: Collection[str] = OF_DA
         UsageError: all of it is named.
     """
     refuse_unused(given, of_data, "without `calibrate`", "give the batches to run the network on")
-
-
-OF_TRAINING = ("teacher", "settings", "epochs", "batch_size", "lr", "display")
-OF_WRITING = ("overwrite", "sidecar", "finetune")
-NEEDS = {"units": ("units",), "rings": ("rank", "matrices"), "rounding": ("storage",)}
-"""Options by the pass that they shape."""
 
 
 def check_passes(given: Collection[str], passes: Collection[str]) -> None:
