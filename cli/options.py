@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def reading(given: dict[str, Any]) -> dict[str, Any]:
+def reading(given: Mapping[str, Any]) -> dict[str, Any]:
     """Collect the arguments of `read_checkpoint` that were given."""
     names = ("kind", "skip_objects", "ignore_unknown", "drop", "allow_nonfinite")
     return {name: given[name] for name in names if name in given}

@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -47,6 +49,7 @@ def run(*words: object, cwd: Path | None = None, **environment: str) -> Result:
     """
     typed = ["trcompress", *map(str, words)]
     with (
+        _handlers_kept(),
         contextlib.chdir(cwd or Path.cwd()),
         mock.patch.object(sys, "argv", typed),
         CliRunner(env=environment).isolation() as (stdout, stderr, _),
@@ -55,6 +58,19 @@ def run(*words: object, cwd: Path | None = None, **environment: str) -> Result:
         sys.stdout.flush()
         sys.stderr.flush()
     return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Give the signals back to the tests' own process: `main` takes them for the life of a command."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    hook = sys.unraisablehook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_code() -> int:
