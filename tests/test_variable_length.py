@@ -91,6 +91,7 @@ def test_ring_layers_take_this_way(training, given_states, strategy, monkeypatch
     layer = TRLSTM(24, 16, 2, bidirectional=True, shape="4x6:4x4", ranks=2).train(training)
     layer.strategy = strategy
     used = []
+    monkeypatch.setattr(vl, "WORTH", 0)  # these sizes are too small to be worth it
     monkeypatch.setattr("trcompress.layers.stack.run_groups", lambda *args: used.append(1) or vl.run_groups(*args))
     _, packed = packed_batch([9, 30, 17, 30, 3], 24, torch.float32)
     hx = tuple(torch.randn(4, 5, 16) for _ in range(2)) if given_states else None
@@ -113,8 +114,22 @@ def test_other_kinds_types_and_tracing_stay_with_torch():
     assert vl.groups_for("LSTM", x.to("meta"), sizes, 8, 0, True) is None
     with torch.autocast("cpu", torch.bfloat16):
         assert vl.groups_for("LSTM", x, sizes, 8, 0, True) is None
+    assert vl.groups_for("LSTM", torch.randn(900, 5), torch.ones(900, dtype=torch.int64), 8, 0, True) is None
     _, packed = packed_batch([4, 2], 12, torch.float32)
     assert torch.isfinite(TRGRU(12, 8, shape="3x4:2x4", ranks=2)(packed)[0].data).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "inputs", "hidden", "padded"),
+    [(16, 500, 6, 64, (True, True)), (16, 50, 1024, 256, (False, False)), (32, 100, 256, 192, (False, True))],
+)
+def test_only_what_is_expected_to_pay_is_padded(batch, steps, inputs, hidden, padded, monkeypatch):
+    """Measured: 1.8x and 28x; 0.55x and 0.98x; 0.94x and 2.7x, in evaluation and in training."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    lengths = torch.linspace(steps, steps // 4, batch).long()
+    sizes = (lengths[:, None] > torch.arange(steps)).sum(0)
+    x = torch.empty(int(lengths.sum()), inputs)
+    assert tuple(vl.groups_for("LSTM", x, sizes, hidden, 0, use) is not None for use in (False, True)) == padded
 
 
 def test_batches_of_very_different_lengths_are_split():
