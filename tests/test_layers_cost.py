@@ -24,19 +24,21 @@ def flagship():
 
 
 class Counter(TorchDispatchMode):
-    """Counts the operations that PyTorch dispatches."""
+    """Lists the operations that PyTorch dispatches."""
 
-    calls = 0
+    def __init__(self):
+        super().__init__()
+        self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls += 1
+        self.calls.append(func)
         return func(*args, **(kwargs or {}))
 
 
 def dispatched(layer, x):
     with Counter() as counter:
         layer(x)[0].sum().backward()
-    return counter.calls
+    return len(counter.calls)
 
 
 def test_a_training_step_dispatches_few_operations(flagship):
@@ -110,3 +112,16 @@ def test_eval_materialises_what_is_cheaper_dense():
     assert layer.strategy.chosen == {"weight_ih_l0": "dense"}
     copied = sum(core.numel() for core in layer.weight_ih_l0.core)
     assert layer.weight_ih_l0.kept_bytes == 4 * (64 * 256 + copied)
+
+
+@pytest.mark.parametrize(("ranks", "tensor_operations"), [("3", 4), ("40", 0)])
+def test_large_cores_are_compared_without_a_tensor_operation(ranks, tensor_operations):
+    """torch.equal is for small cores; it takes five times as long as reading the memory of 16,000 values."""
+    layer = TRLSTM(256, 256, shape="16x16:16x16", ranks=ranks).eval()
+    x = torch.randn(1, 1, 256)
+    with torch.no_grad():
+        layer(x)
+        with Counter() as counter:
+            layer(x)
+    assert counter.calls.count(torch.ops.aten.equal.default) == tensor_operations
+    assert torch.ops.aten.clone.default not in counter.calls

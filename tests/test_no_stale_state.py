@@ -27,7 +27,7 @@ from trcompress.layers import (
     TTLinear,
     to_dense_module,
 )
-from trcompress.layers.evaluation import STRATEGIES
+from trcompress.layers.evaluation import DENSE, STRATEGIES, kept
 
 DOUBLE = {"dtype": torch.float64}
 RING, PAIRED = {"shape": "3x4:2x4", "ranks": "2,3"} | DOUBLE, {"shape": "3x4:2x4", "rank": 2} | DOUBLE
@@ -268,6 +268,16 @@ def replaced_list(layer):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_output_follows_the_cores(kind, name):
     """Every strategy and mode in turn on one layer, so that each also meets what the one before it left."""
+    follow(kind, name)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_output_follows_cores_that_are_compared_as_bytes(name, monkeypatch):
+    monkeypatch.setattr(kept, "FEW", 0)
+    follow("TRLSTM", name)
+
+
+def follow(kind, name):
     torch.manual_seed(0)
     layer = LAYERS[kind]()
     x, changes = inputs_of(layer), CHANGES[name](layer)
@@ -291,6 +301,38 @@ def test_replacing_a_whole_weight_and_the_others():
         check(layer, x, mode)
 
 
+CORE = (2, 3, 4)
+OTHERS = {
+    "one bit": lambda value: torch.nextafter(value, torch.full_like(value, 9.0)),
+    "strides": lambda value: value.flip(0).transpose(0, 2).contiguous().transpose(0, 2),
+    "shape": lambda value: value.reshape(4, 3, 2),
+    "type": lambda value: value.view(torch.int32),
+    "count": lambda value: value[:1],
+    "sign, as a view": torch._neg_view,
+    "every other": lambda value: torch.stack([value, value + 1], -1)[..., 1],
+}
+
+
+@pytest.mark.parametrize("few", [kept.FEW, 0])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_core_that_is_another_is_never_taken_for_the_kept_one(name, few, monkeypatch):
+    monkeypatch.setattr(kept, "FEW", few)
+    core, matrices = torch.arange(24.0).reshape(CORE), kept.KeptMatrices()
+    assert torch.equal(matrices.get(DENSE, [core], lambda cores: (cores[0] * 2,))[0], core * 2)
+    other = OTHERS[name](core)
+    found = matrices.get(DENSE, [other], lambda cores: (cores[0] * 2,))[0]
+    assert found.dtype == other.dtype
+    assert torch.equal(found, other * 2)
+    assert found is matrices.get(DENSE, [other], lambda _: pytest.fail("it was kept"))[0]
+
+
+def test_cores_that_are_no_numbers_are_kept_like_others(monkeypatch):
+    monkeypatch.setattr(kept, "FEW", 0)
+    core, matrices = torch.full(CORE, float("nan")), kept.KeptMatrices()
+    first = matrices.get(DENSE, [core], lambda cores: (cores[0] * 2,))
+    assert matrices.get(DENSE, [core.clone()], lambda _: pytest.fail("it was kept")) is first
+
+
 def test_moves_and_casts():
     layer, x = LAYERS["TRLSTM"]().eval(), torch.randn(5, 3, 12)
     with torch.no_grad():
@@ -306,7 +348,9 @@ def add_one(core):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_another_process_through_shared_memory(mode):
+@pytest.mark.parametrize("few", [kept.FEW, 0])
+def test_another_process_through_shared_memory(mode, few, monkeypatch):
+    monkeypatch.setattr(kept, "FEW", few)
     layer, x = LAYERS["TRLSTM"]().share_memory(), torch.randn(5, 3, 12, **DOUBLE)
     before = check(layer, x, mode)
     worker = torch.multiprocessing.get_context("fork").Process(
