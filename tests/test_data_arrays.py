@@ -5,9 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from forged import ARCHIVES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_untrusted import ARCHIVES
 
 from trcompress.data import from_arrays, load_data
 from trcompress.data.array_file import read_arrays

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 from command import run
+from forged import ARCHIVES, PICKLES, named, pickled_zip
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_untrusted import ARCHIVES, PICKLES, named, pickled_zip
 from torch import nn
 
 # Modules that torch loads when an attribute of this name is asked for, and others that a file may name.
