@@ -158,6 +158,24 @@ def test_cells_in_loops_are_refined_towards_numbers():
     assert result.facts["difference_refined"] < result.facts["difference_chosen"]
 
 
+class Answers(Decoder):
+    """Gives whole numbers alone."""
+
+    def forward(self, x):
+        return super().forward(x).argmax(-1)
+
+
+@pytest.mark.parametrize(("build", "options"), [(Decoder, {"outputs": "states"}), (Answers, {})])
+def test_hidden_states_are_compared_where_asked_or_where_nothing_else_is(build, options):
+    torch.manual_seed(0)
+    model, batches = build(), [torch.randn(16, 10) for _ in range(8)]
+    with torch.no_grad():
+        model.cell.weight_ih.mul_(3)
+    result = trcompress.compress_(model, target_ratio=2, calibrate=batches, refine=20, effort="low", **options)
+    assert result.facts["measure"] == "relative squared distance of the hidden states"
+    assert 0 < result.facts["difference_refined"] < result.facts["difference_chosen"] < 1
+
+
 def test_shared_modules_and_tied_weights_are_calibrated_once():
     torch.manual_seed(0)
     model = nn.Module()

@@ -93,6 +93,17 @@ def test_the_loss_is_zero_where_both_agree_and_counts_each_term():
     assert float(only_scores(student(x), x)) == pytest.approx(2 * float(wanted), rel=1e-5)
 
 
+def test_other_passes_between_two_calls_of_the_loss_do_not_count():
+    student, teacher = pair()
+    x, others = torch.randn(3, 6, 12), torch.randn(5, 6, 12)
+    distill = DistillLoss(student, teacher)
+    wanted = float(distill(student(x), x))
+    for _ in range(2):  # as a validation loop between two epochs
+        student(others)
+        teacher(others)
+    assert float(distill(student(x), x)) == pytest.approx(wanted)
+
+
 def test_what_cannot_be_compared_is_named():
     student, teacher = pair()
     with pytest.raises(UsageError, match="nothing was recorded"):

@@ -157,9 +157,10 @@ class LiveNetwork:
             with layer_by_layer(self.model, substitutes, tap, calls, recompute):
                 return outputs.tensors(self.forward(self.model, batch))
         states: dict[str, list[Tensor]] = {}
+        top = self._top  # found before their forward is exchanged: a forward of its own would rule them out
 
         def watch(what: str, weight: str, rows: Tensor) -> None:
-            if what == "states" and weight in self._top:
+            if what == "states" and weight in top:
                 states.setdefault(weight, []).append(rows)
             if tap:
                 tap(what, weight, rows)

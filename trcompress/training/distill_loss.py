@@ -85,9 +85,11 @@ class DistillLoss(nn.Module):
 
         Raises:
             UsageError: the student was not run since the last call, or its layers were called another number of
-                times than the teacher's.
+                times in that pass than the teacher's.
         """
         teacher = self._teacher[0]
+        for watch in self._seen[1:]:
+            watch.take()  # of a run of the teacher that was not for this loss
         with torch.no_grad():
             answer = teacher(*inputs, **named)
         loss = torch.zeros((), device=next(teacher.parameters()).device)
@@ -131,11 +133,12 @@ class DistillLoss(nn.Module):
 
 
 class _StateRecorder:
-    """Hidden states of some modules, call by call, since they were last taken."""
+    """Hidden states of some modules, call by call, in the network's last forward pass, until they are taken."""
 
     def __init__(self, network: nn.Module, names: list[str]) -> None:
         self._seen: dict[str, list[Tensor]] = {}
-        self._handles = [network.get_submodule(name).register_forward_hook(self._keeper(name)) for name in names]
+        self._handles = [network.register_forward_pre_hook(self._begin)]  # a validation loop between is not kept
+        self._handles += [network.get_submodule(name).register_forward_hook(self._keeper(name)) for name in names]
 
     def take(self) -> dict[str, list[Tensor]]:
         """Give what was seen, and forget it."""
@@ -146,6 +149,9 @@ class _StateRecorder:
         """Stop watching."""
         for handle in self._handles:
             handle.remove()
+
+    def _begin(self, network: nn.Module, args: tuple[Any, ...]) -> None:
+        self._seen = {}
 
     def _keeper(self, name: str) -> Callable[..., None]:
         def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
