@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import trcompress
 from trcompress.calibration.share import break_even_rank, cost
 from trcompress.decomposition import InMemoryMatrix
 from trcompress.errors import UsageError
@@ -32,6 +33,12 @@ def weights_of(*sizes, hidden=16):
     ]
 
 
+def sum_of_errors(weights, ranks):
+    """What the rule keeps small: ||W - W_r|| / ||W||, over all weights."""
+    errors = {matrix.key: relative_errors(source) for matrix, source in weights}
+    return sum(float(errors[key][rank]) for key, rank in ranks.items() if rank is not None)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=4), st.floats(1.05, 12))
 def test_the_rule_keeps_to_its_budget_and_its_window(sizes, ratio):
@@ -51,12 +58,24 @@ def test_the_rule_keeps_to_its_budget_and_its_window(sizes, ratio):
         else:
             assert min(rank / 1.5, break_even_rank(matrix) - 1) <= found <= 1.5 * rank
             assert found < break_even_rank(matrix)
-    errors = {matrix.key: relative_errors(source) for matrix, source in weights}
+    assert sum_of_errors(weights, ranks) <= sum_of_errors(weights, equal_ranks(matrices, budget)) + 1e-9
 
-    def whole(choice):
-        return sum(float(errors[key][rank]) for key, rank in choice.items() if rank is not None)
 
-    assert whole(ranks) <= whole(equal_ranks(matrices, budget)) + 0.05
+def planted(key, hidden, errors):
+    """An LSTM weight of 17 inputs whose truncated SVDs have these relative errors, in order of their ranks."""
+    squares = torch.tensor([*errors, 0.0]).square()
+    values = (squares[:-1] - squares[1:]).sqrt()
+    weight = torch.zeros(4 * hidden, 17)
+    weight[: len(values), : len(values)] = torch.diag(values)
+    return Matrix.input_to_hidden(key, "lstm", 17, hidden), InMemoryMatrix(weight)
+
+
+def test_the_rule_is_no_worse_than_equal_ranks_where_steepest_steps_would_be():
+    weights = [planted("a", 75, [1, 0.9, 0.8, 0.4, 0.39, 0.3]), planted("b", 16, [1, 0.8, 0.6, 0.45, 0.35, 0.3])]
+    matrices = [matrix for matrix, _ in weights]
+    budget = 3 * sum(cost(matrix, 1) for matrix in matrices)
+    assert equal_ranks(matrices, budget) == {"a": 3, "b": 3}
+    assert allocate(weights, budget) == {"a": 3, "b": 3}, "the cheap steps of b to rank 4 would keep a at 2"
 
 
 def test_the_largest_equal_rank_is_the_largest():
@@ -122,3 +141,9 @@ def test_the_same_seed_gives_the_same_plan():
     found = [search_weights(weights_of(24, 16), Goal(900, None), effort="low", seed=3) for _ in range(2)]
     rows = [[(row.rule, row.error) for one in each.weights for row in one.rows] for each in found]
     assert rows[0] == rows[1]
+
+
+def test_a_weight_that_the_goal_leaves_dense_is_said_to_be():
+    model = torch.nn.Sequential(torch.nn.LSTM(6, 32, num_layers=2))
+    result = trcompress.compress_(model, target_ratio=2, effort="low")
+    assert result.left == (("0.weight_ih_l0", "the goal is met with its 768 values"),)

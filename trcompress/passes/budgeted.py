@@ -167,6 +167,15 @@ def budgeted(
     return Budgeted(chosen.weights, chosen.biases, chosen.facts, tuple(chosen.facts["notes"]), dense)
 
 
+def left_dense(plan: Plan | NetworkSearch, resolved: ResolvedPlan) -> tuple[tuple[str, str], ...]:
+    """Name the weights that a plan leaves dense, with the reason: (key, reason)."""
+    within = {matrix.key for matrix in plan.dense} if isinstance(plan, NetworkSearch) else set()
+    return tuple(
+        (matrix.key, f"the goal is met with its {matrix.parameters:,} values" if matrix.key in within else reason)
+        for matrix, reason in resolved.skipped
+    )
+
+
 def live_weights(model: nn.Module, layers: str = "*") -> list[tuple[Matrix, MatrixSource]]:
     """The input-to-hidden weights of a live model that a glob names, each distinct one once, with their values.
 

@@ -17,7 +17,7 @@ from trcompress.layers.swaps import swap_
 from trcompress.model.header import Step
 from trcompress.model.plan import Plan
 from trcompress.network.batches import Forward
-from trcompress.passes.budgeted import Compared, budgeted, search_plan
+from trcompress.passes.budgeted import Compared, budgeted, left_dense, search_plan
 from trcompress.passes.checks import check_given, check_ring_options, check_whole_options
 from trcompress.passes.compressed import Compressed, Replacement
 from trcompress.passes.fit import fit_
@@ -191,7 +191,7 @@ def compress_(
     rules = plan.plan if isinstance(plan, NetworkSearch) else plan
     resolved = rules.against(live.matrices)
     carried = plan if isinstance(plan, NetworkSearch) else resolved
-    skipped = tuple((matrix.key, reason) for matrix, reason in resolved.skipped)
+    skipped = left_dense(plan, resolved)
     left = (*live.left, *skipped)
     with same_threads(one.numel() for one in model.parameters()):
         found = budgeted(model, carried, calibrate_on=batches, refine=refine, **data, init=init, device=device)

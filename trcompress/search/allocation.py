@@ -57,7 +57,9 @@ def allocate(weights: Weights, budget: int) -> dict[str, int | None]:
         for matrix in matrices
     }
     errors = {matrix.key: relative_errors(source) for matrix, source in weights}
-    return _filled(matrices, errors, ranks, int(WINDOW * rank), budget)
+    # steps by the steepest fall may end above the equal rank, in whose place they are taken: both ways are gone
+    found = [_filled(matrices, errors, start, int(WINDOW * rank), budget) for start in (ranks, equal)]
+    return min(found, key=lambda one: _sum_of_errors(errors, one))
 
 
 def equal_ranks(matrices: Sequence[Matrix], budget: int) -> dict[str, int | None]:
@@ -120,6 +122,10 @@ def first_layer_warnings(matrices: Sequence[Matrix], ranks: Mapping[str, int | N
 
 def _or_dense(matrix: Matrix, rank: int) -> int | None:
     return None if rank >= break_even_rank(matrix) else rank
+
+
+def _sum_of_errors(errors: Mapping[str, Tensor], ranks: Mapping[str, int | None]) -> float:
+    return sum(float(errors[key][rank]) for key, rank in ranks.items() if rank is not None)
 
 
 def _filled(
