@@ -207,6 +207,19 @@ def test_only_known_class_scores_are_compared_by_divergence():
         find_outputs(rnn, scores, "score")
     with pytest.raises(UsageError, match="must name something to compare"):
         find_outputs(rnn, torch.ones(3).long(), "values")
+    with pytest.raises(UsageError, match="must name something to compare: it gave Tensor without"):
+        find_outputs(rnn, scores, lambda scores: scores.argmax(-1))
+
+
+def test_an_output_of_several_is_named_with_those_that_are_not_compared():
+    heads = {"age": torch.randn(3, 1), "kind": torch.randn(3, 4), "id": torch.ones(3).long()}
+    found = find_outputs(nn.LSTM(2, 3), heads, None)
+    assert found.measure == "relative squared distance of the output 'age'"
+    assert found.why.endswith("; 'kind' is not compared")
+    heads_and_scores = {**heads, "logits": torch.randn(3, 4)}
+    assert find_outputs(nn.LSTM(2, 3), heads_and_scores, "values").measure.endswith("the output 'logits'")
+    assert find_outputs(nn.LSTM(2, 3), {"age": heads["age"]}, None).measure.endswith("of the outputs")
+    assert find_outputs(nn.LSTM(2, 3), heads, lambda all: list(all.values())).measure.endswith("of the outputs")
 
 
 def test_the_axis_of_a_softmax_is_the_axis_of_the_classes():

@@ -145,6 +145,10 @@ def broken():
     return nn.LSTM(12, 8, hidden_sized=3)
 
 
+def sized(hidden):
+    return nn.LSTM(12, hidden)
+
+
 class Net(small_task.Network):
     def forward(self, x, lengths=None):
         return x[:, 99]
@@ -155,10 +159,11 @@ class Net(small_task.Network):
 def module(tmp_path, monkeypatch):
     (tmp_path / "faulty_code.py").write_text(FAULTY)
     (tmp_path / "cannot_import.py").write_text("import torch\n1 / 0\n")
+    (tmp_path / "parses_arguments.py").write_text("import sys\nsys.exit(7)\n")
     (tmp_path / "lacks_another.py").write_text("import not_installed_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in ("faulty_code", "cannot_import", "lacks_another"):
+    for name in ("faulty_code", "cannot_import", "parses_arguments", "lacks_another"):
         sys.modules.pop(name, None)
 
 
@@ -171,6 +176,7 @@ def module(tmp_path, monkeypatch):
         ("faulty_cod:Net", UsageError, ("no module 'faulty_cod'",)),
         ("faulty_code", UsageError, ("package.module:function",)),
         ("cannot_import:f", UserCodeError, ("ZeroDivisionError", "cannot_import.py", "line 2", "1 / 0")),
+        ("parses_arguments:f", UserCodeError, ("SystemExit: 7", "parses_arguments.py", "sys.exit(7)")),
         ("lacks_another:f", UserCodeError, ("not_installed_at_all", "lacks_another.py")),
     ],
 )
@@ -192,6 +198,14 @@ def test_faults_of_the_users_network_are_one_line_and_exit_3(module, name, words
     assert done.code == 3
     assert "Traceback" not in done.stderr
     assert all(word in done.stderr for word in ("your code failed", "faulty_code.py", *words))
+
+
+def test_a_factory_that_takes_arguments_is_refused_by_its_signature(module):
+    files = small_task.write_files(module)
+    done = run("evaluate", files["ring"], "--data", files["data"], "--model", "faulty_code:sized")
+    assert done.code == 2
+    assert "faulty_code:sized(hidden) must take what it is called with, no arguments" in done.stderr
+    assert "your code failed" not in done.stderr
 
 
 OWN = '''

@@ -51,6 +51,7 @@ def _check_options(factory: Any, options: dict[str, Any], spec: str) -> None:
     except ValueError:  # built in, without a signature
         return
     except TypeError as error:
-        raise UsageError(
-            f"the options must be arguments of {spec}{inspect.signature(factory)}: {error}; correct them"
-        ) from error
+        taken = f"{spec}{inspect.signature(factory)}"
+        if not options:
+            raise UsageError(f"{taken} must take what it is called with, no arguments: {error}") from error
+        raise UsageError(f"the options must be arguments of {taken}: {error}; correct them") from error

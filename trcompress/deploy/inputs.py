@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.data.factory import call_factory
 from trcompress.deploy.parity import Inputs, flat
 from trcompress.deploy.sequence import SequenceNetwork
 from trcompress.errors import UsageError
-from trcompress.util.user_code import faults_told, find_function
+from trcompress.util.user_code import faults_told
 
 Maker = Callable[[int, int], Inputs]
 """Makes inputs of (steps, batch)."""
@@ -118,9 +119,7 @@ def example_inputs(module: nn.Module, example: Any) -> Maker:
         UsageError: it holds no tensors, or the network does not take them.
     """
     if isinstance(example, str):
-        function = find_function(example, "an example")
-        with faults_told(example):
-            example = function()
+        example = call_factory(example, {}, "an example")
     inputs = (example,) if isinstance(example, Tensor) else tuple(example) if _is_sequence(example) else ()
     if not inputs or not all(isinstance(one, Tensor) and one.dim() for one in inputs):
         raise UsageError(f"`example` must be tensors, batch first: got {example!r:.80}")

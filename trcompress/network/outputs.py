@@ -9,7 +9,7 @@ Nothing is taken for class scores only because its shape would allow it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,20 +101,35 @@ def find_outputs(model: nn.Module, result: Any, given: str | Outputs | Select | 
             raise UsageError(f"outputs must be one of {', '.join(KINDS_OF_OUTPUT)}: got {given!r}{hint}")
         return _checked(Outputs(given), result)
     select = given
-    found = Outputs("values", select, why="nothing says that they are class scores").tensors(result)
+    values = Outputs("values", select, why="nothing says that they are class scores")
+    found = values.tensors(result)
     if not found and select is None:
         return Outputs("states", why="the network gives no floating point numbers")
-    chosen = _known_scores(model, result, select)
-    return _checked(chosen or Outputs("values", select, why="nothing says that they are class scores"), result)
+    return _checked((_known_scores(model, result, select) if found else None) or values, result)
 
 
 def _checked(outputs: Outputs, result: Any) -> Outputs:
     if outputs.kind != "states" and not outputs.tensors(result):
+        giver, gave = ("the network", result) if outputs.select is None else ("it", outputs.select(result))
         raise UsageError(
-            f"outputs must name something to compare: the network gave {type(result).__name__} without a tensor of "
+            f"outputs must name something to compare: {giver} gave {type(gave).__name__} without a tensor of "
             'floating point numbers; outputs="states" compares hidden states'
         )
-    return outputs
+    return _one_of_several(outputs, result)
+
+
+def _one_of_several(outputs: Outputs, result: Any) -> Outputs:
+    """Say which entry of a dict is compared, and that its others are not."""
+    if outputs.kind == "states" or outputs.select is not None or not isinstance(result, Mapping):
+        return outputs
+    names = [name for name, value in result.items() if _floats(value)]
+    chosen = _preferred(result, _floats(result))
+    name = next(name for name in names if any(one is chosen for one in _floats(result[name])))
+    others = ", ".join(repr(one) for one in names if one != name)
+    if not others:
+        return outputs
+    why = f"{outputs.why}; {others} {'is' if len(names) == 2 else 'are'} not compared"
+    return replace(outputs, label=f"output {name!r}", why=why)
 
 
 def _known_scores(model: nn.Module, result: Any, select: Select | None) -> Outputs | None:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from trcompress.artifact.file import Artifact
 from trcompress.artifact.load import load_
+from trcompress.data.factory import call_factory
 from trcompress.errors import UsageError, nearest
 from trcompress.layers import is_recurrent
 from trcompress.model.header import Header
 from trcompress.network.classifier import Classifier, Wiring
 from trcompress.network.model_file import ModelFile
-from trcompress.util.user_code import faults_told, find_function
+from trcompress.util.user_code import faults_told
 
 
 class UserNetwork(nn.Module):
@@ -79,13 +80,11 @@ def load_user_model(file: ModelFile, spec: str) -> nn.Module:
     """Build the network that `package.module:factory` names, and load a file into it; this runs the user's code.
 
     Raises:
-        UsageError: there is no such function, or it does not return a module.
+        UsageError: there is no such function, it takes arguments, or it does not return a module.
         UserCodeError: it raised something.
         InputFileError: the file's tensors are not the network's; all differences are named.
     """
-    factory = find_function(spec, "a model factory")
-    with faults_told(spec):
-        module = factory()
+    module = call_factory(spec, {}, "a model factory")
     if not isinstance(module, nn.Module):
         raise UsageError(f"{spec} must return a torch.nn.Module: got {type(module).__name__}")
     artifact = file.artifact

@@ -100,7 +100,7 @@ def faults_told(what: str, *, missing_too: bool = True, own_only: bool = False) 
         yield
     except (TrcompressError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself ends its own code alone
         missing = isinstance(error, ModuleNotFoundError) and not missing_too
         own = any(not _is_library(one.filename) for one in traceback.extract_tb(error.__traceback__))
         if missing or type(error).__name__ == "OutOfMemoryError" or (own_only and not own):
