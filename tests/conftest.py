@@ -2,11 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 
 # Two workers on two cores: a thread each, in them and in what they start. Set before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Child processes must import the installed package: the checkout's own folder, which lacks `trcompress.cli`, would
@@ -20,3 +22,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No test may fail for being slow on a busy machine; the settings of a single test still count.
 settings.register_profile("no-deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no-deadline")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The files of `small_task`, where a module makes none of its own."""
+    from small_task import write_files
+
+    return write_files(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture
+def tune(files, tmp_path):
+    """Fine-tune the ring of `small_task`; returns (result, output path)."""
+    from small_task import FAST, data_set
+
+    from trcompress.training.finetune import finetune
+    from trcompress.training.settings import FinetuneSettings
+
+    def run(data=None, name="out.safetensors", ring=None, **options):
+        settings = FinetuneSettings(**(FAST | options.pop("settings", {})))
+        data = data_set() if data is None else data
+        return finetune(ring or files["ring"], data, tmp_path / name, settings=settings, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> tuple[Path, Path]:
+    """The dense checkpoint and the data of `step_task`."""
+    from step_task import write_step_task
+
+    return write_step_task(tmp_path_factory.mktemp("task"))

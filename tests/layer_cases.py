@@ -150,3 +150,9 @@ def compare(case: Case) -> None:
 
 def _loss(outputs: Any, probes: list[torch.Tensor]) -> torch.Tensor:
     return sum((tensor * probe).sum() for tensor, probe in zip(tensors(outputs), probes, strict=True))
+
+
+def small(kind: Any = TRLSTM, **options: Any) -> Any:
+    """A ring layer of 12 inputs and 8 hidden units; `options` are its own."""
+    torch.manual_seed(0)
+    return kind(12, 8, **{"shape": "3x4:2x4", "ranks": "2,3"} | options)

@@ -12,6 +12,8 @@ from trcompress.model.plan import Plan
 from trcompress.passes.assemble import decompose_checkpoint
 
 CLASSES, STEPS, INPUTS, HIDDEN = 3, 6, 12, 16
+FAST = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "device": "cpu"}
+"""Settings of fine-tuning that learn it."""
 
 
 def arrays(seed=0, *, rows=90, variable=False, noise=1.0):
