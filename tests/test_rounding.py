@@ -116,3 +116,18 @@ def test_compensation_pays_most_where_neighbours_are_alike(kind: str) -> None:
         for one in (None, seen)
     ]
     assert errors[1] < errors[0] / 10
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+@pytest.mark.parametrize("spread", [0.0, 1e-16, 1e-9])
+def test_inputs_that_hardly_vary_are_compensated_for_too(kind: str, spread: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 64, generator=draw)
+    seen = moments_of(
+        torch.rand(64, generator=draw).double() + spread * torch.randn(40, 64, generator=draw).double()
+    )
+    found = round_matrix(weight, kind, seen)
+    assert found.shift is not None
+    lost = (weight - found.stored.expand()).double() @ seen.mean - found.shift.double()
+    assert float(lost.norm()) < 1e-6 * float((weight.double() @ seen.mean).norm())
+    assert float((weight - found.stored.expand()).norm() / weight.norm()) < {"int4": 0.2, "int8": 0.02}[kind]

@@ -11,6 +11,7 @@ from trcompress.artifact.storage import Stored
 from trcompress.layers.swaps import swapped
 from trcompress.model.header import PassRecord
 from trcompress.network.batches import Forward
+from trcompress.passes.alike import least_bytes
 from trcompress.passes.damage import Damage, Inputs
 from trcompress.passes.levels import STEPS
 from trcompress.passes.matrix_moments import matrix_moments
@@ -48,11 +49,17 @@ class BudgetSearch:
     def untrained(self, structures: Structures) -> tuple[Structure, Walk]:
         """The structure whose file is small enough with the least damage; the smallest where none is."""
         found: list[tuple[Structure, Walk]] = []
+        too_large: list[Structure] = []
         for structure in structures.untrained():
+            if self._too_large(structure, self.kinds):
+                too_large.append(structure)
+                continue
             found.append((structure, self._walk(structure, self.kinds, self.progress)))
             done = _first_reached(found)
             if done is not None and (done.damage < HARMLESS or structure.units < 0.5):
                 break
+        if _first_reached(found) is None:
+            found += [(one, self._walk(one, self.kinds, self.progress)) for one in too_large]
         return min(found, key=_preference)
 
     def trained(self, structures: Structures) -> tuple[Structure, Walk]:
@@ -62,7 +69,7 @@ class BudgetSearch:
         smallest: Structure = Structure()
         for structure in structures.grid():
             smallest = structure
-            if structure.rank in fitting:
+            if structure.rank in fitting or self._too_large(structure, eight):
                 continue
             walk = self._walk(structure, eight, self.progress, TRAINED_STEP)
             if walk.reached:
@@ -70,6 +77,11 @@ class BudgetSearch:
         if not fitting:
             return smallest, self._walk(smallest, self.kinds, self.progress)
         return min(fitting.values(), key=_preference)
+
+    def _too_large(self, structure: Structure, kinds: Sequence[str]) -> bool:
+        """Whether a structure is above the target even at its coarsest, which needs no run of the network."""
+        with swapped(self.model, structure.swaps) as changed:
+            return not self.packed and least_bytes(changed, kinds) > self.target_bytes
 
     def _walk(
         self, structure: Structure, kinds: Sequence[str], progress: Progress | None, coarsest: float = STEPS[-1]

@@ -170,7 +170,8 @@ class Placed:
         self.model = model
         self.choices = {one.name: one for one in choices}
         self.levels = dict.fromkeys(self.choices, 0)
-        self._before = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        self._state = model.state_dict()
+        self._before = {key: value.detach().clone() for key, value in self._state.items()}
         self._matrices: dict[str, list[str]] = {}
         for one in choices:
             if one.bias is not None:
@@ -180,7 +181,7 @@ class Placed:
     def put(self, name: str, level: int) -> None:
         """Hold a choice's tensors at a level, and its bias at what the level asks."""
         self.levels[name] = level
-        choice, state = self.choices[name], self.model.state_dict()
+        choice, state = self.choices[name], self._state
         stored = choice.levels[level].stored
         for key in choice.keys:
             held = stored.get(key if name == REST else choice.keys[0])
@@ -189,6 +190,11 @@ class Placed:
         if choice.bias is not None:
             state[choice.bias].copy_(self._before[choice.bias])
             self._shift(state[choice.bias], choice.bias)
+
+    def put_all(self, names: Sequence[str], level: int) -> None:
+        """Hold the tensors of several choices at one level; see `put`."""
+        for name in names:
+            self.put(name, level)
 
     def stored(self) -> dict[str, Stored]:
         """Collect what a file stores in few bits, by name, and hold the small tensors to it."""

@@ -151,8 +151,13 @@ def _errors(values: Tensor, codes: Tensor, scale: Tensor, grid: Integers, metric
 
 
 def _damped(metric: Tensor) -> Tensor:
-    level = metric.diagonal().mean().clamp_min(1e-30)
-    return metric + DAMPING * level * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
+    """A metric (n, n) that is positive definite, well above its own rounding."""
+    eye = torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
+    ridge = DAMPING * metric.diagonal().mean().clamp_min(1e-30)
+    if torch.linalg.cholesky_ex(metric + ridge / 2 * eye).info:
+        # inputs that hardly vary: their covariance is what the subtraction of the mean left over, of either sign
+        ridge = ridge + torch.linalg.eigvalsh(metric)[0].abs() * 100
+    return metric + ridge * eye
 
 
 def _shift(weight: Tensor, stored: Stored, moments: Moments | None) -> Tensor | None:

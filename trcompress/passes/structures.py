@@ -25,8 +25,17 @@ from trcompress.passes.units import fewer_units
 UNIT_SHARES = (0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)
 """Shares of the hidden units that are kept."""
 
+MOST_TRIED = 32
+"""Recurrent modules up to which fewer units are tried unasked: runs of the whole network find what reads each."""
+
 RANK_SHARES = (0.5, 0.25, 0.125)
 """Ranks that are tried, as shares of the rank at which two factors take as many values as the matrix."""
+
+
+KEPT = (
+    f"every layer keeps its units: with more than {MOST_TRIED} recurrent layers fewer are tried only where `units` "
+    "says how many"
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,10 @@ class Structures:
         if min(units or 1, rank or 1) < 1 or 0 in (units, rank):
             raise UsageError(f"`units` and `rank` must be 1 or more: got {units} and {rank}")
         self._given, self._merges = (units, rank), packed and "fold" in passes
-        self.units: Sequence[float] = UNIT_SHARES if "units" in passes else ()
+        many = sum(map(_may_lose_units, model.modules())) > MOST_TRIED
+        self.units: Sequence[float] = UNIT_SHARES if "units" in passes and not many else ()
         self.ranks: Sequence[float] = RANK_SHARES if "rings" in passes else ()
+        self.notes = (KEPT,) if "units" in passes and many and units is None else ()
         self._able: dict[str, Saliency] | None = None
 
     def untrained(self) -> Iterator[Structure]:
@@ -195,7 +206,7 @@ class Structures:
         if self._able is None:
             self._able = {}
             for name, module in self._model.named_modules():
-                if is_plain_stack(module) or isinstance(module, RingStack):
+                if _may_lose_units(module):
                     try:
                         self._able[name] = self._scores(name, module)
                     except UsageError:
@@ -206,3 +217,7 @@ class Structures:
         batches = self._inputs.held_out[:1]
         readers = () if module.proj_size else readers_of(self._model, name, batches, self._forward)
         return saliency(self._model, name, readers, self._inputs.fitted, self._forward)
+
+
+def _may_lose_units(module: nn.Module) -> bool:
+    return is_plain_stack(module) or isinstance(module, RingStack)

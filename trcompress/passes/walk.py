@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trcompress.artifact.storage import Stored
+from trcompress.passes.alike import alike
 from trcompress.passes.damage import Damage
 from trcompress.passes.ladder import Measured, moves
 from trcompress.passes.levels import STEPS, LevelChoice, Placed, choices_of
@@ -47,7 +48,7 @@ class Row:
         level: how it is stored.
         bytes_before: as it was.
         bytes_after: as stored, entropy-coded where the file is.
-        damage: at the outputs, of this alone.
+        damage: at the outputs, of this alone, or of those that took the level with it.
     """
 
     name: str
@@ -122,9 +123,10 @@ def walk_down(
         progress: called with (what, fraction done).
     """
     with Placed(model, choices_of(model, seen, packed=packed, kinds=kinds, coarsest=coarsest)) as placed:
-        measured = _measure_all(placed, damage, progress)
+        groups = alike(tuple(placed.choices.values()))
+        measured = _measure_all(placed, groups, damage, progress)
         start, steps = moves(measured)
-        descent = _Descent(placed, damage, file_size)
+        descent = _Descent(placed, groups, damage, file_size)
         descent.begin(start, name)
         for move in steps:
             if descent.fits(target_bytes):
@@ -133,7 +135,8 @@ def walk_down(
         if descent.fits(target_bytes):
             descent.spend(target_bytes, measured)
         rungs = descent.ended()
-        rows = tuple(_row(placed.choices[name], measured[name], level) for name, level in placed.levels.items())
+        alone = {name: measured[group] for group, names in groups.items() for name in names}
+        rows = tuple(_row(placed.choices[name], alone[name], level) for name, level in placed.levels.items())
         state = {key: value.detach().clone() for key, value in model.state_dict().items()}
         return Walk(rungs, rows, state, placed.stored(), rungs[-1].nbytes <= target_bytes)
 
@@ -145,39 +148,46 @@ def apply_(model: nn.Module, walk: Walk) -> None:
         value.copy_(walk.state[key])
 
 
-def _measure_all(placed: Placed, damage: Damage, progress: Progress | None) -> dict[str, list[Measured]]:
-    """The bytes and the damage of every level of every choice, alone."""
+Groups = Mapping[str, Sequence[str]]
+"""Names of the choices that take one level together, by what the ladder calls them."""
+
+
+def _measure_all(
+    placed: Placed, groups: Groups, damage: Damage, progress: Progress | None
+) -> dict[str, list[Measured]]:
+    """The bytes and the damage of every level of every group, alone."""
     found: dict[str, list[Measured]] = {}
-    for done, (name, choice) in enumerate(placed.choices.items()):
+    for done, (name, members) in enumerate(groups.items()):
         if progress:
-            progress(f"rounding {name}", done / len(placed.choices))
+            progress(f"rounding {name}", done / len(groups))
         found[name] = []
-        for place, level in enumerate(choice.levels):
-            placed.put(name, place)
-            found[name].append(Measured(place, level.nbytes, damage.of(placed.model) if place else 0.0))
-        placed.put(name, 0)
+        for place in range(len(placed.choices[members[0]].levels)):
+            placed.put_all(members, place)
+            nbytes = sum(placed.choices[one].levels[place].nbytes for one in members)
+            found[name].append(Measured(place, nbytes, damage.of(placed.model) if place else 0.0))
+        placed.put_all(members, 0)
     return found
 
 
 class _Descent:
     """The rungs so far: a small file is asked for its bytes at each, a large one near the target."""
 
-    def __init__(self, placed: Placed, damage: Damage, file_size: FileSize) -> None:
-        self._placed, self._damage, self._file_size = placed, damage, file_size
+    def __init__(self, placed: Placed, groups: Groups, damage: Damage, file_size: FileSize) -> None:
+        self._placed, self._groups, self._damage, self._file_size = placed, groups, damage, file_size
         self._beside = 0
         self.rungs: list[Rung] = []
 
     def begin(self, start: Mapping[str, int], name: str) -> None:
         """Take the levels that do no damage, and name what was there before them."""
-        for choice, level in start.items():
-            self._placed.put(choice, level)
+        for group, level in start.items():
+            self._placed.put_all(self._groups[group], level)
         self._ask()
         self._note(name)
 
     def take(self, name: str, level: int) -> None:
-        """Move one choice to a level."""
-        self._placed.put(name, level)
-        self._note(f"{name} -> {self._placed.choices[name].levels[level].name}")
+        """Move one group to a level."""
+        self._placed.put_all(self._groups[name], level)
+        self._note(f"{name} -> {self._placed.choices[self._groups[name][0]].levels[level].name}")
 
     def fits(self, target_bytes: int) -> bool:
         """Whether the file is small enough; asked of the file where the count says so."""
@@ -192,11 +202,11 @@ class _Descent:
         refused: set[tuple[str, int]] = set()
         while better := self._upgrades(target_bytes - self.rungs[-1].nbytes, measured, refused):
             _, name, level = max(better)
-            before, last = self._placed.levels[name], self.rungs[-1]
+            before, last = self._level(name), self.rungs[-1]
             self.take(name, level)
             if not self.fits(target_bytes) or self.rungs[-1].damage > last.damage:
                 refused.add((name, level))
-                self._placed.put(name, before)
+                self._placed.put_all(self._groups[name], before)
                 self.rungs[-1:] = []
 
     def ended(self) -> tuple[Rung, ...]:
@@ -210,10 +220,13 @@ class _Descent:
         return [
             (now.damage - one.damage, name, one.level)
             for name, levels in measured.items()
-            for now in (levels[self._placed.levels[name]],)
+            for now in (levels[self._level(name)],)
             for one in levels
             if 0 < one.nbytes - now.nbytes <= left and one.damage < now.damage and (name, one.level) not in refused
         ]
+
+    def _level(self, name: str) -> int:
+        return self._placed.levels[self._groups[name][0]]
 
     def _exact(self) -> int:
         return self._file_size(self._placed.model, self._placed.stored())
@@ -229,5 +242,5 @@ class _Descent:
 
 
 def _row(choice: LevelChoice, measured: Sequence[Measured], level: int) -> Row:
-    at = measured[level]
-    return Row(choice.name, choice.levels[level].name, measured[0].nbytes, at.nbytes, at.damage)
+    at = choice.levels[level]
+    return Row(choice.name, at.name, choice.levels[0].nbytes, at.nbytes, measured[level].damage)

@@ -219,7 +219,7 @@ def whole_(
             packed,
             walk.reached,
             rings,
-            inputs.notes,
+            (*inputs.notes, *structures.notes),
         )
         return found if file_size else found.settled(target_bytes)
 

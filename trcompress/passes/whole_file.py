@@ -261,7 +261,8 @@ def compress_file(
 
 def _translated(what: str, runnable: RunnableFile) -> str:
     name, arrow, level = what.partition(" -> ")
-    return runnable.key(name) + arrow + level
+    first, others, count = name.partition(" with ")
+    return runnable.key(first) + others + count + arrow + level
 
 
 def _dense_shapes(tensors: Mapping[str, Tensor], plans: Mapping[str, WeightPlan]) -> dict[str, tuple[int, ...]]:
