@@ -200,6 +200,23 @@ def test_faults_of_the_users_network_are_one_line_and_exit_3(module, name, words
     assert all(word in done.stderr for word in ("your code failed", "faulty_code.py", *words))
 
 
+def test_a_network_that_fails_at_once_leaves_nothing_behind(module):
+    files = small_task.write_files(module)
+    before = set(module.iterdir())
+    options = (
+        "--data",
+        files["data"],
+        "--model",
+        "faulty_code:Net",
+        "--epochs",
+        "1",
+        "--out",
+        module / "a.safetensors",
+    )
+    assert run("finetune", files["ring"], *options, "--out", module / "a.safetensors").code == 3
+    assert set(module.iterdir()) - before <= {module / "__pycache__"}
+
+
 def test_a_factory_that_takes_arguments_is_refused_by_its_signature(module):
     files = small_task.write_files(module)
     done = run("evaluate", files["ring"], "--data", files["data"], "--model", "faulty_code:sized")

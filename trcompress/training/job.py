@@ -125,7 +125,10 @@ class TrainingJob:
             check_identity(state.identity, self.identity)
         self.team.wait()
         trainer.state = state or RunState(identity=self.identity)
-        return trainer.run()
+        try:
+            return trainer.run()
+        finally:
+            trainer.folder.drop_if_empty()
 
     def metrics(self, state: RunState, before: Classifier | None = None) -> tuple[dict[str, Any], Evaluations]:
         """Measure the trained network once, on the test part if there is one, else on the validation part.

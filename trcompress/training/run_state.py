@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ class RunFolder:
     def has_state(path: Path) -> bool:
         """Return True where a folder holds the state of an unfinished run."""
         return (path / STATE_FILE).is_file()
+
+    def drop_if_empty(self) -> None:
+        """Leave no folder behind where a run failed before there was anything to keep."""
+        with suppress(OSError):  # not empty, as after every run that began
+            self.path.rmdir()
 
     @property
     def state_path(self) -> Path:
