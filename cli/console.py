@@ -112,7 +112,7 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=err, transient=True, disable=is_quiet()) as bar:
-        task = bar.add_task(title, total=1.0)
+        task = bar.add_task(visible(title), total=1.0)
 
         def update(what: str, fraction: float) -> None:
             bar.update(task, description=visible(what), completed=fraction)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trcompress.cli.console import print_json, progress_bar, remark
+from trcompress.cli.console import print_json, progress_bar, remark, say
 from trcompress.cli.options import dry_run_option, format_option, overwrite_option, seed_option
 from trcompress.util.figures import size
 from trcompress.util.progress import counted
@@ -135,4 +135,4 @@ def _print(facts: dict[str, Any], text: str, format_: str) -> None:
     if format_ == "json":
         print_json(facts)
     else:
-        click.echo(text)
+        say(text)

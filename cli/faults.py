@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "can't start new thread",
+    "could not create a primitive", "failed to map segment", "error return without exception set",
+)  # fmt: skip
+"""What is said by PyTorch's allocators, threads, oneDNN, the loader of shared objects, extensions in C."""
 
 
 def machine_fault(error: BaseException) -> tuple[str, int] | None:
@@ -27,9 +31,9 @@ def machine_fault(error: BaseException) -> tuple[str, int] | None:
         >>> machine_fault(KeyError("weight")) is None
         True
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         return _system_fault(error)
-    if isinstance(error, MemoryError) or _says_out_of_memory(error):
+    if isinstance(error, MemoryError | OSError) or _says_out_of_memory(error):
         return (
             "not enough memory for this: close other programs, or choose smaller modes, ranks or batches "
             f"({(str(error).splitlines() or ['MemoryError'])[0][:200]})",
@@ -49,8 +53,8 @@ def _system_fault(error: OSError) -> tuple[str, int]:
 
 
 def _says_out_of_memory(error: BaseException) -> bool:
-    """PyTorch's allocators raise RuntimeError."""
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError | ImportError | SystemError) and any(one in said for one in OUT_OF_MEMORY)
 
 
 def open_closed_streams() -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ from trcompress.cli.voice import add_voice_options, voice
 from trcompress.errors import TrcompressError, nearest
 from trcompress.util.claims import claims_last
 from trcompress.util.inputs import inputs_noted, note_input
+from trcompress.util.text import visible
 from trcompress.util.user_code import code_files
 from trcompress.version import __version__
 
@@ -108,6 +110,7 @@ def _run() -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
+        error.message = _spelled(error.message)
         error.show()
         return _told(error, error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as stop:
@@ -130,6 +133,7 @@ def _tell(error: Exception) -> int:
     told = machine_fault(error)
     if told is None:
         raise error
+    traceback.clear_frames(error.__traceback__)  # what they hold may be all the memory there is
     if isinstance(error, OSError) and not error.filename:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered is lost as well
     return _fail(error, *told)
@@ -137,9 +141,10 @@ def _tell(error: Exception) -> int:
 
 def _fail(error: BaseException, message: str, code: int) -> int:
     """Say an error in one line; with --verbose where it came from, in JSON mode as a document too."""
-    message = _spelled(message)
+    with suppress(MemoryError):  # wording is imported first here
+        message = _spelled(message)
     if voice.level > 0:
-        traceback.print_exception(error)
+        click.echo(visible("".join(traceback.format_exception(error)), keep="\n"), err=True, nl=False)
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(message, err=True)
     return _told(error, message, code)
@@ -147,7 +152,6 @@ def _fail(error: BaseException, message: str, code: int) -> int:
 
 def _spelled(message: str) -> str:
     from trcompress.cli.console import spelled
-    from trcompress.util.text import visible
 
     told = visible(spelled(message[: MOST_CHARACTERS + 1]), keep="\n")
     return told if len(message) <= MOST_CHARACTERS else f"{told} ... ({len(message):,} characters)"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from trcompress.cli.console import say
 from trcompress.cli.options import overwrite_option
 from trcompress.errors import InputFileError, TrcompressError
 
@@ -54,7 +55,7 @@ def validate(names: tuple[str, ...]) -> None:
         except TrcompressError as fault:
             faults.append(str(fault))
         else:
-            click.echo(f"{name}: ok ({found.kind}, {found.row})")  # type: ignore[attr-defined]
+            say(f"{name}: ok ({found.kind}, {found.row})")  # type: ignore[attr-defined]
     if faults:
         raise InputFileError("\n".join(faults))
 
@@ -74,4 +75,4 @@ def copy(name: str, target: Path | None, overwrite: bool) -> None:
     found = read_recipe(name)
     path = check_output(target or Path(f"{Path(name).stem}.toml"), overwrite=overwrite, keep=[name])
     write_text(path, found.text)
-    click.echo(str(path))
+    say(str(path))

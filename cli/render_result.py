@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from trcompress.cli.console import out
-from trcompress.cli.tables import make_table
+from trcompress.cli.tables import bold, make_table
 from trcompress.reproduce.result import Figure, Result, ResultRow
 from trcompress.reproduce.result import Table as Numbers
+from trcompress.util.text import visible
 
 VERDICTS = {True: "[green]holds[/green]", False: "[red]does not hold[/red]", None: "cannot be told"}
 
@@ -15,7 +17,7 @@ VERDICTS = {True: "[green]holds[/green]", False: "[red]does not hold[/red]", Non
 def print_result(result: Result) -> None:
     """Print figures, claims, further tables and notes."""
     rehearsal = "  (rehearsal: --quick)" if result.quick else ""
-    out.print(f"[bold]{result.recipe}[/bold]  {result.row}: {result.title}{rehearsal}")
+    out.print(bold(result.recipe), f" {result.row}: {result.title}{rehearsal}", markup=False)
     out.print(f"data: {result.findings.data}", markup=False)
     if result.findings.rows:
         out.print(_rows(result.findings.rows))
@@ -23,7 +25,7 @@ def print_result(result: Result) -> None:
         if row.note:
             out.print(f"{row.name}: {row.note}", markup=False)
     for claim in result.findings.claims:
-        out.print(f"{VERDICTS[claim.holds]}: {claim.text}")
+        out.print(Text.from_markup(VERDICTS[claim.holds]).append(f": {visible(claim.text)}"))
         out.print(f"  {claim.evidence}", markup=False)
     for table in result.findings.tables:
         out.print(_numbers(table))

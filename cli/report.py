@@ -53,6 +53,7 @@ def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
     from trcompress.artifact.report import make_report
     from trcompress.artifact.results import check_all_used
     from trcompress.checkpoint import read_checkpoint
+    from trcompress.cli.console import say
     from trcompress.util.files import check_output, write_text
 
     results, out = given["results"], given["out"]
@@ -72,12 +73,11 @@ def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
         click.echo(text, nl=False)
     else:
         write_text(out, text)
-        click.echo(f"wrote {out}")
+        say(f"wrote {out}")
 
 
 def _print(reports: list[Report], document: dict[str, Any], out: Path | None) -> None:
-    from trcompress.cli.console import out as stdout
-    from trcompress.cli.console import plain_text
+    from trcompress.cli.console import plain_text, say
     from trcompress.cli.render import print_report, print_reports
     from trcompress.util.files import write_text
 
@@ -88,4 +88,4 @@ def _print(reports: list[Report], document: dict[str, Any], out: Path | None) ->
         show()
     else:
         write_text(out, plain_text(show))
-        stdout.print(f"wrote {out}", markup=False)
+        say(f"wrote {out}")

@@ -1,7 +1,9 @@
 """What all tests share."""
 
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 # Two workers on two cores: a thread each, in them and in what they start. Set before torch is imported.
@@ -54,3 +56,17 @@ def task(tmp_path_factory) -> tuple[Path, Path]:
     from step_task import write_step_task
 
     return write_step_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 256 kB; for those who may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)

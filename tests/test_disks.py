@@ -1,8 +1,8 @@
 """Full, limited, read-only and foreign file systems: one line, exit code 2, and what was there stays."""
 
+import errno
 import os
 import resource
-import shutil
 import subprocess
 
 import pytest
@@ -10,6 +10,8 @@ import torch
 from command import process, run
 from safetensors.torch import save_file
 from torch import nn
+
+from trcompress.cli.faults import machine_fault
 
 SHAPE = ("--shape", "16x16:16x8", "--ranks", 12)
 
@@ -20,20 +22,6 @@ def dense(tmp_path_factory):
     torch.manual_seed(0)
     save_file({f"rnn.{key}": value for key, value in nn.LSTM(256, 128).state_dict().items()}, path)
     return path
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 256 kB; the artifact takes more."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("this user may not mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def command(dense, out):
@@ -110,3 +98,31 @@ def test_little_memory_is_one_line(dense, tmp_path):
     assert "not enough memory" in done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["wide.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
+        ImportError("_generator.so: failed to map segment from shared object"),
+        SystemError("error return without exception set"),
+    ],
+    ids=str,
+)
+def test_every_way_to_say_that_memory_is_short_is_known(error):
+    told, code = machine_fault(error)
+    assert code == 2
+    assert told.startswith("not enough memory for this")
+
+
+def test_an_error_is_told_when_not_even_its_wording_can_be_loaded(monkeypatch):
+    def short(text):
+        raise MemoryError
+
+    monkeypatch.setattr("trcompress.cli.console.spelled", short)
+    done = run("inspect", "missing.pt")
+    assert (done.code, done.stderr.startswith("error: no such file: missing.pt")) == (3, True), done.stderr

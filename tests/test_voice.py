@@ -169,3 +169,60 @@ def test_control_characters_in_a_file_are_spelled_out(tmp_path):
     done = run("inspect", tmp_path / "odd.npz")
     assert "\x1b" not in done.stdout + done.stderr
     assert "\x07" not in done.stdout + done.stderr
+
+
+STEERING = "x\x1b[31m\x1b]0;own\x07\u202e[/red]"
+
+
+def is_plain(text):
+    """Whether a terminal would obey nothing of it."""
+    return not set(text) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_a_name_that_steers_is_spelled_out_in_errors_and_tracebacks():
+    for words in (("inspect", STEERING), ("inspect", STEERING, "-v"), ("inspect", f"--{STEERING}"), (STEERING,)):
+        done = run(*words)
+        assert (done.code in (2, 3), is_plain(done.stdout + done.stderr)) == (True, True), done.stderr
+        assert r"\x1b[31m" in done.stderr
+        assert ("Traceback" in done.stderr) == ("-v" in words)
+
+
+def test_a_name_that_steers_is_spelled_out_in_results(files, tmp_path):
+    ring, own = (tmp_path / f"{STEERING.replace('/', '')}.{end}" for end in ("safetensors", "toml"))
+    ring.write_bytes(files["ring"].read_bytes())
+    out = ("-o", tmp_path / f"{ring.name}.html")
+    for words in (
+        ("recipe", "copy", "synthetic-fig5", own),
+        ("recipe", "validate", own),
+        ("report", ring),
+        ("report", ring, "--format", "csv"),
+        ("report", ring, "--format", "markdown"),
+        ("report", ring, "--format", "html", *out),
+        ("report", ring, *out, "--overwrite"),
+        ("data", "make-clips", own, "--dry-run"),
+    ):
+        done = run(*words)
+        assert (done.code, is_plain(done.stdout + done.stderr)) == (0, True), done.stderr
+
+
+def test_a_recipe_is_no_markup_on_the_terminal(monkeypatch):
+    import io
+
+    from trcompress.cli import console
+    from trcompress.cli.render_result import print_result
+    from trcompress.reproduce.result import Claim, Findings, Result
+    from trcompress.util.hardware import this_machine
+
+    claim = Claim(text=STEERING, holds=True, evidence=STEERING)
+    findings = Findings(data=STEERING, claims=(claim,), notes=(STEERING,))
+    named = {"recipe": STEERING, "title": STEERING, "row": STEERING, "command": STEERING}
+    result = Result(**named, quick=False, findings=findings, seeds=(0,), machine=this_machine())
+    text = console.plain_text(lambda: print_result(result))
+    assert is_plain(text)
+    assert text.count("[/red]") == 7
+    shown = console.ResultConsole(file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "err", shown)
+    with console.progress_bar(STEERING) as update:
+        update(STEERING, 0.5)
+    assert r"x\x1b[31m" in shown.file.getvalue()
+    assert "\x1b]0;own" not in shown.file.getvalue()

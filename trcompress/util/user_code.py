@@ -76,7 +76,7 @@ def code_files(spec: str) -> Iterator[Path]:
     """
     named = module_and_name(spec)
     parts = named[0].split(".") if named else []
-    for root in dict.fromkeys([*sys.path, os.getcwd()]):
+    for root in dict.fromkeys([*sys.path, os.curdir]):  # the current folder may have been removed
         for depth in range(1, len(parts) + 1):
             base = Path(root, *parts[:depth])
             yield from (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file())

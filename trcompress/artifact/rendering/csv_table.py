@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trcompress.artifact.document import accuracy_of, reports_of
+from trcompress.util.text import visible
 
 COLUMNS = (
     "artifact",
@@ -27,7 +28,7 @@ COLUMNS = (
     "accuracy",
     "error_of",
 )
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+FORMULA_STARTS = ("=", "+", "-", "@", "|", "%")
 
 
 def render_csv(document: Mapping[str, Any]) -> str:
@@ -54,8 +55,10 @@ def safe_cell(value: Any) -> Any:
     """
     if value is None:
         return ""
-    risky = isinstance(value, str) and value.lstrip(" ").startswith(FORMULA_STARTS)
-    return f"'{value}" if risky else value
+    if not isinstance(value, str):
+        return value
+    text = visible(value)  # a terminal shows tables, too
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
 
 
 def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
