@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trcompress.cli.options import overwrite_option
-from trcompress.errors import OutputFileError, TrcompressError
+from trcompress.errors import TrcompressError
 
 if TYPE_CHECKING:
     from trcompress.artifact.report import Report
@@ -64,8 +64,10 @@ def demo(out: Path, overwrite: bool) -> None:
 
     Example: trcompress demo
     """
+    from trcompress.cli.console import remark
+
     _prepare(out, overwrite=overwrite)
-    click.echo(f"working in {out}", err=True)
+    remark(f"working in {out}")
     for command in commands():
         _run(command, out)
     _print_table(out)
@@ -73,19 +75,13 @@ def demo(out: Path, overwrite: bool) -> None:
 
 def _prepare(out: Path, *, overwrite: bool) -> None:
     """Copy the data and the dense checkpoint, so that the printed commands work as they stand."""
-    if out.exists() and not overwrite and any(not _is_own(path.name) for path in out.iterdir()):
-        raise OutputFileError(
-            f"the demo's folder holds other files: {out}; choose another path, or `overwrite=True`"
-        )
-    out.mkdir(parents=True, exist_ok=True)
+    from trcompress.util.files import atomic_path
+    from trcompress.util.folders import output_folder
+
+    output_folder(out, overwrite=overwrite)
     for name in (DATA, DENSE):
-        with as_file(files("trcompress.recipes") / name) as source:
-            shutil.copyfile(source, out / name)
-
-
-def _is_own(name: str) -> bool:
-    """Whether a file's name is one that the demo gives."""
-    return name == REPORT or name.startswith((f"{RING}.", f"{SVD}.", f"{EXACT}.", "motion_clips"))
+        with as_file(files("trcompress.recipes") / name) as source, atomic_path(out / name) as part:
+            shutil.copyfile(source, part)
 
 
 def _run(command: str, folder: Path) -> None:
@@ -94,7 +90,9 @@ def _run(command: str, folder: Path) -> None:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-P", "-m", *shlex.split(command)], cwd=folder, check=False)
     if done.returncode:
-        raise TrcompressError(f"the demo stopped: `{command}` exited with {done.returncode}")
+        stop = TrcompressError(f"the demo stopped: `{command}` exited with {done.returncode}")
+        stop.exit_code = done.returncode if done.returncode > 0 else 128 - done.returncode  # as a shell has it
+        raise stop
     click.echo(f"({time.perf_counter() - start:.1f} s)", err=True)
 
 

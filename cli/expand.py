@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trcompress.cli.options import format_option, overwrite_option, path_argument
+from trcompress.cli.options import beside, format_option, overwrite_option, path_argument
 
 
 @click.command()
@@ -31,7 +31,7 @@ def expand(artifact: Path, out: Path | None, overwrite: bool, format_: str) -> N
     from trcompress.cli.console import out as stdout
     from trcompress.cli.console import print_json, say
 
-    made = run(artifact, out or artifact.with_suffix(".dense.pt"), overwrite=overwrite)
+    made = run(artifact, out or beside(artifact, ".dense.pt"), overwrite=overwrite)
     if format_ == "json":
         shapes = {key: list(tensor.shape) for key, tensor in made.tensors.items()}
         told = {"out": str(made.path), "nesting": list(made.nesting), "tensors": shapes, "notes": list(made.notes)}

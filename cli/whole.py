@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def run_compress(checkpoint: Path, given: dict[str, Any]) -> None:
     """Compress, train where that is asked for, write, and print what was done."""
-    out = given["out"] or checkpoint.with_suffix(".small.safetensors")
+    from trcompress.cli.options import beside
+
+    out = given["out"] or beside(checkpoint, ".small.safetensors")
     training = {name: given[name] for name in ("teacher", "epochs", "batch_size", "lr")}
     written = {name: given[name] for name in ("overwrite", "sidecar")}
     found = compress_whole(checkpoint, given, out, finetune=given["training_data"], **training, **written)

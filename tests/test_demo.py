@@ -39,7 +39,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     done = run("demo", "--out", tmp_path)
     assert done.code == 2
-    assert "holds other files" in done.stderr
+    assert "must be new or empty" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

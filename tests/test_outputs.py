@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -307,3 +308,41 @@ def test_a_checkpoint_cut_short_while_it_is_mapped_loses_nothing_else(tmp_path, 
     again = run("decompose", dense, *SHAPE, "-o", out, "--overwrite")
     assert again.code == 0, again.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([dense.name, out.name])
+
+
+def rewrite(path):
+    """Change a file in place, as some programs save."""
+    with path.open("r+b") as stream:
+        stream.seek(-4, 2)
+        stream.write(bytes(4))
+
+
+CHANGED = {
+    "compress": (WRITERS["compress"][0], "dense.safetensors", "trcompress.passes.whole_file.whole_"),
+    "finetune": (WRITERS["finetune"][0], "ring.safetensors", "trcompress.training.finetune.finished"),
+    "finetune, at once": (WRITERS["finetune"][0], "ring.safetensors", "trcompress.training.finetune.file_sha256"),
+    "expand": (
+        ["expand", "ring.safetensors", "-o", "OUT"],
+        "ring.safetensors",
+        "trcompress.artifact.expand.unfolded",
+    ),
+    "export": (WRITERS["export"][0], "ring.safetensors", "trcompress.deploy.sequence.read_sequence_network"),
+}
+"""verb -> command, the file that changes, and the function before which it does."""
+
+
+@pytest.mark.parametrize("verb", list(CHANGED))
+def test_every_verb_that_writes_notices_a_file_that_changes(inputs, tmp_path, verb, monkeypatch):
+    words, name, function = CHANGED[verb]
+    module, _, local = function.rpartition(".")
+    before = getattr(import_module(module), local)
+
+    def changing(*given, **how):
+        rewrite(inputs / name)
+        return before(*given, **how)
+
+    monkeypatch.setattr(function, changing)
+    out = tmp_path / "out.safetensors"
+    done = run(*[out if word == "OUT" else word for word in words], cwd=inputs)
+    assert (done.code, f"{name} was changed while it was read" in done.stderr) == (3, True), done.stderr
+    assert not out.exists()

@@ -177,7 +177,7 @@ def test_a_run_leaves_recipe_result_and_numbers_and_replaces_nothing_unasked(tmp
     saved = read_result(tmp_path / "out" / "result.json")
     assert saved == done.result
     assert (saved.command, saved.quick, saved.seeds) == ("as typed", True, (0,))
-    with pytest.raises(OutputFileError, match="holds a result already"):
+    with pytest.raises(OutputFileError, match="must be new or empty"):
         reproduce(recipe, tmp_path / "out")
     reproduce(recipe, tmp_path / "out", overwrite=True)
     with pytest.raises(OutputFileError, match="must be a folder"):

@@ -171,7 +171,7 @@ def test_a_failing_save_leaves_the_state_before(tmp_path, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trcompress.training.run_state.save_file", full)
+    monkeypatch.setattr("trcompress.training.run_state.save_tensors", full)
     with pytest.raises(OutputFileError, match=r"state.safetensors: No space left on device; free some space"):
         folder.save(RunState(epoch=2, groups={"model": {"w": torch.zeros(3)}}))
     state = folder.load()

@@ -6,14 +6,16 @@ import numpy
 import pytest
 import torch
 from command import run
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import trcompress
 from trcompress import Plan
 from trcompress.artifact import write
 from trcompress.artifact.file import Artifact, read_artifact
-from trcompress.errors import InputFileError, OutputFileError
+from trcompress.artifact.tensor_file import save_tensors
+from trcompress.checkpoint.safetensors_file import DTYPES
+from trcompress.errors import InputFileError, OutputFileError, UsageError
 
 HEAD = {"fc.weight": torch.zeros(4, 8), "fc.bias": torch.zeros(4)}
 
@@ -21,6 +23,25 @@ HEAD = {"fc.weight": torch.zeros(4, 8), "fc.bias": torch.zeros(4)}
 def file_of(path, module, prefix="rnn.", **more):
     torch.save({prefix + key: value for key, value in module.state_dict().items()} | more, path)
     return path
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ('é\n\x1b"', "\U0001f600")])
+def test_files_are_those_that_safetensors_writes(names, tmp_path):
+    shared = torch.arange(12.0).reshape(3, 4)
+    dtypes = [dtype for dtype in DTYPES.values() if not dtype.is_complex]
+    tensors = {f"{dtype}{name}": torch.ones(3, 2).to(dtype) for dtype in dtypes for name in names}
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "view": shared.T, "shared": shared[1:]}
+    save_tensors(tensors, tmp_path / "ours", {"format": "pt"})
+    save_file(
+        {key: one.clone().contiguous() for key, one in tensors.items()}, tmp_path / "theirs", {"format": "pt"}
+    )
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
+
+
+def test_what_safetensors_cannot_hold_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"safetensors holds no torch.complex128: big is one"):
+        save_tensors({"big": torch.zeros(2, dtype=torch.complex128)}, tmp_path / "out", {})
 
 
 def error_in(path, dense, name="rnn.weight_ih_l0"):

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.storage import DTYPES
+from trcompress.artifact.tensor_file import save_pickled, save_tensors
 from trcompress.artifact.unchanged import changed_arguments, unfolded
+from trcompress.checkpoint.opened import as_opened, refuse_changed
 from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.util.files import atomic_path, check_output
 
@@ -62,6 +63,7 @@ def expand(artifact: str | Path | Artifact, out: str | Path, *, overwrite: bool 
     """
     given = [] if isinstance(artifact, Artifact) else [artifact]
     path = check_output(out, overwrite=overwrite, keep=given)
+    opened = as_opened(Path(one) for one in given)
     if not isinstance(artifact, Artifact):
         artifact = read_artifact(artifact)
     tensors = unfolded(artifact.header, dense_tensors(artifact))
@@ -73,13 +75,13 @@ def expand(artifact: str | Path | Artifact, out: str | Path, *, overwrite: bool 
         notes.append(
             f"safetensors holds one flat dict: {'.'.join(nesting)} is not around it; name a .pt to keep it"
         )
-    content: dict[str, Any] = _flat(tensors) if flat else _nested(tensors, places)
     with atomic_path(path, overwrite=overwrite) as temporary:
         if flat:
-            save_file(content, temporary, metadata={"format": "pt"})
+            save_tensors(tensors, temporary, {"format": "pt"})
         else:
-            torch.save(content, temporary)
+            save_pickled(_nested(tensors, places), temporary)
             _check(temporary, tensors, places)
+        refuse_changed(opened)
     return Expanded(path, tensors, () if flat else nesting, tuple(notes))
 
 
@@ -131,11 +133,6 @@ def _nested(tensors: dict[str, Tensor], places: dict[str, tuple[tuple[str, ...],
                 raise UsageError(f"{key} lay in a dict that another tensor's name has taken: {one!r}")
         inner[name] = tensors[key]
     return content
-
-
-def _flat(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with memory of their own, as safetensors asks."""
-    return {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
 
 
 def _check(path: Path, tensors: dict[str, Tensor], places: dict[str, tuple[tuple[str, ...], str]]) -> None:

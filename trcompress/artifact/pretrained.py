@@ -25,6 +25,7 @@ from trcompress.artifact.save import save
 from trcompress.errors import InputFileError, UsageError
 from trcompress.util.bounded_json import read_json
 from trcompress.util.files import atomic_path, check_output, write_text
+from trcompress.util.folders import output_folder
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MAX_CONFIG_BYTES = 2**20
@@ -82,8 +83,7 @@ def save_pretrained(
         text = json.dumps({**config}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise UsageError(f"`config` must hold JSON values: {error}") from error
-    folder = Path(save_directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(save_directory, overwrite=True)
     for name in (WEIGHTS, CONFIG, CARD):
         check_output(folder / name, overwrite=overwrite, keep=[model] if isinstance(model, str | Path) else [])
     _write_weights(model, folder / WEIGHTS, overwrite)

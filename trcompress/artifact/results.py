@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from trcompress.errors import InputFileError, UsageError
 from trcompress.model.header import Header
 from trcompress.util.bounded_json import check_parts
+from trcompress.util.inputs import note_input
 
 MAX_BYTES = 16 * 2**20
 MAX_CLASSES = 4096
@@ -182,6 +183,7 @@ def name_of(result: TrainingResult | BenchResult | Comparison) -> str:
 
 
 def _read(path: Path) -> TrainingResult | BenchResult | Comparison:
+    note_input(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputFileError(f"a result file must be under {MAX_BYTES >> 20} MiB: {path} is larger")

@@ -10,11 +10,12 @@ from trcompress.errors import InputFileError
 from trcompress.model.header import MAX_HEADER, Header, parse_header
 from trcompress.util.bounded_json import read_json
 from trcompress.util.files import write_text
+from trcompress.util.inputs import note_input
 
 
 def sidecar_path(path: Path) -> Path:
     """`model.safetensors.json` beside `model.safetensors`."""
-    return path.with_name(f"{path.name}.json")
+    return path.parent / f"{path.name}.json"
 
 
 def write_sidecar(path: Path, header: Header) -> Path:
@@ -34,6 +35,7 @@ def with_sidecar(header: Header, path: Path) -> Header:
     side = sidecar_path(path)
     if header.has_history or not side.is_file():
         return header
+    note_input(side)
     if side.stat().st_size > MAX_HEADER:
         raise InputFileError(f"{side} is larger than a header may be; move it away")
     try:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trcompress.artifact.file import Artifact, read_artifact
 from trcompress.artifact.load import load
 from trcompress.artifact.packing import PACKED_KEY, Streams, pack
-from trcompress.artifact.sidecar import write_sidecar
+from trcompress.artifact.sidecar import sidecar_path, write_sidecar
 from trcompress.artifact.storage import Stored
+from trcompress.artifact.tensor_file import save_tensors, tensors_bytes
 from trcompress.checkpoint.finite import count_nonfinite
-from trcompress.checkpoint.safetensors_file import DTYPES
 from trcompress.errors import InputFileError, OutputFileError, TrcompressError, UsageError
 from trcompress.model.header import METADATA_KEY, Header
-from trcompress.util.files import atomic_path, check_output, system_error
+from trcompress.util.files import atomic_path, check_output
 
 _BLOCK_BYTES = 1 << 24
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
-_ORDER = list(_CODES)
 COMPACT_BELOW = 20_000
 """Bytes of tensors below which a header of version 2 is compact."""
 
@@ -59,58 +52,32 @@ def write_artifact(
         OutputFileError: the path exists (without `overwrite`), or cannot be written.
     """
     path = check_output(path, overwrite=overwrite)
+    if sidecar:
+        check_output(sidecar_path(path), overwrite=overwrite)
     refuse_not_finite(artifact)
     tensors, header = _as_stored(artifact)
-    tensors = _own_storages(tensors)
-    compact = _is_compact(header, sum(one.nbytes for one in tensors.values()))
-    metadata = {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}
     with atomic_path(path, overwrite=overwrite) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise system_error(error) from error
-        _sort_metadata(temporary)
+        save_tensors(tensors, temporary, _metadata(tensors, header))
         _check_written(temporary, artifact, header, check)
     if sidecar:
         write_sidecar(path, header)
     return path
 
 
-def _sort_metadata(path: Path) -> None:
-    """Put the metadata in the order of its keys: safetensors writes another one each time. No length changes."""
-    with path.open("r+b") as stream:
-        (size,) = struct.unpack("<Q", stream.read(8))
-        table = json.loads(stream.read(size))
-        table = {"__metadata__": dict(sorted(table.pop("__metadata__").items()))} | table
-        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= size:
-            stream.seek(8)
-            stream.write(text.ljust(size))
-
-
 def file_bytes(artifact: Artifact) -> int:
     """Return how large the file will be, to the byte, without writing it."""
     tensors, header = _as_stored(artifact)
-    size = sum(one.nbytes for one in tensors.values())
-    compact = _is_compact(header, size)
-    about = {"__metadata__": {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}}
-    table = len(json.dumps(about | _entries(tensors), separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + (table + 7) // 8 * 8 + size
+    return tensors_bytes(tensors, _metadata(tensors, header))
+
+
+def _metadata(tensors: Mapping[str, Tensor], header: Header) -> dict[str, str]:
+    compact = _is_compact(header, sum(one.nbytes for one in tensors.values()))
+    return {"format": "pt", METADATA_KEY: header.to_json(compact=compact)}
 
 
 def _is_compact(header: Header, size: int) -> bool:
     """Whether a file of so many bytes of tensors leaves its history out: those of version 1 keep it."""
     return bool(header.storage or header.passes) and size < COMPACT_BELOW
-
-
-def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The table of contents as safetensors writes it: wide types first, then by name."""
-    entries, start = {}, 0
-    for key, one in sorted(tensors.items(), key=lambda pair: (-_ORDER.index(pair[1].dtype), pair[0])):
-        stop = start + one.nbytes
-        entries[key] = {"dtype": _CODES[one.dtype], "shape": list(one.shape), "data_offsets": [start, stop]}
-        start = stop
-    return entries
 
 
 def _as_stored(artifact: Artifact) -> tuple[dict[str, Tensor], Header]:
@@ -135,19 +102,6 @@ def _current(stored: Stored, tensor: Tensor, packed: bool) -> Stored:
         stored.expand().to(tensor.dtype), tensor.detach().cpu()
     )
     return stored if same else stored.rounding(packed).of(tensor.detach().cpu())
-
-
-def _own_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give each tensor contiguous memory of its own, as safetensors requires; copies only where shared."""
-    seen: set[int] = set()
-    own = {}
-    for key, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage()
-        alone = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
-        own[key] = tensor if alone else tensor.clone()
-        seen.add(storage.data_ptr())
-    return own
 
 
 def refuse_not_finite(artifact: Artifact) -> None:

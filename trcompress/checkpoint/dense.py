@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trcompress.checkpoint.finite import count_nonfinite, count_nonfinite_in_file
 from trcompress.checkpoint.foreign import refuse_foreign
+from trcompress.checkpoint.opened import Opened, as_opened, refuse_changed
 from trcompress.checkpoint.safetensors_file import DTYPES
 from trcompress.checkpoint.stored import AnyTensor
 from trcompress.errors import InputFileError, nearest
@@ -75,7 +76,7 @@ class Checkpoint:
     places: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._opened  # noqa: B018 - what the files are like now, before anything more is read
+        self.opened  # noqa: B018 - what the files are like now, before anything more is read
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -116,17 +117,12 @@ class Checkpoint:
         Raises:
             InputFileError: one was changed, replaced or removed.
         """
-        for path, before in self._opened.items():
-            if _signature(path) != before:
-                raise InputFileError(
-                    f"{path} was changed while it was read: nothing was written; "
-                    "run again when no other program writes to it"
-                )
+        refuse_changed(self.opened)
 
     @cached_property
-    def _opened(self) -> Mapping[Path, tuple[int, ...]]:
+    def opened(self) -> Opened:
         """What the files were like at first."""
-        return {path: _signature(path) for path in self.files}
+        return as_opened(self.files)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -257,12 +253,3 @@ class Checkpoint:
             hint = nearest(key, list(self._tensors))
             raise InputFileError(f"{self.path} has no tensor {key!r}{hint}; it has {len(self._tensors):,}")
         return self._tensors[key]
-
-
-def _signature(path: Path) -> tuple[int, ...]:
-    """Size, time of the last change and identity of a file; empty where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import time
 import zlib
@@ -23,6 +24,8 @@ _MAGIC = b"trframe1"
 _HEADER = struct.Struct("<8s7I")  # magic, CRC-32 of the rest, K, height, width, total, damaged, cut
 _END_BYTES = 2**16
 _STALE_S = 24 * 3600
+_LEFT = re.compile(r"[0-9a-f]{32}\.part|\..*\.trcompress\.part")
+"""Names that unfinished files of ours have: a folder that the user names may hold parts of others."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def open_cache(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.part"):
-            if time.time() - left.stat().st_mtime > _STALE_S:
+        for left in folder.iterdir():
+            if _LEFT.fullmatch(left.name) and time.time() - left.lstat().st_mtime > _STALE_S:
                 left.unlink(missing_ok=True)
     except OSError as error:
         raise OutputFileError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -20,7 +20,8 @@ from trcompress.deploy.quantize import quantize_onnx
 from trcompress.deploy.sequence import SequenceNetwork, open_sequence_network
 from trcompress.deploy.to_plain import to_plain
 from trcompress.errors import UsageError
-from trcompress.util.files import atomic_path, check_output
+from trcompress.util.files import atomic_path, check_output, faults_named
+from trcompress.util.folders import work_folder
 
 STEPS, BATCH = 16, 2
 """Of the example from which torch's exporters trace."""
@@ -118,6 +119,8 @@ def export(
     keep = (network,) if isinstance(network, str | Path) else ()
     for path in outputs.values():
         check_output(path, overwrite=overwrite, keep=keep)
+    if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
+        raise UsageError(f"`onnx` and `torch_export` must name two files: both are {onnx}; choose another for one")
     parts: dict[str, Any] = {"stacks": stacks, "head": head, "embedding": embedding, "readout": readout}
     task = _open(network, model, example, parts)
     if "onnx" in outputs:
@@ -157,8 +160,8 @@ def _module_task(module: nn.Module, example: Any, name: str) -> _Task:
 
 def _write_onnx(task: _Task, out: Path, *, int8: bool, opset: int, steps: int) -> _Task:
     notes = task.notes
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
-        plain = Path(folder) / "plain.onnx"
+    with faults_named(out), work_folder(out) as folder:
+        plain = folder / "plain.onnx"
         if isinstance(task.module, SequenceNetwork):
             plain.write_bytes(build_onnx(task.module, opset=opset).SerializeToString())
             found = compare("onnx", task.module, onnx_runner(str(plain)), task.make_inputs)
@@ -172,7 +175,7 @@ def _write_onnx(task: _Task, out: Path, *, int8: bool, opset: int, steps: int) -
         results = [*task.results, ("onnx", plain if int8 else out, plain.stat().st_size, found)]
         final = plain
         if int8:
-            final = Path(folder) / "int8.onnx"
+            final = folder / "int8.onnx"
             quantize_onnx(plain, final)
             sizes = [(one.steps, one.batch) for one in found]
             rounded = compare("onnx int8", task.module, onnx_runner(str(final)), task.make_inputs, sizes)
@@ -184,8 +187,8 @@ def _write_onnx(task: _Task, out: Path, *, int8: bool, opset: int, steps: int) -
 
 def _write_torch(task: _Task, out: Path, steps: int) -> _Task:
     """Write a .pt2 file; without lengths where they are optional, as torch.export follows no packed sequences."""
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
-        made = Path(folder) / "made.pt2"
+    with faults_named(out), work_folder(out) as folder:
+        made = folder / "made.pt2"
         write = partial(export_torch_module, task.module, path=made, steps=steps, batch=BATCH)
         optional = _optional(task.module, len(task.make_inputs(2, 2)))
         try:

@@ -62,7 +62,7 @@ def export_onnx_module(
                     _to_onnx(module, inputs, path, axes, dynamo=dynamo, opset=opset)
                     _name_output_dimensions(path, module, make_inputs, (steps, batch), left_open)
                     found = compare("onnx", module, onnx_runner(str(path)), make_inputs, sizes)
-            except MissingExtraError:
+            except (MissingExtraError, OSError):
                 raise
             except Exception as error:  # exporters raise what they like
                 faults.append(f"{_name(dynamo)}: {_first_line(error)}")
@@ -87,7 +87,9 @@ def export_torch_module(
         shapes = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
         try:
             with _quietly():
-                torch.export.save(torch.export.export(module, inputs, dynamic_shapes=shapes), path)
+                program = io.BytesIO()  # where a disk is full, torch's writer may abort the process
+                torch.export.save(torch.export.export(module, inputs, dynamic_shapes=shapes), program)
+                path.write_bytes(program.getvalue())
                 loaded = torch.export.load(path).module()
             found = compare(
                 "torch.export",
@@ -96,6 +98,8 @@ def export_torch_module(
                 make_inputs,
                 open_sizes(left_open, steps, batch),
             )
+        except OSError:
+            raise
         except Exception as error:  # torch.export raises what it likes
             faults.append(_first_line(error))
             continue

@@ -31,6 +31,8 @@ def quantize_onnx(source: Path, out: Path) -> None:
     try:
         options = {"DefaultTensorType": FLOAT}  # of what its own inference of types does not follow
         quantize_dynamic(_readable(source), str(out), weight_type=QuantType.QInt8, extra_options=options)
+    except OSError:
+        raise
     except Exception as error:  # it raises what it likes
         raise UsageError(f"onnxruntime's quantizer cannot round this file: {error}; ship it unrounded") from error
     finally:

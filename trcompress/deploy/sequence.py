@@ -160,4 +160,7 @@ def open_sequence_network(path: str | Path, **parts: Any) -> tuple[SequenceNetwo
     """Open a file and build what it says of itself; see `read_sequence_network`."""
     from trcompress.network.model_file import open_model
 
-    return read_sequence_network(open_model(path), **parts)
+    file = open_model(path)
+    network = read_sequence_network(file, **parts)
+    file.refuse_changed()
+    return network

@@ -19,6 +19,7 @@ from trcompress.checkpoint import (
     refuse_foreign,
     without_ignored,
 )
+from trcompress.checkpoint.opened import Opened, as_opened, refuse_changed
 from trcompress.errors import InputFileError
 from trcompress.layers.stacks import build_stack, load_stack
 from trcompress.model.layer import Layer, by_stack
@@ -40,6 +41,7 @@ class ModelFile:
         beside: keys that lay in another dict than the model's own.
         shared: groups of keys that are one tensor.
         notes: what was assumed of the layers because the file does not tell.
+        opened: what the files were like before they were read.
     """
 
     path: Path
@@ -52,6 +54,11 @@ class ModelFile:
     beside: frozenset[str] = frozenset()
     shared: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    opened: Opened = field(default_factory=dict)
+
+    def refuse_changed(self, *, replaced: bool = True) -> None:
+        """Refuse to go on with a file that was written to since it was opened; see `opened.refuse_changed`."""
+        refuse_changed(self.opened, replaced=replaced)
 
     @property
     def main_stacks(self) -> list[str]:
@@ -117,7 +124,8 @@ def open_model(path: str | Path, *, ignore_unknown: Sequence[str] = (), **readin
     """
     path = Path(path)
     if is_artifact(path):
-        return of_artifact(read_artifact(path), path, ignore_unknown)
+        opened = as_opened([path])
+        return replace(of_artifact(read_artifact(path), path, ignore_unknown), opened=opened)
     return of_checkpoint(read_checkpoint(path, ignore_unknown=ignore_unknown, **reading), path)
 
 
@@ -137,7 +145,7 @@ def of_checkpoint(checkpoint: Checkpoint, path: Path) -> ModelFile:
     stacks = _as_sequences(checkpoint.layers)
     tensor, shapes = checkpoint.tensor, checkpoint.shapes
     seen = checkpoint.unknown, checkpoint.beside, checkpoint.shared, checkpoint.assumed
-    return ModelFile(path, stacks, {}, shapes, tensor, None, *seen)
+    return ModelFile(path, stacks, {}, shapes, tensor, None, *seen, opened=checkpoint.opened)
 
 
 def _as_sequences(layers: Sequence[Layer]) -> dict[str, list[Layer]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trcompress.artifact.file import Artifact
+from trcompress.artifact.sidecar import sidecar_path
 from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.network.classifier import Wiring
@@ -129,7 +130,8 @@ def compressed_file(checkpoint: str | Path, out: str | Path | None = None, **giv
     data, teacher, progress = given["finetune"], given["teacher"], given["progress"]
     check_file_options(changed_from_default(compress, given | {"out": out}))
     if out is not None:
-        check_output(out, overwrite=given["overwrite"], keep=(checkpoint, given["calibrate"], data, teacher))
+        for path in (out, sidecar_path(Path(out))) if given["sidecar"] else (out,):
+            check_output(path, overwrite=given["overwrite"], keep=(checkpoint, given["calibrate"], data, teacher))
     runnable = open_runnable(
         checkpoint,
         given["calibrate"],
@@ -143,7 +145,7 @@ def compressed_file(checkpoint: str | Path, out: str | Path | None = None, **giv
     if out is None or data is None:
         artifact, whole = compress_file(runnable, **how)
         if whole.reached and out is not None:
-            artifact.path = write_artifact(out, artifact, **kept)
+            artifact.path = write_artifact(out, artifact, **kept, check=runnable.refuse_changed)
         return CompressedFile(whole, artifact)
     named = {name: given[name] for name in ("epochs", "batch_size", "lr")}
     if not isinstance(data, DataSet):

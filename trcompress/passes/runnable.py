@@ -120,7 +120,7 @@ def runnable_classifier(
     notes = (*classifier.notes, note)
     base = base_artifact(file, reading)
     given = outputs or ("values" if data.task == "regression" else "scores")
-    return RunnableFile(base, classifier.module, classifier.keys, batches, _run, given, notes)
+    return RunnableFile(base, classifier.module, classifier.keys, batches, _run, given, notes, opened=file.opened)
 
 
 def runnable_model(
@@ -150,7 +150,7 @@ def runnable_model(
     keys = {name: name for name in module.state_dict()}
     kept = list(islice(batches, MOST_SEQUENCES))
     base, notes = base_artifact(file, reading), (f"the network of {spec}",)
-    return RunnableFile(base, module, keys, kept, telling(forward, spec), outputs, notes)
+    return RunnableFile(base, module, keys, kept, telling(forward, spec), outputs, notes, opened=file.opened)
 
 
 def runnable_stacks(
@@ -184,7 +184,8 @@ def runnable_stacks(
     batches = list(given.batches(fitted[:MOST_SEQUENCES], SEQUENCES))
     held_out = list(given.batches(held[:MOST_SEQUENCES], SEQUENCES))
     base, keys = base_artifact(file, reading), network.file_keys
-    return RunnableFile(base, network, keys, batches, _run_stacks, compared, network.notes, held_out)
+    run = _run_stacks, compared, network.notes, held_out, file.opened
+    return RunnableFile(base, network, keys, batches, *run)
 
 
 def _run_stacks(module: nn.Module, batch: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from trcompress.artifact.file import Artifact, read_artifact
@@ -19,8 +18,9 @@ from trcompress.passes.whole_file import RunnableFile, compress_file
 from trcompress.training.display import Display
 from trcompress.training.finetune import FinetuneResult, finetune
 from trcompress.training.job import OutputPaths, describe_run
-from trcompress.training.run_state import RunFolder
+from trcompress.training.run_state import STATE_FILE
 from trcompress.training.settings import FinetuneSettings
+from trcompress.util.folders import work_folder
 
 TRAINING = FinetuneSettings(epochs=10)
 """Where nothing else is said."""
@@ -83,8 +83,9 @@ def compress_and_train(
     artifact, whole = compress_file(runnable, target_bytes=room, command=command, trained=True, **how)
     if not whole.reached:
         return TrainedFile(whole, artifact, None)
-    with TemporaryDirectory(dir=Path(out).absolute().parent) as folder, _without_state(Path(out)):
-        start = write_artifact(Path(folder) / "start.safetensors", artifact, sidecar=sidecar)
+    with work_folder(Path(out)) as folder, _without_state(Path(out)):
+        start = folder / "start.safetensors"
+        write_artifact(start, artifact, sidecar=sidecar, check=runnable.refuse_changed)
         trained = finetune(
             start,
             data,
@@ -106,8 +107,7 @@ def _without_state(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        folder = RunFolder(OutputPaths(out).run)
-        folder.state_path.unlink(missing_ok=True)
+        (OutputPaths(out).run / STATE_FILE).unlink(missing_ok=True)
         raise
 
 

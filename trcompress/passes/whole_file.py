@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from trcompress.artifact.file import Artifact
 from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import file_bytes
 from trcompress.checkpoint import read_checkpoint
+from trcompress.checkpoint.opened import Opened, refuse_changed
 from trcompress.decomposition.weight import CompressedWeight
 from trcompress.layers import CoreWeight
 from trcompress.model.header import READ, Header, PassRecord, Step, Weight
@@ -42,6 +43,7 @@ class RunnableFile:
         outputs: what is compared.
         notes: what was decided, in words.
         held_out: inputs to measure damage on; some of `batches` by default.
+        opened: what the file was like before it was read.
     """
 
     base: Artifact
@@ -52,6 +54,15 @@ class RunnableFile:
     outputs: str | Outputs | Select | None
     notes: tuple[str, ...] = ()
     held_out: Sequence[Any] | None = None
+    opened: Opened = field(default_factory=dict)
+
+    def refuse_changed(self, written: Artifact) -> None:
+        """Refuse what was `written` from a file that changed meanwhile: tensors are read when needed.
+
+        Raises:
+            InputFileError: it was changed, replaced or removed.
+        """
+        refuse_changed(self.opened)
 
     @property
     def tensor_bytes(self) -> int:

@@ -9,13 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trcompress.errors import MissingExtraError, OutputFileError, UsageError
+from trcompress.errors import MissingExtraError, UsageError
 from trcompress.reproduce.context import Context, silent
 from trcompress.reproduce.plots import Heatmap, draw, write_numbers
 from trcompress.reproduce.recipe import write_recipe
 from trcompress.reproduce.recipe_schema import Data, Recipe
 from trcompress.reproduce.result import RESULT_FILE, Findings, Result, write_result
 from trcompress.util.files import check_output, write_text
+from trcompress.util.folders import output_folder
 from trcompress.util.hardware import this_machine
 from trcompress.util.progress import Progress
 from trcompress.version import __version__
@@ -55,17 +56,16 @@ def reproduce(
         recipe: from `trcompress.reproduce.recipe.read_recipe(...).resolve(...)`.
         out: folder for everything that comes of it; made if it is not there.
         quick: says in the result that this was a rehearsal.
-        overwrite: replace an earlier result in the folder.
+        overwrite: replace what an earlier run left in the folder.
         command: the command line, for the result.
         progress: told what is being done.
 
     Raises:
         UsageError: the recipe needs data, and names none.
-        OutputFileError: the folder holds a result already, or cannot be made.
+        OutputFileError: the folder holds files, or cannot be made.
     """
     require_data(recipe)
-    folder = check_folder(out, overwrite=overwrite)
-    _make(folder)
+    folder = output_folder(out, overwrite=overwrite)
     for name in (RECIPE_FILE, RESULT_FILE):
         check_output(folder / name, overwrite=True, keep=[getattr(getattr(recipe, "data", None), "path", None)])
     write_text(folder / RECIPE_FILE, write_recipe(recipe))
@@ -99,31 +99,10 @@ def require_data(recipe: Recipe) -> None:
         raise UsageError(f"{recipe.name} needs `data`: {' '.join(data.about.split()) or 'an array file'}")
 
 
-def check_folder(out: str | Path, *, overwrite: bool = False) -> Path:
-    """Refuse a folder that holds a result, or a path that is no folder.
-
-    Raises:
-        OutputFileError: either.
-    """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise OutputFileError(f"the output must be a folder: {folder} is a file; choose another path")
-    if (folder / RESULT_FILE).exists() and not overwrite:
-        raise OutputFileError(f"{folder} holds a result already; choose another path, or allow `overwrite=True`")
-    return folder
-
-
 def runner_of(recipe: Recipe) -> Callable[[Any, Context], Findings]:
     """Import the function that runs a recipe's kind."""
     module, _, name = RUNNERS[recipe.kind].partition(":")  # type: ignore[attr-defined]
     return getattr(import_module(module), name)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputFileError(f"cannot make {folder}: {error.strerror or error}; choose another path") from error
 
 
 def _pictures(folder: Path, findings: Findings) -> tuple[list[Path], str]:

@@ -162,9 +162,10 @@ def finetune(
     """
     named = {name: value for name, value in locals().items() if name in FinetuneSettings.model_fields}
     settings, artifact = combined(settings, named), Path(artifact)
-    outputs = OutputPaths(Path(out) if out else artifact.with_suffix(".tuned.safetensors"))
+    outputs = OutputPaths(Path(out) if out else artifact.parent / f"{artifact.stem}.tuned.safetensors")
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
-    outputs.check([*inputs, data], resume=resume, overwrite=overwrite)
+    beside = [sidecar_path(outputs.model)] if sidecar_path(artifact).exists() else []
+    outputs.check([*inputs, data], resume=resume, overwrite=overwrite, beside=beside)
     with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
         file = open_model(artifact, **(wiring or Wiring()).reading)
@@ -178,13 +179,15 @@ def finetune(
         guide = None if teacher is None else _teacher(teacher, data, wiring, settings, crew)
         settings = _filled_in(settings, student, guide)
         identity = describe_run(settings, data, wiring) | {"inputs": [file_sha256(path) for path in inputs]}
+        file.refuse_changed()
         shown = CallingDisplay(on_epoch, display or NoDisplay()) if on_epoch else display
         job = TrainingJob(student, data, settings, crew, outputs, identity, guide, resume, shown)
         state, step = job.train(), _step(settings, identity, command)
         before = _classifier(file, data, wiring, crew)
         trained, metrics, evaluations = finished(job, state, file.artifact, before, step, most_bytes)
         if crew.writes:
-            write_artifact(outputs.model, trained, overwrite=True, sidecar=sidecar_path(artifact).exists())
+            file.refuse_changed(replaced=False)
+            write_artifact(outputs.model, trained, overwrite=True, sidecar=bool(beside))
         result = close(job, state, metrics, evaluations)
         _require_size(outputs.model, most_bytes)
         return result

@@ -43,24 +43,31 @@ class OutputPaths:
     @property
     def metrics(self) -> Path:
         """`model.metrics.json` beside `model.safetensors`."""
-        return self.model.with_suffix(".metrics.json")
+        return self.model.parent / f"{self.model.stem}.metrics.json"
 
     @property
     def run(self) -> Path:
         """`model.run`, the folder of log and state."""
-        return self.model.with_suffix(".run")
+        return self.model.parent / f"{self.model.stem}.run"
 
-    def check(self, inputs: Sequence[Any], *, resume: bool, overwrite: bool) -> None:
+    def check(self, inputs: Sequence[Any], *, resume: bool, overwrite: bool, beside: Sequence[Path] = ()) -> None:
         """Refuse outputs that exist, before any long work.
 
         Args:
             inputs: what the run reads; see `check_output`.
             resume: an interrupted run may be gone on with.
             overwrite: outputs that exist may be replaced.
+            beside: further files that will be written, as the sidecar.
 
         Raises:
-            OutputFileError: an output exists and may not be replaced, or is an input.
+            OutputFileError: an output exists and may not be replaced, is an input, or would replace another.
         """
+        paths = (self.model, self.metrics, self.run, *beside)
+        if len(set(paths)) < len(paths):
+            raise OutputFileError(
+                f"training writes {', '.join(one.name for one in paths)}: two of them are one; choose a name that "
+                f"ends otherwise, as {self.model.stem}.safetensors"
+            )
         interrupted = RunFolder.has_state(self.run)
         if interrupted and not (resume or overwrite):
             raise OutputFileError(
@@ -68,8 +75,8 @@ class OutputPaths:
                 "go on with `resume=True`, or start again with `overwrite=True`"
             )
         replace = overwrite or (resume and interrupted)
-        check_output(self.model, overwrite=replace, keep=inputs)
-        check_output(self.metrics, overwrite=replace, keep=inputs)
+        for path in (self.model, self.metrics, *beside):
+            check_output(path, overwrite=replace, keep=inputs)
         if self.run.is_dir():
             folder = RunFolder(self.run)
             for path in (folder.state_path, folder.metrics_path):

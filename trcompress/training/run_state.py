@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from trcompress.artifact.tensor_file import save_tensors
 from trcompress.checkpoint.safetensors_file import check_safetensors
 from trcompress.errors import InputFileError, OutputFileError, UsageError
 from trcompress.util.bounded_json import read_json
-from trcompress.util.files import atomic_path, system_error
+from trcompress.util.files import atomic_path
 
 METADATA_KEY = "trcompress-run"
 VERSION = 2
@@ -210,14 +210,5 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     Raises:
         OutputFileError: it cannot be written; a file that was there remains.
     """
-    own, seen = {}, set()
-    for key, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        shared = tensor.data_ptr() in seen or tensor.untyped_storage().nbytes() != tensor.nbytes
-        own[key] = tensor.clone() if shared else tensor
-        seen.add(tensor.data_ptr())
     with atomic_path(path) as temporary:
-        try:
-            save_file(own, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise system_error(error) from error
+        save_tensors(tensors, temporary, metadata)

@@ -26,6 +26,8 @@ except ImportError:  # not a POSIX system: no locks, so leftovers of others are 
 
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""For a pipe in the place of a lock, which nobody writes to."""
 _MOST_NAME_BYTES = 255
 
 _held: dict[Path, _Lock] = {}
@@ -138,7 +140,7 @@ def _lock(target: Path) -> _Lock:
     """Open and lock the lock file; one that was removed meanwhile is opened again."""
     path = beside(target, "lock")
     while True:
-        handle = os.open(path, os.O_RDONLY | os.O_CREAT | _NO_FOLLOW, 0o666)
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT | _NO_FOLLOW | _NO_WAIT, 0o666)
         try:
             if fcntl is None:
                 return _Lock(path, handle, alone=False)

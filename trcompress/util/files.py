@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, keep: Iterable[An
         raise OutputFileError(f"the output's folder must exist: {target.parent} does not; create it first")
     if not os.access(target.parent, os.W_OK):
         raise OutputFileError(f"the output's folder must be writable: {target.parent} is not")
-    with _faults_named(path):
+    with faults_named(path):
         claim(target)
     return path
 
@@ -67,7 +66,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         ...     _ = temporary.write_text("all or nothing")
     """
     path = Path(path)
-    with _faults_named(path):
+    with faults_named(path):
         target = _target(path)
         with claimed(target) as part:
             yield part
@@ -81,11 +80,20 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def system_error(error: Exception) -> OSError:
-    """Return the operating system's fault that a library wrapped into a text, `... (os error 28)`."""
-    found = re.search(r"os error (\d+)", str(error))
-    code = int(found[1]) if found else errno.EIO
-    return OSError(code, os.strerror(code) if found else str(error))
+@contextmanager
+def faults_named(path: Path) -> Iterator[None]:
+    """Turn the operating system's faults into one that names the output.
+
+    Raises:
+        OutputFileError: the body raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputFileError):
+            raise
+        hint = "; free some space and run again" if error.errno in _FULL else ""
+        raise OutputFileError(f"cannot write {path}: {_reason(error)}{hint}") from error
 
 
 def _target(path: Path, keep: Iterable[Path] = ()) -> Path:
@@ -96,6 +104,7 @@ def _target(path: Path, keep: Iterable[Path] = ()) -> Path:
     """
     try:
         target = Path(os.path.realpath(path))
+        str(target).encode()  # safetensors opens no other names
         linked, mode = path.is_symlink(), target.stat().st_mode if target.exists() else None
     except (OSError, ValueError) as error:
         raise OutputFileError(f"cannot write {str(path)[:300]!r}: {_reason(error)}; choose another path") from error
@@ -115,19 +124,9 @@ def _target(path: Path, keep: Iterable[Path] = ()) -> Path:
     return target
 
 
-@contextmanager
-def _faults_named(path: Path) -> Iterator[None]:
-    """Turn the operating system's faults into one that names the output."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, OutputFileError):
-            raise
-        hint = "; free some space and run again" if error.errno in _FULL else ""
-        raise OutputFileError(f"cannot write {path}: {_reason(error)}{hint}") from error
-
-
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "its name must be UTF-8"
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -1,4 +1,4 @@
-"""Writing a whole folder so that it appears when it is complete, and an old one is there until then."""
+"""Folders as outputs: whole ones that appear when complete, ones for several files, and ones to work in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trcompress.errors import OutputFileError
 from trcompress.util.claims import beside, exclusive
+from trcompress.util.files import faults_named
 
 
 @contextmanager
@@ -49,6 +50,49 @@ def atomic_folder(out: Path, may_replace: Callable[[Path], None]) -> Iterator[Pa
             raise
         reason = getattr(error, "strerror", None) or error
         raise OutputFileError(f"cannot write {out}: {reason}; free some space, or choose another path") from error
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside an output, `.NAME.trcompress.work`; what a killed run left of it is removed.
+
+    Raises:
+        OSError: it cannot be made.
+        OutputFileError: another run works there.
+    """
+    target = Path(os.path.realpath(out))
+    with exclusive(beside(target, "work")) as alone:
+        folder = beside(target, "work", "" if alone else uuid.uuid4().hex)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def output_folder(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Make a folder for several outputs; one that is there must be empty, but for hidden files, or be allowed.
+
+    Args:
+        path: the folder.
+        overwrite: files in it may be replaced.
+
+    Raises:
+        OutputFileError: it holds files, is no folder, or cannot be made.
+    """
+    folder = Path(path)
+    with faults_named(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OutputFileError(f"the output must be a folder: {folder} is a file; choose another path")
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sorted(one.name for one in folder.iterdir() if not one.name.startswith("."))
+    if held and not overwrite:
+        raise OutputFileError(
+            f"the output's folder must be new or empty: {folder} holds {held[0]}; "
+            "choose another path, or allow `overwrite=True`"
+        )
+    return folder
 
 
 def _take_over(target: Path, part: Path, old: Path) -> None:
