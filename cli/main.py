@@ -5,6 +5,7 @@ Verbs are imported when they are run, so that `trcompress --help` answers at onc
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -110,8 +111,9 @@ def _run() -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.message = _spelled(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(visible(shown.getvalue(), keep="\n"), err=True, nl=False)
         return _told(error, error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as stop:
         return _fail(stop, "interrupted", 130)

@@ -6,17 +6,21 @@ process where memory is short; PyTorch's makes an error of its own of a full dis
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from trcompress.checkpoint.safetensors_file import DTYPES
 from trcompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _ORDER = list(_CODES)
@@ -81,28 +85,24 @@ def save_pickled(content: Any, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with path.open("wb") as stream:
-        patient = _Patient(stream)
-        torch.save(content, patient)
-        if patient.fault is not None:
-            raise patient.fault
+    with _Patient(path, "w") as stream:
+        torch.save(content, stream)
+        if stream.fault is not None:
+            raise stream.fault
 
 
-class _Patient:
-    """Keeps the first fault of a stream for later, when PyTorch's writer has come to its end."""
+class _Patient(io.FileIO):
+    """Keeps its first fault for later, when PyTorch's writer has come to its end."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.fault: OSError | None = None
+    fault: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         """Write until something fails, then pretend."""
-        if self.fault is None:
+        values = memoryview(data).cast("B")
+        done = 0
+        while self.fault is None and done < len(values):
             try:
-                self._stream.write(data)
+                done += super().write(values[done:])
             except OSError as error:
                 self.fault = error
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is kept here."""
+        return len(values)
