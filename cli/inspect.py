@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trcompress.cli.lines import plan_line
-from trcompress.cli.options import format_option, path_argument, reading, reading_options
+from trcompress.cli.options import format_option, path_argument, reading, reading_options, typed
 
 if TYPE_CHECKING:
     from trcompress.checkpoint import Inspection
@@ -31,8 +31,11 @@ def inspect(checkpoint: Path, format_: str, **given: Any) -> None:
     from trcompress.checkpoint import inspect as look
     from trcompress.checkpoint import is_artifact, read_checkpoint
     from trcompress.cli.console import print_json
+    from trcompress.network.model_file import OF_DENSE_FILES
+    from trcompress.util.arguments import refuse_unused
 
     if is_artifact(checkpoint):
+        refuse_unused(typed(), (*OF_DENSE_FILES, "ignore_unknown"), "with an artifact", "leave it out")
         from trcompress.artifact.contents import artifact_contents
         from trcompress.cli.render_contents import print_contents
 

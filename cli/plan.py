@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OF_RINGS = (*GOALS, *SEARCH, "layer", "compare")
 """Options that a budget for the whole file does not use."""
-OF_FILES = ("passes", "storage", "units", "rank", "pack")
+OF_FILES = ("passes", "storage", "units", "rank", "pack", "finetune")
 """Options that a goal for the rings does not use."""
 
 
@@ -31,6 +31,7 @@ OF_FILES = ("passes", "storage", "units", "rank", "pack")
 )
 @budget_options
 @whole_options
+@click.option("--finetune", metavar="DATA", help="Show what `compress` does before it trains on this.")
 @options.reading_options
 @options.seed_option
 @options.format_option

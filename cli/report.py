@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trcompress.cli.options import kind_option, overwrite_option, reading, skip_objects_option
+from trcompress.cli.options import kind_option, overwrite_option, reading, skip_objects_option, typed
 from trcompress.cli.voice import voice
 
 if TYPE_CHECKING:
@@ -54,9 +54,13 @@ def report(artifacts: tuple[Path, ...], format_: str, **given: Any) -> None:
     from trcompress.artifact.results import check_all_used
     from trcompress.checkpoint import read_checkpoint
     from trcompress.cli.console import say
+    from trcompress.util.arguments import refuse_unused
     from trcompress.util.files import check_output, write_text
 
     results, out = given["results"], given["out"]
+    if given["baseline"] is None:
+        unused = ("kind", "skip_objects")
+        refuse_unused(typed(), unused, "without `baseline`", "name the dense checkpoint that it is about")
     if out is not None:
         inputs = [*artifacts, *results, *filter(None, [given["baseline"]])]
         check_output(out, overwrite=given["overwrite"], keep=inputs)

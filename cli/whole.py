@@ -34,7 +34,8 @@ def plan_whole(checkpoint: Path, given: dict[str, Any]) -> None:
     """Show the ladder that `compress` would walk; nothing is written."""
     if not given["calibrate"]:
         raise UsageError("a budget for the whole file needs `calibrate`: inputs to measure damage on")
-    whole = compress_whole(checkpoint, given | {"readout": "final", "stacks": None}).whole
+    given = given | {"readout": "final", "stacks": None}
+    whole = compress_whole(checkpoint, given, finetune=given["finetune"], planned=True).whole
     print_whole(whole, given["format_"])
     whole.require_reached()
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command import run
@@ -193,6 +194,49 @@ def test_a_ring_artifact_is_compressed_further_and_counted_from_its_dense_model(
     assert read_artifact(out).weight_plans().keys() == {"rnn.weight_ih_l0"}
 
 
+def test_a_ring_that_pays_no_more_where_units_go_is_dense_in_the_file_too(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Two factors 32:32 of weight_hh are 384 values; of 8 units it has 64."""
+    _, data = task
+    dense, ring, out = (tmp_path / f"{name}.safetensors" for name in ("dense", "ring", "small"))
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.RNN(40, 32, batch_first=True), "fc": nn.Linear(32, 3)})
+    save_file(model.state_dict(), dense)
+    trcompress.decompose(dense, trcompress.Plan.of("32:32", "2,3"), ring, matrices=("hh",), init="tr-svd")
+    assert read_artifact(ring).weight_plans().keys() == {"rnn.weight_hh_l0"}
+    words = ("--target-size", "4KB", "--calibrate", data, "--units", "8", "--passes", "units,rounding", "-o", out)
+    found = run("compress", ring, *words)
+    assert found.code == 0, found.stderr
+    made = read_artifact(out)
+    assert not made.weight_plans()
+    assert made.tensors["rnn.weight_hh_l0"].shape == (8, 8)
+    assert made.header.original["rnn.weight_hh_l0"] == (32, 32)
+    assert run("evaluate", out, "--data", data).code == 0
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_tokens_are_looked_up_in_the_embedding_of_a_checkpoint_and_of_an_artifact(
+    tmp_path: Path, ring: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 90)
+    x = rng.integers(0, 30, (90, 5)) + 30 * y[:, None]
+    data, path, out = tmp_path / "tokens.npz", tmp_path / "net.safetensors", tmp_path / "small.safetensors"
+    np.savez(data, x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    torch.manual_seed(0)
+    rnn = nn.LSTM(24, 16, batch_first=True)
+    model = nn.ModuleDict({"embedding": nn.Embedding(90, 24), "rnn": rnn, "fc": nn.Linear(16, 3)})
+    save_file(model.state_dict(), path)
+    if ring:
+        trcompress.decompose(path, trcompress.Plan.of("4x6:4x4", 2), path := tmp_path / "ring", init="tr-svd")
+    found = run("compress", path, "--target-ratio-model", "2.5", "--calibrate", data, "-o", out)
+    assert found.code == 0, found.stderr
+    assert "tokens are looked up in embedding.weight" in found.stdout
+    assert "divergence of the class scores" in found.stdout
+    assert run("evaluate", out, "--data", data).code == 0
+
+
 def test_plan_shows_the_ladder_and_writes_nothing(task: tuple[Path, Path], tmp_path: Path) -> None:
     dense, data = task
     words = ("plan", dense, "--target-size", "12KB", "--calibrate", data, "--format", "json")
@@ -201,6 +245,88 @@ def test_plan_shows_the_ladder_and_writes_nothing(task: tuple[Path, Path], tmp_p
     assert found.json["file_bytes"] <= 12_000
     assert found.json["ladder"]
     assert not list(tmp_path.iterdir())
+
+
+def test_plan_shows_the_ladder_that_is_walked_before_training(task: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, data = task
+    words = (dense, "--target-size", "4KB", "--calibrate", data, "--finetune", data, "--format", "json")
+    planned = run("plan", *words, cwd=tmp_path)
+    assert planned.code == 0, planned.stderr
+    assert not list(tmp_path.iterdir())
+    done = run("compress", *words, "--epochs", "1", "-o", tmp_path / "small.safetensors")
+    assert [planned.json[name] for name in ("ladder", "passes")] == [
+        done.json[name] for name in ("ladder", "passes")
+    ]
+    assert "units" in {one["kind"] for one in planned.json["passes"]}
+    alone = run("plan", dense, "--target-ratio", "4", "--finetune", data)
+    assert alone.code == 2
+    assert "--finetune would not be used without --target-size" in " ".join(alone.stderr.split())
+    with pytest.raises(UsageError, match="`finetune` would not be used without `out`"):
+        trcompress.compress(dense, calibrate=data, target_size=4_000, finetune=data)
+
+
+DENSE_READING = {
+    "--kind": "lstm",
+    "--skip-objects": None,
+    "--drop": "x",
+    "--allow-nonfinite": "x",
+    "--ignore-unknown": "x",
+}
+
+
+def options_beside_an_artifact() -> list[tuple[str, str]]:
+    every = list(DENSE_READING)
+    offered = {
+        "inspect": ["--kind", "--skip-objects", "--ignore-unknown"],
+        "evaluate": every[:2],
+        "finetune": every[:2],
+        "compress": every[:4],
+        "plan": every[:2],
+        "report": every[:2],
+    }
+    return [(verb, option) for verb, options in offered.items() for option in options]
+
+
+@pytest.mark.parametrize(("verb", "option"), options_beside_an_artifact())
+def test_how_a_dense_checkpoint_is_read_is_refused_beside_an_artifact(
+    task: tuple[Path, Path], tmp_path: Path, verb: str, option: str
+) -> None:
+    dense, data = task
+    ring = tmp_path / "ring.safetensors"
+    plan = trcompress.Plan.of("5x8:4x8", 2)
+    trcompress.decompose(dense, plan, ring, init="tr-svd")
+    before = sorted(tmp_path.iterdir())
+    words = {
+        "inspect": (),
+        "evaluate": ("--data", data),
+        "finetune": ("--data", data, "--epochs", "1"),
+        "compress": ("--target-size", "9KB", "--calibrate", data),
+        "plan": ("--target-size", "9KB", "--calibrate", data),
+        "report": (),
+    }[verb]
+    value = DENSE_READING[option]
+    found = run(verb, ring, *words, option, *([value] if value else []))
+    assert found.code == 2, found.stdout
+    assert f"{option} would not be used" in " ".join(found.stderr.split())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_how_a_dense_checkpoint_is_read_is_used_where_one_stands_beside(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dense, data = task
+    ring = tmp_path / "ring.safetensors"
+    trcompress.decompose(dense, trcompress.Plan.of("5x8:4x8", 2), ring, init="tr-svd")
+    for words in (
+        ("evaluate", ring, "--data", data, "--baseline", dense),
+        ("finetune", ring, "--data", data, "--teacher", dense, "--epochs", "1"),
+        ("report", ring, "--baseline", dense),
+        ("bench", ring, "--baseline", dense, "--batch", "1", "--steps", "2", "--seconds", "0.01"),
+    ):
+        found = run(*words, "--kind", "lstm")
+        assert found.code == 0, found.stderr
+        wrong = run(*words, "--kind", "gru", *(["--overwrite"] if words[0] == "finetune" else []))
+        assert wrong.code in (2, 3), words[0]
 
 
 def test_a_file_that_is_not_understood_is_refused_by_name(task: tuple[Path, Path], tmp_path: Path) -> None:

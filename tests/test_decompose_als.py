@@ -10,7 +10,7 @@ from trcompress.decomposition import InMemoryMatrix, als, decompose
 from trcompress.decomposition.als import Fit
 from trcompress.decomposition.objective import InputRows, Objective
 from trcompress.decomposition.planted import gauss_newton
-from trcompress.decomposition.starts import random_cores, ring_squared_norm
+from trcompress.decomposition.starts import adapted, random_cores, ring_squared_norm
 from trcompress.formats import TensorRing
 
 PLANTED = [
@@ -202,6 +202,16 @@ def test_a_warm_start_of_other_ranks_is_cut_or_widened(ranks):
     assert after.start == "warm start"
     if min(ranks) > 2:
         assert after.error < before.error
+
+
+def test_a_bond_wider_than_its_core_can_fill_is_cut_and_means_the_same():
+    """Core 1 is (2, 2, 7): it fills four of the seven, and six are wanted."""
+    wide, narrow = _ring("3x2:4x2", (3, 2, 7, 3, 3)), _ring("3x2:4x2", (3, 2, 6, 3, 3))
+    cores = _cores(wide)
+    cut = adapted(cores, narrow, torch.Generator().manual_seed(0))
+    assert [tuple(core.shape) for core in cut] == list(narrow.core_shapes)
+    dense = wide.to_dense(cores)
+    assert (narrow.to_dense(cut) - dense).norm() < 0.1 * dense.norm()
 
 
 def test_a_warm_start_of_other_modes_is_refused():

@@ -167,6 +167,7 @@ OF_FILES: dict[str, Any] = {
 }
 WORDS = {
     "training_data": ("--finetune", "d.npz"),
+    "finetune": ("--finetune", "d.npz"),
     "factory": ("--model", "m:f"),
     "out": ("-o", "o.safetensors"),
     "data_options": ("--data-option", "steps=3"),
@@ -220,6 +221,7 @@ def of_files(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> Any
         "load_data": "data",
         "compress_file": (SimpleNamespace(path=None), whole),
         "compress_and_train": None,
+        "compress_for_training": None,
         "write_artifact": None,
     }
     with monkeypatch.context() as patch:

@@ -90,14 +90,14 @@ def widened(cores: Sequence[Tensor], ring: TensorRing, generator: torch.Generato
 
 
 def _cut_bond(cores: list[Tensor], k: int, rank: int) -> None:
-    """Lower the bond left of core k to `rank` by an SVD of the two cores that share it, in place."""
+    """Lower the bond left of core k to `rank` or less by an SVD of the two cores that share it, in place."""
     left, right = cores[k - 1], cores[k]
     size = right.shape[0]
     if size <= rank:
         return
     q1, r1 = torch.linalg.qr(left.reshape(-1, size))
     q2, r2 = torch.linalg.qr(right.reshape(size, -1).t())
-    u, s, vh = svd(r1 @ r2.t())
+    u, s, vh = svd(r1 @ r2.t())  # of a small core fewer than `rank`: a bond may be wider than it can fill
     root = s[:rank].sqrt()
-    cores[k - 1] = (q1 @ (u[:, :rank] * root)).reshape(*left.shape[:2], rank)
-    cores[k] = (q2 @ (vh[:rank].t() * root)).t().reshape(rank, *right.shape[1:])
+    cores[k - 1] = (q1 @ (u[:, :rank] * root)).reshape(*left.shape[:2], -1)
+    cores[k] = (q2 @ (vh[:rank].t() * root)).t().reshape(-1, *right.shape[1:])

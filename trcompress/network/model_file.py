@@ -24,6 +24,10 @@ from trcompress.errors import InputFileError
 from trcompress.layers.stacks import build_stack, load_stack
 from trcompress.model.layer import Layer, by_stack
 from trcompress.model.weight_plan import WeightPlan
+from trcompress.util.arguments import refuse_unused
+
+OF_DENSE_FILES = ("kind", "skip_objects", "drop", "allow_nonfinite")
+"""Ways to read a dense checkpoint that mean nothing of an artifact."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,25 @@ def open_model(path: str | Path, *, ignore_unknown: Sequence[str] = (), **readin
         opened = as_opened([path])
         return replace(of_artifact(read_artifact(path), path, ignore_unknown), opened=opened)
     return of_checkpoint(read_checkpoint(path, ignore_unknown=ignore_unknown, **reading), path)
+
+
+def check_reading(reading: Mapping[str, Any], *files: object) -> None:
+    """Refuse what tells how a dense checkpoint is read, where none is.
+
+    Args:
+        reading: arguments of `open_model`.
+        files: what a call opens with them: paths, other objects or None.
+
+    Raises:
+        UsageError: all of it is named.
+    """
+    if not any(isinstance(one, str | Path) and not is_artifact(one) for one in files):
+        refuse_unused(
+            [name for name, value in reading.items() if value],
+            OF_DENSE_FILES,
+            "where no dense checkpoint is read",
+            "leave it out; an artifact says itself how its tensors are read",
+        )
 
 
 def of_artifact(artifact: Artifact, path: Path, ignore_unknown: Sequence[str] = ()) -> ModelFile:

@@ -12,9 +12,10 @@ from trcompress.artifact.sidecar import sidecar_path
 from trcompress.artifact.write import write_artifact
 from trcompress.data import DataSet, load_data
 from trcompress.network.classifier import Wiring
+from trcompress.network.model_file import check_reading
 from trcompress.passes.checks import check_file_options
 from trcompress.passes.runnable import open_runnable
-from trcompress.passes.trained import TRAINING, compress_and_train
+from trcompress.passes.trained import TRAINING, compress_and_train, compress_for_training
 from trcompress.passes.whole import PASSES, STORED_AS, Whole
 from trcompress.passes.whole_file import compress_file
 from trcompress.training.display import Display
@@ -118,48 +119,54 @@ def compress(
     return found.artifact
 
 
-def compressed_file(checkpoint: str | Path, out: str | Path | None = None, **given: Any) -> CompressedFile:
+def compressed_file(
+    checkpoint: str | Path, out: str | Path | None = None, *, planned: bool = False, **given: Any
+) -> CompressedFile:
     """Do what `compress` does, and tell of a budget that was not met instead of raising.
 
     Args:
         checkpoint: see `compress`.
         out: see `compress`.
+        planned: stop before the training that `finetune` asks for, so that it needs no `out`.
         given: other arguments of `compress`.
     """
     given = defaults_of(compress) | given
-    data, teacher, progress = given["finetune"], given["teacher"], given["progress"]
-    check_file_options(changed_from_default(compress, given | {"out": out}))
+    wiring, data, teacher = given["wiring"], given["finetune"], given["teacher"]
+    check_file_options(changed_from_default(compress, given | {"out": checkpoint if planned else out}))
+    reading = (wiring or Wiring()).reading if given["reading"] is None else dict(given["reading"])
+    check_reading(reading, checkpoint, teacher)
+    check_reading({name: reading.get(name) for name in ("drop", "allow_nonfinite")}, checkpoint)  # not of a teacher
     if out is not None:
         for path in (out, sidecar_path(Path(out))) if given["sidecar"] else (out,):
             check_output(path, overwrite=given["overwrite"], keep=(checkpoint, given["calibrate"], data, teacher))
-    runnable = open_runnable(
-        checkpoint,
-        given["calibrate"],
-        given["wiring"],
-        **{name: given[name] for name in ("outputs", "data_options", "reading", "seed", "progress")},
-    )
+    same = {name: given[name] for name in ("outputs", "data_options", "seed", "progress")}
+    runnable = open_runnable(checkpoint, given["calibrate"], wiring, reading=reading, **same)
     target = runnable.target_bytes(given["target_size"], given["target_ratio_model"])
-    how = {name: given[name] for name in ("passes", "storage", "matrices", "units", "rank", "seed", "command")}
-    how |= {"target_bytes": target, "packed": given["pack"], "progress": progress}
+    names = ("passes", "storage", "matrices", "units", "rank", "seed", "command", "progress")
+    how = {name: given[name] for name in names} | {"target_bytes": target, "packed": given["pack"]}
     kept = {name: given[name] for name in ("overwrite", "sidecar")}
-    if out is None or data is None:
+    if data is None:
         artifact, whole = compress_file(runnable, **how)
         if whole.reached and out is not None:
             artifact.path = write_artifact(out, artifact, **kept, check=runnable.refuse_changed)
         return CompressedFile(whole, artifact)
-    named = {name: given[name] for name in ("epochs", "batch_size", "lr")}
-    if not isinstance(data, DataSet):
-        options = {"allow_code": True, **(given["data_options"] or {})}
-        data = load_data(data, progress=counted(progress), **options)
-    found = compress_and_train(
-        runnable,
-        data,
-        out,
-        teacher=teacher or checkpoint,
-        settings=combined(given["settings"] or TRAINING.model_copy(update={"seed": given["seed"]}), named),
-        wiring=given["wiring"],
-        display=given["display"],
-        **kept,
-        **how,
-    )
+    data = _training_data(data, given)
+    how |= {"settings": _settings(given), "wiring": wiring}
+    if out is None:
+        artifact, whole = compress_for_training(runnable, data, **how)
+        return CompressedFile(whole, artifact)
+    taught = {"teacher": teacher or checkpoint, "display": given["display"]}
+    found = compress_and_train(runnable, data, out, **taught, **kept, **how)
     return CompressedFile(found.whole, found.artifact, found.training)
+
+
+def _training_data(data: str | Path | DataSet, given: Mapping[str, Any]) -> DataSet:
+    if isinstance(data, DataSet):
+        return data
+    options = {"allow_code": True, **(given["data_options"] or {})}
+    return load_data(data, progress=counted(given["progress"]), **options)
+
+
+def _settings(given: Mapping[str, Any]) -> FinetuneSettings:
+    start = given["settings"] or TRAINING.model_copy(update={"seed": given["seed"]})
+    return combined(start, {name: given[name] for name in ("epochs", "batch_size", "lr")})

@@ -21,11 +21,10 @@ from trcompress.network.from_file import FileNetwork
 from trcompress.network.model_file import ModelFile, open_model
 from trcompress.network.outputs import Outputs
 from trcompress.network.read_calibration import read_calibration
-from trcompress.network.read_classifier import read_classifier
 from trcompress.network.user_model import load_user_model
 from trcompress.passes.damage import KEPT_BYTES
 from trcompress.passes.whole_file import RunnableFile, base_artifact
-from trcompress.training.evaluate import fitted
+from trcompress.training.evaluate import classifier_for, fitted
 from trcompress.util.progress import Progress, counted
 
 MOST_SEQUENCES = 1_024
@@ -112,7 +111,7 @@ def runnable_classifier(
     Raises:
         InputFileError, UsageError: the file holds no classifier for the data.
     """
-    classifier = read_classifier(file, wiring, classes=len(data.classes))
+    classifier = classifier_for(data, file, wiring)
     data = fitted(data, classifier)
     part = next(iter(data.splits.values()))
     note = f"calibrated on the {part.name} part of {data.name}"

@@ -79,8 +79,8 @@ def compress_and_train(
         UsageError, InputFileError, OutputFileError, RunInterruptedError: see `compress_file` and `finetune`.
     """
     settings = settings or TRAINING
-    room = target_bytes - _history_bytes(settings, data, wiring, command, target_bytes)
-    artifact, whole = compress_file(runnable, target_bytes=room, command=command, trained=True, **how)
+    how |= {"target_bytes": target_bytes, "settings": settings, "wiring": wiring, "command": command}
+    artifact, whole = compress_for_training(runnable, data, **how)
     if not whole.reached:
         return TrainedFile(whole, artifact, None)
     with work_folder(Path(out)) as folder, _without_state(Path(out)):
@@ -99,6 +99,31 @@ def compress_and_train(
             display=display,
         )
     return TrainedFile(whole, read_artifact(trained.out), trained)
+
+
+def compress_for_training(
+    runnable: RunnableFile,
+    data: DataSet,
+    *,
+    target_bytes: int,
+    settings: FinetuneSettings,
+    wiring: Wiring | None = None,
+    command: str = "",
+    **how: Any,
+) -> tuple[Artifact, Whole]:
+    """Make a file's network fit, with room for the record of the training that is to follow.
+
+    Args:
+        runnable: see `compress_and_train`, as for the others; the network is changed in place.
+        data: what it will be trained on.
+        target_bytes: of the whole file, after training.
+        settings: of that training.
+        wiring: how the file's parts form a classifier.
+        command: how the user asked for this.
+        how: of `compress_file`.
+    """
+    room = target_bytes - _history_bytes(settings, data, wiring, command, target_bytes)
+    return compress_file(runnable, target_bytes=room, command=command, trained=True, **how)
 
 
 @contextmanager

@@ -124,7 +124,8 @@ class RunnableFile:
     ) -> Header:
         before = self.base.header
         ours = {self._ring_key(name): one for name, one in core_weights(module).items()}
-        kept = {one.name: one for one in before.weights if one.name not in ours or _same(one, ours[one.name])}
+        there = [one for one in before.weights if f"{one.name}.core.0" in tensors]  # others are dense now
+        kept = {one.name: one for one in there if one.name not in ours or _same(one, ours[one.name])}
         weights = [
             *noted(tuple(kept.values()), self.base.tensors, tensors),
             *(_described(key, one) for key, one in ours.items() if key not in kept),
@@ -181,7 +182,8 @@ class RunnableFile:
         if name in self.keys:
             return self.keys[name]
         base, dot, rest = name.partition(".core.")
-        return self.keys.get(base, base) + dot + rest
+        whole = self.keys.get(base) or self.keys.get(f"{base}.core.0", base).removesuffix(".core.0")
+        return whole + dot + rest
 
     def record(self, record: PassRecord) -> PassRecord:
         """The same with the file's names: of a tensor its key, of a module the part of its keys before the dot."""

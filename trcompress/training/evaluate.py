@@ -10,7 +10,7 @@ from typing import Any
 from trcompress.data import DataSet, Split, load_data
 from trcompress.errors import InputFileError, QualityGateError, UsageError, nearest
 from trcompress.network.classifier import Classifier, Wiring
-from trcompress.network.model_file import ModelFile
+from trcompress.network.model_file import ModelFile, check_reading
 from trcompress.network.read_classifier import read_classifier
 from trcompress.training.distributed import Team, team
 from trcompress.training.measure import measure_split
@@ -116,6 +116,7 @@ def evaluate(
         >>> evaluate("model.tr.safetensors", "data.npz").accuracy  # doctest: +SKIP
         0.975
     """
+    check_reading((wiring or Wiring()).reading, model, teacher)
     with team(device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
         part = choose_split(data, split)

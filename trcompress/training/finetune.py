@@ -16,7 +16,7 @@ from trcompress.data import DataSet, load_data
 from trcompress.errors import UsageError
 from trcompress.model.header import Step
 from trcompress.network.classifier import Classifier, Wiring
-from trcompress.network.model_file import ModelFile, open_model
+from trcompress.network.model_file import ModelFile, check_reading, open_model
 from trcompress.training.display import CallingDisplay, Display, NoDisplay
 from trcompress.training.distributed import Team, choose_device, team
 from trcompress.training.evaluate import check_fits, classifier_for, fitted
@@ -162,13 +162,15 @@ def finetune(
     """
     named = {name: value for name, value in locals().items() if name in FinetuneSettings.model_fields}
     settings, artifact = combined(settings, named), Path(artifact)
+    reading = (wiring or Wiring()).reading
+    check_reading(reading, artifact, teacher)
     outputs = OutputPaths(Path(out) if out else artifact.parent / f"{artifact.stem}.tuned.safetensors")
     inputs = [artifact, *([Path(teacher)] if teacher else [])]
     beside = [sidecar_path(outputs.model)] if sidecar_path(artifact).exists() else []
     outputs.check([*inputs, data], resume=resume, overwrite=overwrite, beside=beside)
     with resumable(outputs), team(settings.device) as crew:
         data = data if isinstance(data, DataSet) else load_data(data, **dict(data_options or {}))
-        file = open_model(artifact, **(wiring or Wiring()).reading)
+        file = open_model(artifact, **reading)
         if file.artifact is None:
             raise UsageError(f"finetune takes an artifact; {artifact} is a dense checkpoint: decompose it first")
         student = _classifier(file, data, wiring, crew, dropout=settings.dropout)
