@@ -89,12 +89,24 @@ def test_the_bound_is_the_same_from_blocks_and_from_a_file(tmp_path, monkeypatch
     assert lower_bound(InMemoryMatrix(weight), RING).value == pytest.approx(expected.value, rel=1e-9)
 
 
-def test_a_padded_matrix_is_bounded_as_what_it_is_padded_to():
+def test_what_a_ring_has_in_the_padding_is_free():
+    planted = RING.to_dense(_cores(RING)).t()
+    assert lower_bound(InMemoryMatrix(planted[:, :23]), RING).value < 1e-6  # 23 inputs in modes of 24
+    assert lower_bound(InMemoryMatrix(planted[:22]), RING).value < 1e-6
+    gates = planted.reshape(2, 12, 24)[:, :11].flatten(0, 1)  # 2 gates of 11 units in modes of 12
+    for part in InMemoryMatrix(gates).pad_gates(2, 12).split(1):
+        assert lower_bound(part, RING).value < 1e-6
+    per_gate = TensorRing(RING.in_modes, (4, 3), (2, 2, 2, 3, 2, 2))
+    each = per_gate.to_dense(_cores(per_gate)).t()[:11]
+    for part in InMemoryMatrix(torch.cat((each, each))).pad_gates(2, 12).split(2):
+        assert lower_bound(part, per_gate).value < 1e-6
+
+
+def test_the_cut_bounds_a_padded_matrix():
     weight = _noise(23, 22)
-    padded = torch.zeros(24, 24, dtype=torch.float64)
-    padded[:23, :22] = weight
-    expected = lower_bound(InMemoryMatrix(padded), RING).value
-    assert lower_bound(InMemoryMatrix(weight), RING).value == pytest.approx(expected, rel=1e-9)
+    tail = torch.linalg.svdvals(weight)[RING.bottleneck :].norm()
+    found = lower_bound(InMemoryMatrix(weight), RING)
+    assert found.value == pytest.approx(float(tail / weight.norm()), rel=1e-9)
 
 
 def test_work_bounds_what_is_looked_at(monkeypatch):

@@ -92,7 +92,9 @@ def test_the_printed_error_is_the_files_and_above_its_bound(tmp_path_factory, da
     folder = tmp_path_factory.mktemp("numbers")
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
     stored = data.draw(st.sampled_from([None, "float16", "bfloat16", "float32"])) if abs(scale) < 2 else None
-    shape = data.draw(st.sampled_from(["4x3:4x2", "12:8", "1x12:8x1", "2x2x3:2x2x2", "12x1:1x8x1"]))
+    shape = data.draw(
+        st.sampled_from(["4x3:4x2", "12:8", "1x12:8x1", "2x2x3:2x2x2", "12x1:1x8x1", "13:3x3", "7x2:3x3"])
+    )
     inner = data.draw(st.integers(1, COLUMNS))
     generator = torch.Generator().manual_seed(seed)
     left, right = (torch.randn(n, inner, generator=generator, dtype=torch.float64) for n in (ROWS, COLUMNS))

@@ -5,6 +5,7 @@ Pickles have a table of their own, `test_pickle_bounds.py`; a video's frames, si
 """
 
 import base64
+import bz2
 import io
 import json
 import struct
@@ -92,6 +93,7 @@ def array(values):
 
 
 X = array(np.zeros((40, 4, 8), np.float32))
+ZEROS = [bz2.compress(bytes(64 * 800_000)), bz2.compress(bytes(128))]  # codes and scales of an artifact
 INDEX = b'{"weight_map":%s}'
 HEADERS = {
     "depth": (safetensors(b'{"k":%s}' % DEEP), "nested too deep"),
@@ -165,6 +167,17 @@ TABLE = {
             )},
             "trcompress.packed": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
         }), "does not hold the streams" ,
+    ),
+    "artifact expanded.safetensors": (
+        safetensors({
+            "__metadata__": {"trcompress": described(
+                '"storage":{"k":["int8","float64",[64,800000]]},"packed":'
+                + json.dumps([["bz2", len(one)] for one in ZEROS])
+            )},
+            "trcompress.packed": {
+                "dtype": "U8", "shape": [len(b"".join(ZEROS))], "data_offsets": [0, len(b"".join(ZEROS))],
+            },
+        }, b"".join(ZEROS)), "claim to hold 409,600,000 bytes of values",
     ),
     "recipe depth.toml": (b"x = " + b"[" * 100_000, "is not TOML"),
     "recipe digits.toml": (b"x = " + DIGITS, "4300 digits"),

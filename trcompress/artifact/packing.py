@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trcompress.artifact.storage import STORAGE, Shape
+from trcompress.artifact.storage import DTYPES, STORAGE, Shape
 from trcompress.errors import InputFileError
 
 PACKED_KEY = "trcompress.packed"
@@ -28,7 +28,8 @@ ALONE = 4096
 """Parts of so many bytes get a stream of their own; smaller ones share one."""
 
 MAX_EXPANSION = 256
-"""A file may expand to so many times its packed bytes, or to 64 MiB if that is more."""
+"""The values of a file, in the type that they expand to, may take so many times its packed bytes, or 64 MiB if that
+is more: a network of 64 MiB in four kilobytes is read in some 200 MB."""
 
 Records = Mapping[str, tuple[str, str, Shape]]
 """The header's storage: kind, dtype that it expands to and shape, by key."""
@@ -97,10 +98,12 @@ def unpack(packed: Tensor | None, storage: Records, streams: Streams) -> dict[st
     groups = _streams(storage)
     if packed is None or packed.dtype != torch.uint8 or packed.dim() != 1 or len(groups) != len(streams):
         raise InputFileError(f"damaged artifact: {PACKED_KEY} does not hold the streams that its header asks")
-    wanted = sum(part.raw_bytes for parts in groups for part in parts)
+    coded = sum(part.raw_bytes for parts in groups for part in parts)
+    wanted = max(coded, sum(prod(shape) * _itemsize(dtype) for _, dtype, shape in storage.values()))
     if wanted > max(MAX_EXPANSION * len(packed), 64 * 2**20):
         raise InputFileError(
-            f"refused: {len(packed):,} packed bytes claim to hold {wanted:,}, more than {MAX_EXPANSION} times that"
+            f"refused: {len(packed):,} packed bytes claim to hold {wanted:,} bytes of values: at most "
+            f"{MAX_EXPANSION} times the packed bytes, or 64 MiB, are expanded"
         )
     data, start = packed.numpy().tobytes(), 0
     found: dict[str, Tensor] = {}
@@ -110,6 +113,10 @@ def unpack(packed: Tensor | None, storage: Records, streams: Streams) -> dict[st
     if start != len(data):
         raise InputFileError(f"damaged artifact: {PACKED_KEY} has {len(data):,} bytes; its header asks {start:,}")
     return found
+
+
+def _itemsize(dtype: str) -> int:
+    return DTYPES[dtype].itemsize if dtype in DTYPES else 8  # another one is refused where it is expanded
 
 
 def _streams(storage: Records) -> list[list[Part]]:

@@ -2,7 +2,8 @@
 
 The matrix of a ring has rank K = R0 * Rn at most, and unfolded along any arc of consecutive modes a..b it has
 rank R_a * R_(b+1) at most. By Eckart and Young the error is at least the tail of singular values of every such
-unfolding.
+unfolding. Where the modes pad W, a ring may have anything in the padding, which leaves the cut alone to bound it:
+zero rows and columns do not change its singular values, but they do those of an arc's unfolding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trcompress.decomposition.linalg import eigenvalues
-from trcompress.decomposition.source import BLOCK_VALUES, MatrixSource, PaddedMatrix
+from trcompress.decomposition.source import BLOCK_VALUES, MatrixSource
 from trcompress.decomposition.spectrum import is_small, spectrum
 from trcompress.formats import TensorRing
 
@@ -83,10 +84,11 @@ def lower_bound(source: MatrixSource, ring: TensorRing, work: float = WORK) -> B
     slack = 1e-28 if is_small(source) else SLACK[source.working_dtype]
     value = _relative(cut.tail(ring.bottleneck) ** 2, norm, slack)
     best = Bound(value, f"the cut between inputs and outputs, rank R0*R{n} = {ring.bottleneck:,}")
-    padded = PaddedMatrix(source, (prod(ring.in_modes), prod(ring.out_modes)))
+    if source.gates_padded or (prod(ring.in_modes), prod(ring.out_modes)) != source.shape:
+        return best
     for arc in _worthwhile(ring, work):
-        if padded.can_align(arc.group):
-            values = _arc_squares(padded, source, arc)
+        if source.can_align(arc.group):
+            values = _arc_squares(source, arc)
             value = _relative(float(values[arc.rank :].sum()), norm, SLACK[source.working_dtype])
             if value > best.value:
                 best = Bound(value, _describe(ring, arc))
@@ -134,14 +136,14 @@ def _worthwhile(ring: TensorRing, work: float) -> list[Arc]:
     return chosen
 
 
-def _arc_squares(padded: MatrixSource, source: MatrixSource, arc: Arc) -> Tensor:
+def _arc_squares(source: MatrixSource, arc: Arc) -> Tensor:
     """Squared singular values of the unfolding, descending; remembered with the source."""
     known = source.__dict__.setdefault("_arc_squares", {})
     key = arc.rows, arc.columns
     if key not in known:
         inside, outside = arc.sides
         gram = torch.zeros(min(inside, outside), min(inside, outside), dtype=torch.float64, device=source.device)
-        for _, block in padded.blocks(multiple=arc.group):
+        for _, block in source.blocks(multiple=arc.group):
             tensor = block.reshape(-1, *arc.rows[1:], *arc.columns)
             _add_gram(gram, tensor, (1, 4) if inside <= outside else (0, 2, 3, 5), inside <= outside, source)
         known[key] = eigenvalues(gram)

@@ -42,6 +42,7 @@ class MatrixSource(ABC):
         self.shape = shape
         self.dtype = dtype
         self.device = device
+        self.gates_padded = False  # zeros among the columns that no ring need meet
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -199,7 +200,12 @@ class InMemoryMatrix(MatrixSource):
 
     def split(self, parts: int) -> list[MatrixSource]:
         """Cut the outputs into equal parts, as views."""
-        return [self if parts == 1 else InMemoryMatrix(part, self.device) for part in self._weight.chunk(parts)]
+        if parts == 1:
+            return [self]
+        found: list[MatrixSource] = [InMemoryMatrix(part, self.device) for part in self._weight.chunk(parts)]
+        for one in found:
+            one.gates_padded = self.gates_padded
+        return found
 
     def pad_gates(self, gates: int, rows: int) -> MatrixSource:
         """Give each of the gates that the outputs stack so many outputs, zeros after its own."""
@@ -207,8 +213,9 @@ class InMemoryMatrix(MatrixSource):
         if own == rows:
             return self
         stacked = self._weight.reshape(gates, own, -1)
-        padded = torch.nn.functional.pad(stacked, (0, 0, 0, rows - own)).flatten(0, 1)
-        return InMemoryMatrix(padded, self.device)
+        padded = InMemoryMatrix(torch.nn.functional.pad(stacked, (0, 0, 0, rows - own)).flatten(0, 1), self.device)
+        padded.gates_padded = True
+        return padded
 
     def stored(self) -> Tensor:
         """W whole as PyTorch stores it, without copying."""
