@@ -217,7 +217,7 @@ def of_files(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> Any
 
     results = {
         "check_output": "path",
-        "open_runnable": SimpleNamespace(target_bytes=lambda *given: list(given)),
+        "open_runnable": SimpleNamespace(target_bytes=lambda *given: list(given), refuse_changed=None),
         "load_data": "data",
         "compress_file": (SimpleNamespace(path=None), whole),
         "compress_and_train": None,
