@@ -1,5 +1,6 @@
 """The planner: what it tries, and that its choice is never worse than the SVD of the same count."""
 
+import itertools
 from math import prod
 
 import pytest
@@ -41,6 +42,12 @@ def test_mode_choices_hold_the_size(size):
     assert choices[0] == (size,)
     assert all(prod(modes) >= size for modes in choices)
     assert all(prod(modes) < 2 * size + 8 for modes in choices)
+
+
+def test_a_size_of_few_units_has_mode_choices_whatever_their_number():
+    """Three modes of 2 or more are far above 2 or 3: padding towards them never ended."""
+    for size, most in itertools.product(range(1, 40), range(1, 6)):
+        assert all(prod(modes) >= size for modes in mode_choices(size, keep=1, most=most))
 
 
 @pytest.mark.parametrize("size", [241, 482, 57_601])

@@ -40,8 +40,8 @@ def _candidates(size: int, count: int, pad: float) -> set[tuple[int, ...]]:
     """Factorisations with `count` modes of the size itself and of the padded sizes that are worth it."""
     exact = set(factorizations(size, count))
     balanced = count * size ** (1 / count)
-    if any(sum(modes) <= 1.35 * balanced for modes in exact):
-        return exact
+    if 2 * count > 1.35 * balanced or any(sum(modes) <= 1.35 * balanced for modes in exact):
+        return exact  # modes are 2 at least: of a small size many are never near its balanced ones
     limit = max(int(size * (1 + pad)), size + 4)
     padded: set[tuple[int, ...]] = set()
     while not padded:
