@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import trcompress
+from trcompress.calibration.sensitivity import _Sums
 from trcompress.errors import UsageError
 from trcompress.network import recompute
 from trcompress.network.gradients import frozen, operations_only
 from trcompress.network.layerwise import Substitute, layer_by_layer
-from trcompress.util.memory import saved_bytes
+from trcompress.util.memory import peak_extra_bytes, saved_bytes
 
 KINDS = ("LSTM", "GRU", "RNN")
 
@@ -144,6 +145,17 @@ def test_refinement_without_gradients_is_refused_before_anything_slow(network, p
     goal = {"target_ratio": 3} if plan is None else {"plan": plan}
     with pytest.raises(UsageError, match="`refine` needs gradients"):
         trcompress.compress_(network(), calibrate=batches(), refine=10, **goal)
+
+
+def test_gradients_of_a_long_batch_are_summed_up_in_less_memory_than_they_take():
+    sums, inputs, gradients = _Sums(512, None), torch.randn(40_000, 4), torch.randn(40_000, 512)
+    sums.add(inputs[:10], gradients[:10])
+    peak = peak_extra_bytes(lambda: sums.add(inputs, gradients), torch.device("cpu"))
+    if peak is None:
+        pytest.skip("the system does not tell peaks")
+    assert peak < gradients.nbytes
+    whole = torch.cat([gradients[:10], gradients]).double()
+    assert torch.allclose(sums.sensitivity().gates, (whole.t() @ whole).float(), rtol=1e-4, atol=1e-2)
 
 
 CALL = """

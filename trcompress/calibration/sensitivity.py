@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcompress.calibration.token_weights import TokenSensitivity, token_sensitivity
+from trcompress.calibration.token_weights import BLOCK_ROWS, TokenSensitivity, token_sensitivity
 from trcompress.network.batches import evaluating
 from trcompress.network.gradients import frozen
 from trcompress.network.layerwise import Substitute, recurrent_layers
@@ -157,15 +157,18 @@ class _Sums:
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """Take in inputs (..., I) and gradients (..., O)."""
-        gradients = gradient.reshape(-1, gradient.shape[-1]).double().cpu()
-        if self._gates.dim() == 2:
-            self._gates.addmm_(gradients.t(), gradients)
-        else:
-            self._gates += gradients.square().sum(0)
-        self.energy += float(gradients.square().sum())
+        gradients = gradient.reshape(-1, gradient.shape[-1]).cpu()
+        for block in gradients.split(BLOCK_ROWS):  # in float64 a whole batch would take several times itself
+            exact = block.double()
+            squares = exact.square()
+            if self._gates.dim() == 2:
+                self._gates.addmm_(exact.t(), exact)
+            else:
+                self._gates += squares.sum(0)
+            self.energy += float(squares.sum())
         if self._use is not None:
             places = row_places(self._use.table, inputs.reshape(-1, inputs.shape[-1]))
-            self._kept.append((places.cpu(), gradients.float()))
+            self._kept.append((places.cpu(), gradients.to(torch.float32, copy=True)))
 
     def sensitivity(self) -> Sensitivity:
         """What was summed up."""
