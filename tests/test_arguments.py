@@ -29,6 +29,8 @@ X = torch.zeros(4, 5, 12)
         ({"target_ratio": math.nan}, "`target_ratio` must be a finite number: got nan"),
         ({"target_ratio": True}, "`target_ratio` must be a finite number: got True"),
         ({"max_params": math.inf}, "`max_params` must be a finite number"),
+        ({"max_params": 384}, "`max_params` must be below the 384 parameters of the weights themselves: got 384"),
+        ({"max_params": 10**20}, "`max_params` must be below the 384 parameters"),
         ({"target_ratio_model": math.nan, "calibrate": [X]}, "`target_ratio_model` must be a finite number"),
         ({"target_ratio_model": 0.5, "calibrate": [X]}, "`target_ratio_model` must be 1 or more: got 0.5"),
         ({"target_ratio": 2, "calibrate": [X], "refine": -1}, "`refine` must be 0 or more: got -1"),

@@ -81,3 +81,10 @@ def test_exact_ranks_are_refused_where_others_are_lowered(tmp_path):
         trcompress.decompose(
             tmp_path / "net.safetensors", Plan.of("4x3:8", "1,90,2,1", exact=True), tmp_path / "other.safetensors"
         )
+
+
+@pytest.mark.parametrize("ranks", [10**6, (5, 10**9)])
+@pytest.mark.parametrize("kind", ["TRLSTM", "TRGRU", "TRRNN", "TRLSTMCell", "TRGRUCell", "TRRNNCell"])
+def test_cores_that_no_machine_holds_are_refused_by_the_layer(kind, ranks):
+    with pytest.raises(ShapeError, match=r"the ranks must leave the cores room in memory: .* choose lower ones"):
+        getattr(trcompress, kind)(60, 32, shape="5x12:8x4", ranks=ranks)

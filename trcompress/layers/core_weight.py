@@ -13,6 +13,11 @@ from trcompress.errors import ShapeError, UsageError
 from trcompress.formats import as_ring
 from trcompress.layers.evaluation import Evaluator, Form, Use
 from trcompress.model.weight_plan import WeightPlan
+from trcompress.util.figures import size
+from trcompress.util.memory import available_bytes
+
+ASKED_FROM = 2**28
+"""Bytes of cores from which the machine is asked for its free memory."""
 
 
 class CoreWeight(nn.Module):
@@ -28,7 +33,7 @@ class CoreWeight(nn.Module):
         dtype: their type.
 
     Raises:
-        ShapeError: (from `set_cores`) cores of other sizes than the plan's.
+        ShapeError: cores that do not fit into memory; from `set_cores`: cores of other sizes than the plan's.
 
     Example:
         >>> from trcompress import Plan
@@ -42,6 +47,7 @@ class CoreWeight(nn.Module):
 
     def __init__(self, plan: WeightPlan, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        _check_room(plan, device, dtype or torch.get_default_dtype())
         self.plan = plan
         self._evaluator = Evaluator(plan)
         self.core = nn.ParameterList(
@@ -194,3 +200,17 @@ class CoreWeight(nn.Module):
         plan = self.plan
         gates = f"{plan.copies} rings, one per gate, " if plan.per_gate else ""
         return f"{plan.structure}, {gates}{plan.parameters:,} values for {plan.matrix.parameters:,}"
+
+
+def _check_room(plan: WeightPlan, device: Any, dtype: torch.dtype) -> None:
+    """Refuse cores that the machine cannot hold, before the allocator fails with a number of bytes alone."""
+    wanted = plan.parameters * dtype.itemsize
+    if wanted < ASKED_FROM or torch.device(device or torch.get_default_device()).type != "cpu":
+        return
+    free = available_bytes()
+    if free is not None and wanted > free:
+        ranks = ",".join(map(str, plan.structure.ranks))
+        raise ShapeError(
+            f"{plan.name}: the ranks must leave the cores room in memory: {ranks} take {size(wanted)}, "
+            f"{size(free)} are free; choose lower ones"
+        )

@@ -49,5 +49,10 @@ class Goal:
             raise UsageError(f"`max_error` is relative, between 0 and 1: got {max_error:g}")
         if max_params is not None and max_params < 1:
             raise UsageError(f"`max_params` must be 1 or more: got {max_params}")
+        if max_params is not None and max_params >= parameters:
+            raise UsageError(
+                f"`max_params` must be below the {parameters:,} parameters of the weights themselves: got "
+                f"{max_params:,}; nothing has to be compressed for that"
+            )
         budget = int(parameters / target_ratio) if target_ratio is not None else max_params
         return cls(budget, max_error, per_weight)
