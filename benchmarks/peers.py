@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,12 +18,18 @@ RING, TRAIN = "4x2x5x8x6x5x3x2:4x4x2x4x2", "8x20x20x18:4x4x4x4"
 
 
 def install() -> None:
-    """Put TedNet and tensorly-torch into `build/peers`, once, and on the import path."""
+    """Put the peers into `build/peers`, once, and start this program again with them on its path.
+
+    torch.einsum looks for opt_einsum when torch is imported; without it tensorly-torch contracts left to right.
+    """
     target = HERE.parent / "build" / "peers"
-    if not (target / "tednet").is_dir():
+    if str(target) in sys.path:
+        return
+    if not (target / "opt_einsum").is_dir():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
         subprocess.run([*command, "-r", str(HERE / "requirements.txt")], check=True)
-    sys.path.append(str(target))
+    path = os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH")]))
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONPATH": path})
 
 
 class TedNet(nn.Module):
