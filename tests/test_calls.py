@@ -78,3 +78,14 @@ def test_no_more_is_kept_than_allowed():
     for place in range(3):
         calls.answer("rnn", x + place, lambda place=place: ran.append(place))
     assert ran == [1, 2]
+
+
+def test_nothing_of_the_layers_is_kept_once_the_search_is_over(monkeypatch):
+    torch.manual_seed(0)
+    live = LiveNetwork.of(model := Net().eval(), [torch.randn(4, 7, 6) for _ in range(4)])
+    substitute = other(model, "cell.weight_ih")
+    before = live.distance(substitute)
+    live.release()
+    ran = count_runs(monkeypatch)
+    assert live.distance(substitute) == before
+    assert len(ran) == 6, "three layers and three steps: none is known"

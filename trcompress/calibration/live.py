@@ -126,9 +126,11 @@ class LiveNetwork:
         return self.sensitivities.get(self.names[key])
 
     def release(self) -> None:
-        """Drop what only the search for cores needs; it is found again where it is asked for."""
+        """Drop what only the search for cores needs; it is found or computed again where it is asked for."""
         self.__dict__.pop("sensitivities", None)
         self.factors.clear()
+        if "held_out" in self.__dict__:
+            self.held_out.forget_calls()
 
     def require_gradients(self) -> None:
         """Refuse a network that gradient steps cannot lead: before anything slow, and not where steps begin.
@@ -221,6 +223,12 @@ class HeldOut:
                 self._calls.append(calls)
                 if size <= KEPT_BYTES:
                     self._kept.append(rows)
+
+    def forget_calls(self) -> None:
+        """Drop what layers gave: where every weight is replaced at once, hardly any is fed the same again."""
+        self._calls = [Calls(0) for _ in self.batches]
+        for calls in self._calls:
+            calls.rewind()
 
     @torch.no_grad()
     def distance(self, substitutes: Mapping[str, Substitute], first: int | None = None) -> float:
