@@ -3,8 +3,10 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -12,6 +14,7 @@ from torch import nn
 
 import trcompress
 from trcompress import Plan, report
+from trcompress.artifact.against import _relative_error
 from trcompress.artifact.file import read_artifact
 from trcompress.artifact.storage import Stored
 from trcompress.artifact.write import write_artifact
@@ -152,3 +155,49 @@ def test_sizes_and_modes_of_one(tmp_path, inputs, hidden, shape, kind):
     (compressed,) = trcompress.load(out).values()
     x = torch.randn(3, 2, inputs)
     torch.testing.assert_close(compressed(x)[0], layer(x)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    "options", [("--rank", 2, "--passes", "rings,rounding"), ("--storage", "int8"), ("--pack",)]
+)
+def test_a_network_that_overflows_on_its_data_is_no_traceback(tmp_path, sign, options):
+    torch.manual_seed(0)
+    state = {f"rnn.{key}": value for key, value in nn.LSTM(12, 8).state_dict().items()}
+    state["rnn.weight_ih_l0"] = torch.randn(32, 12).sign() * sign * torch.finfo(torch.float32).max / 2
+    state |= {f"fc.{key}": value for key, value in nn.Linear(8, 40).state_dict().items()}
+    save_file(state, tmp_path / "d.safetensors")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((48, 4, 12), dtype=np.float32))
+    goal = ("--target-ratio-model", 1.6, "--calibrate", tmp_path / "x.npz", "-o", tmp_path / "out.safetensors")
+    done = run("compress", tmp_path / "d.safetensors", *goal, *options, "--format", "json")
+    if "--pack" in options:
+        assert math.isfinite(done.json["damage"])
+        return
+    assert done.code == 3
+    assert "eigenvalues" in done.stderr or "finite" in done.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("scale", [1e-309, 1e-300, 1e300])
+def test_the_error_now_of_tiny_and_huge_doubles_is_relative(scale):
+    weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
+    assert _relative_error(weight, torch.zeros_like(weight)) == pytest.approx(1.0)
+    assert _relative_error(weight, weight / 2) == pytest.approx(0.5)
+    assert _relative_error(weight, weight) == 0
+    assert _relative_error(weight * 0, weight * 0) == 0
+    assert _relative_error(weight * 0, weight) is None
+
+
+@pytest.mark.parametrize("options", [("--storage", "int8"), ("--storage", "float16"), ("--pack",)])
+def test_a_network_that_gives_no_finite_numbers_is_refused(tmp_path, options):
+    torch.manual_seed(0)
+    state = {f"rnn.{key}": value.double() for key, value in nn.LSTM(12, 8).state_dict().items()}
+    state["rnn.weight_ih_l0"] = torch.randn(32, 12).double() * 1e150  # infinite in float32, in which networks run
+    state |= {f"fc.{key}": value.double() for key, value in nn.Linear(8, 40).state_dict().items()}
+    save_file(state, tmp_path / "d.safetensors")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((48, 4, 12), dtype=np.float32))
+    goal = ("--target-ratio-model", 1.6, "--calibrate", tmp_path / "x.npz", "-o", tmp_path / "out.safetensors")
+    done = run("compress", tmp_path / "d.safetensors", *goal, *options)
+    assert done.code == 3
+    assert "must be finite" in done.stderr
+    assert not (tmp_path / "out.safetensors").exists()

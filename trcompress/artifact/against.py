@@ -77,7 +77,7 @@ def _relative_error(dense: Tensor, rebuilt: Tensor) -> float | None:
     """||W - W'|| / ||W||; of a zero weight 0 if it was met, else None; None of other sizes."""
     if dense.shape != rebuilt.shape:
         return None
-    distance, norm = float((dense - rebuilt).norm()), float(dense.norm())
-    if norm == 0:
-        return 0.0 if distance == 0 else None
-    return distance / norm
+    if not dense.count_nonzero():
+        return None if rebuilt.count_nonzero() else 0.0
+    scale = dense.abs().max()  # squares of float64 may vanish or overflow
+    return float(((dense - rebuilt) / scale).norm() / (dense / scale).norm())

@@ -70,6 +70,9 @@ class Damage:
         held_out: batches.
         forward: `forward(model, batch)`.
         given: what is compared: "scores", "values", "states", a function, or None to find out.
+
+    Raises:
+        InputFileError: what the dense network gives is not finite.
     """
 
     def __init__(
@@ -83,6 +86,11 @@ class Damage:
         with evaluating(model):
             self.outputs: Outputs = find_outputs(model, run_first(model, forward, held_out[0]), given)
         self._wanted = self._answers(model)
+        if not all(bool(one.isfinite().all()) for one in self._wanted):
+            raise InputFileError(
+                "what the dense network gives must be finite where it is compared: there is NaN or Inf on inputs "
+                "held out; mend the data, the network, or values that overflow in the type that it runs in"
+            )
 
     @property
     def measure(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trcompress.decomposition.linalg import eigh
 from trcompress.formats import TensorRing
 from trcompress.layers import RING_OF, CoreWeight, from_dense, layers_of
 from trcompress.layers.cells import RingCell
@@ -51,7 +52,7 @@ def low_rank(weight: Tensor, rank: int, moments: Moments | None, *, centred: boo
     wide = weight.detach().double().cpu()
     metric = None if moments is None else moments.about(centred)
     energy = wide @ wide.T if metric is None else wide @ metric @ wide.T + 1e-6 * (wide @ wide.T)
-    directions = torch.linalg.eigh((energy + energy.T) / 2).eigenvectors[:, -rank:].flip(1)
+    directions = eigh(energy)[1][:, -rank:].flip(1)
     right = directions.T @ wide
     shift = None
     if moments is not None and centred:

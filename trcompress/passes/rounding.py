@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trcompress.artifact.storage import Integers, Stored, as_rows, storage, stored_scale
+from trcompress.decomposition.linalg import eigh
 from trcompress.passes.moments import Moments
 
 BLOCK = 64
@@ -156,7 +157,7 @@ def _damped(metric: Tensor) -> Tensor:
     ridge = DAMPING * metric.diagonal().mean().clamp_min(1e-30)
     if torch.linalg.cholesky_ex(metric + ridge / 2 * eye).info:
         # inputs that hardly vary: their covariance is what the subtraction of the mean left over, of either sign
-        ridge = ridge + torch.linalg.eigvalsh(metric)[0].abs() * 100
+        ridge = ridge + eigh(metric)[0][0].abs() * 100
     return metric + ridge * eye
 
 
