@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from trcompress.cli.voice import voice
-from trcompress.util.text import visible
+from trcompress.util.text import encodable, visible
 
 SCHEMA_VERSION = 1
 """Of every JSON document on stdout; it rises when a key goes or changes its meaning."""
@@ -69,7 +69,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON document on stdout: `schema_version`, the verb that made it, and the keys given."""
     document = {"schema_version": SCHEMA_VERSION, "verb": voice.verb, **value}
     voice.documents += 1
-    click.echo(json.dumps(document, indent=2, allow_nan=False, default=str))
+    click.echo(json.dumps(encodable(document), indent=2, allow_nan=False, default=str))
 
 
 def remark(text: str) -> None:

@@ -164,7 +164,9 @@ def typed() -> set[str]:
 
 def command_line() -> str:
     """The command as the user typed it, for the lineage."""
-    return shlex.join(["trcompress", *sys.argv[1:]])
+    from trcompress.util.text import encodable
+
+    return encodable(shlex.join(["trcompress", *sys.argv[1:]]))
 
 
 def matrices_option(roles: tuple[str, ...]) -> Any:

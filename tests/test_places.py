@@ -195,6 +195,24 @@ def test_a_name_that_safetensors_cannot_open_is_refused_before_the_work(inputs):
         assert not os.path.exists(out)
 
 
+def test_inputs_whose_names_are_no_text_are_told_in_escapes(inputs):
+    """What was trained on such data could not be read back, at the end."""
+    odd = os.fsdecode(b"a\xff.")
+    for name in ("data.npz", "dense.safetensors"):
+        (inputs / name).rename(inputs / f"{odd}{name}")
+    data = ("--data", f"{odd}data.npz")
+    assert run("finetune", "ring.safetensors", *data, *FAST, "-o", "out.safetensors", cwd=inputs).code == 0
+    assert r"a\udcff.data.npz" in run("report", "out.safetensors", "-v", cwd=inputs).stdout
+    told = run("evaluate", "out.safetensors", *data, "--format", "json", cwd=inputs)
+    (inputs / "told.json").write_text(told.stdout)
+    assert run("report", "out.safetensors", "--results", "told.json", cwd=inputs).code == 0
+    small = ("compress", "ring.safetensors", "--target-size", "2KB", "--calibrate", f"{odd}data.npz", "--sidecar")
+    assert run(*small, "-o", "small.safetensors", cwd=inputs).code == 0
+    ring = ("--shape", "6x2:4x4", "--ranks", 2, "-o", "x.safetensors")
+    assert run("decompose", f"{odd}dense.safetensors", *ring, cwd=inputs).code == 0
+    assert run("report", "x.safetensors", "--baseline", f"{odd}dense.safetensors", cwd=inputs).code == 0
+
+
 def test_a_folder_that_is_gone_is_no_bug(tmp_path):
     """The current folder may have been removed; every verb asked for its name."""
     done = process("recipe", "show", "synthetic-fig5", cwd=tmp_path, preexec_fn=_leave)

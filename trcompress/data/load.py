@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from trcompress.data.dataset import DataSet
 from trcompress.errors import InputFileError
 from trcompress.util.inputs import note_input
 from trcompress.util.progress import Count
+from trcompress.util.text import encodable
 from trcompress.util.user_code import module_and_name
 
 
@@ -92,4 +93,5 @@ def load_data(
         note_input(spec)
     module, _, name = DATA_KINDS[kind].function.partition(":")
     load = getattr(import_module(module), name)
-    return load(str(spec), options, allow_code=allow_code, progress=progress)
+    found = load(str(spec), options, allow_code=allow_code, progress=progress)
+    return replace(found, name=encodable(found.name))

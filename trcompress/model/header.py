@@ -12,13 +12,7 @@ import zlib
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    GetCoreSchemaHandler,
-    GetPydanticSchema,
-    ValidationError,
-    field_validator,
-)
+from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, ValidationError, field_validator
 from pydantic_core import core_schema
 
 from trcompress.errors import InputFileError, ShapeError, one_of
@@ -29,6 +23,7 @@ from trcompress.model.layer import ROLES, Layer
 from trcompress.model.weight_plan import WeightPlan
 from trcompress.util.bounded_json import check_parts, faults_of
 from trcompress.util.strict import StrictModel
+from trcompress.util.text import encodable
 
 METADATA_KEY = "trcompress"
 VERSION = 2
@@ -240,7 +235,7 @@ class Header(StrictModel):
         left_out = DETACHED if compact else set() if new else {"storage", "packed", "passes", "original"}
         lean = self.model_copy(update=_lean(self)) if compact else self
         values = lean.model_dump(mode="json", exclude=left_out, exclude_defaults=compact)
-        values["version"] = VERSION if new else 1
+        values = encodable(values | {"version": VERSION if new else 1})
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return COMPRESSED + base64.b85encode(zlib.compress(text.encode(), 9)).decode() if compact else text
 

@@ -25,6 +25,7 @@ from trcompress.training.run_state import RunFolder, RunInterruptedError, RunSta
 from trcompress.training.settings import FinetuneSettings
 from trcompress.training.teacher import Teacher
 from trcompress.util.files import check_output, write_text
+from trcompress.util.text import encodable
 
 Evaluations = dict[str, dict[str, Any]]
 """Of the networks "before", "after" and "teacher", where there are such: an `Evaluation` as JSON values."""
@@ -195,7 +196,7 @@ class TrainingJob:
                 "notes": list(notes),
                 "history": state.history,
             }
-            write_text(self.outputs.metrics, json.dumps(record, indent=2) + "\n")
+            write_text(self.outputs.metrics, json.dumps(encodable(record), indent=2) + "\n")
             RunFolder(self.outputs.run).state_path.unlink(missing_ok=True)
         self.team.wait()
 

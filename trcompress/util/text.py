@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def visible(text: object, keep: str = "") -> str:
@@ -20,6 +21,20 @@ def visible(text: object, keep: str = "") -> str:
         one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii")
         for one in str(text)
     )
+
+
+def encodable(value: Any) -> Any:
+    r"""Spell out what UTF-8 cannot hold, in a text or a tree of JSON values: bytes of file names that are no text.
+
+    Example:
+        >>> encodable({"data": ["a\udcff.npz", 1]})
+        {'data': ['a\\\\udcff.npz', 1]}
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {encodable(key): encodable(one) for key, one in value.items()}
+    return [encodable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
