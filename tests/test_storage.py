@@ -145,7 +145,7 @@ def test_packed_files_that_claim_too_much_or_lie_are_refused() -> None:
     records = {"w": ("int8", "float32", (40, 30))}
     parts = Stored.of(torch.randn(40, 30), "int8").named("w")
     whole, streams = pack(parts, records)
-    with pytest.raises(InputFileError, match="more than 256 times"):
+    with pytest.raises(InputFileError, match="at most 256 times"):
         unpack(whole, {"w": ("int8", "float32", (100_000, 10_000))}, (streams[0], streams[1]))
     with pytest.raises(InputFileError, match="does not hold the streams"):
         unpack(None, records, streams)
