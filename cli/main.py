@@ -26,7 +26,7 @@ from trcompress.cli.faults import (
 )
 from trcompress.cli.verbs import VERBS
 from trcompress.cli.voice import add_voice_options, voice
-from trcompress.errors import TrcompressError, nearest
+from trcompress.errors import MissingExtraError, TrcompressError, nearest
 from trcompress.util.claims import claims_last
 from trcompress.util.inputs import inputs_noted, note_input
 from trcompress.util.text import visible
@@ -107,6 +107,9 @@ def _run() -> int:
     try:
         code = cli.main(prog_name="trcompress", standalone_mode=False)
     except TrcompressError as error:
+        cause = error.__cause__
+        if isinstance(error, MissingExtraError) and isinstance(cause, Exception) and machine_fault(cause):
+            return _tell(cause)  # it is installed, and there is no room to load it
         return _fail(error, str(error), error.exit_code)
     except click.exceptions.Exit as stop:
         return stop.exit_code

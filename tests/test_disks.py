@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trcompress.cli.faults import machine_fault
+from trcompress.errors import MissingExtraError
 
 SHAPE = ("--shape", "16x16:16x8", "--ranks", 12)
 
@@ -126,3 +127,15 @@ def test_an_error_is_told_when_not_even_its_wording_can_be_loaded(monkeypatch):
     monkeypatch.setattr("trcompress.cli.console.spelled", short)
     done = run("inspect", "missing.pt")
     assert (done.code, done.stderr.startswith("error: no such file: missing.pt")) == (3, True), done.stderr
+
+
+def test_an_extra_that_does_not_fit_in_memory_is_not_called_missing(monkeypatch):
+    def short(*_, **__):
+        try:
+            raise ImportError("onnx_cpp2py_export.so: failed to map segment from shared object")
+        except ImportError as error:
+            raise MissingExtraError("ONNX files need the extra") from error
+
+    monkeypatch.setattr("trcompress.deploy.export.export", short)
+    done = run("export", "missing.pt", "--onnx", "out.onnx")
+    assert (done.code, "not enough memory for this" in done.stderr) == (2, True), done.stderr

@@ -172,8 +172,9 @@ def test_the_demo_ends_where_nobody_listens(command, files, tmp_path, state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [1, 10, 40])
-@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("data ")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor" and not name.startswith("data ")])
 def test_little_memory_is_one_line_of_every_verb(command, files, tmp_path, name, megabytes):
+    """`doctor` has a verdict of its own on what fails, and clips are decoded in processes of their own."""
     words, outputs = COMMANDS[name]
     folder = tmp_path / "in"
     shutil.copytree(files, folder)
