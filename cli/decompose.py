@@ -88,6 +88,7 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     Example: trcompress decompose model.pt --shape 4x2x5x8x6x5x3x2:4x4x2x4x2 --ranks 5,10
     """
     from trcompress.checkpoint import read_checkpoint
+    from trcompress.cli.console import remark
     from trcompress.util.files import check_output
 
     out = given["out"] or options.beside(checkpoint, ".tr.safetensors")
@@ -95,6 +96,8 @@ def decompose(checkpoint: Path, **given: Any) -> None:
     dense.check_compressible(own_network=bool(given["factory"]))
     if not given["dry_run"]:
         check_output(out, overwrite=given["overwrite"], keep=(*dense.files, checkpoint, given["calibrate"]))
+    for note in dense.assumed:
+        remark(note)
     chosen = choose_plan(dense, given)
     _echo_plan(chosen)
     if given["dry_run"]:

@@ -208,6 +208,9 @@ def test_a_relu_network_is_told_by_its_kind_and_what_is_assumed_is_said_where_it
     shown = trcompress(*words[:-2])
     assert "tanh assumed" in shown.stderr
     assert "--kind rnn_relu" in shown.stderr
+    ring = ("decompose", tmp_path / "relu.pt", "--target-ratio", "1.2", "--dry-run")
+    assert "tanh assumed" in trcompress(*ring).stderr
+    assert "assumed" not in trcompress(*ring, "--kind", "rnn-relu").stderr
     wanted = nn.functional.cross_entropy(
         network(torch.from_numpy(found["x_test"])), torch.from_numpy(found["y_test"])
     )
