@@ -28,7 +28,7 @@ def encodable(value: Any) -> Any:
 
     Example:
         >>> encodable({"data": ["a\udcff.npz", 1]})
-        {'data': ['a\\\\udcff.npz', 1]}
+        {'data': ['a\\udcff.npz', 1]}
     """
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
