@@ -170,11 +170,16 @@ def test_the_demo_ends_where_nobody_listens(command, files, tmp_path, state):
     check(command, files, tmp_path, "demo", state)
 
 
-@pytest.mark.slow
+@pytest.mark.memory
 @pytest.mark.parametrize("megabytes", [1, 10, 40])
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor" and not name.startswith("data ")])
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in ("doctor", "demo") and not name.startswith("data ")]
+)
 def test_little_memory_is_one_line_of_every_verb(command, files, tmp_path, name, megabytes):
-    """`doctor` has a verdict of its own on what fails, and clips are decoded in processes of their own."""
+    """`doctor` has a verdict of its own on what fails; demo's steps and decoders are processes of their own.
+
+    What lacks memory first is another machine's choice, and libraries in C may end a process there.
+    """
     words, outputs = COMMANDS[name]
     folder = tmp_path / "in"
     shutil.copytree(files, folder)
@@ -183,5 +188,5 @@ def test_little_memory_is_one_line_of_every_verb(command, files, tmp_path, name,
     told = (done.code, done.stderr[-2000:])
     assert done.code in (0, 2), told
     assert "Traceback" not in done.stderr, told
-    assert done.code == 0 or "error: not enough memory" in done.stderr or name == "demo", told
+    assert done.code == 0 or "error: not enough memory" in done.stderr, told
     assert set(os.listdir(folder)) - before <= set(outputs), told
