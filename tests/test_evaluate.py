@@ -19,11 +19,6 @@ from trcompress.training.tally import Tally
 TEAM = Team(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return small_task.write_files(tmp_path_factory.mktemp("task"))
-
-
 def scores_of(path, x):
     found = read_classifier(path)
     found.module.eval()

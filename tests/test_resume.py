@@ -32,11 +32,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return small_task.write_files(tmp_path_factory.mktemp("task"))
-
-
 class StopAt(NoDisplay):
     """Sends a signal to this process after an epoch, as a user or a scheduler would."""
 

@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 import torch
 from command import run
-from small_task import write_files
 from torch import nn
 
 from trcompress.cli.verbs import VERBS
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("voice"))
 
 
 @pytest.fixture(scope="module")
